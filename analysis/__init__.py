@@ -1,0 +1,1 @@
+"""Finished runs become tables, figures and reports. Imports neither torch nor ray."""

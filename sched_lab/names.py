@@ -1,0 +1,34 @@
+"""The names under which trials stand in MLflow and on disk; every other module takes them from here."""
+
+from __future__ import annotations
+
+# Tags of a run.
+TRIAL_KEY = "sched_lab.trial_key"
+SWEEP = "sched_lab.sweep"
+STATE = "sched_lab.state"
+REASON = "sched_lab.reason"
+ROLE = "sched_lab.role"  # `sweep` on the parent run, `trial` on its children
+PARENT = "mlflow.parentRunId"
+RANKED_BY = "sched_lab.ranked_by"  # on the parent: the metric that ranks the trials, such as fd_classifier
+
+ROLE_SWEEP, ROLE_TRIAL = "sweep", "trial"
+
+# Values of STATE, and of `state` in result.json.
+FINISHED, FAILED, STOPPED, RUNNING = "finished", "failed", "stopped", "running"
+
+# Metrics beside the scores, which carry their detector's name: fid, fd_<detector>, kid_<detector>, …
+LOSS = "loss"
+LOSS_BY_LOG_SNR = "loss_by_log_snr/"  # + the centre of the bin
+SECONDS = "seconds/"  # + prepare, train, sample, score, total
+IMAGES_PER_SECOND = "images_per_second"
+
+# Artifacts of a trial's run, and files of its folder.
+SPEC_FILE = "spec.json"
+ENVIRONMENT_FILE = "environment.json"
+SCHEDULE_FILE = "schedule.png"
+SAMPLES_FOLDER = "samples"  # step-001500.png: a grid of samples at that step
+RESULT_FILE = "result.json"
+JOURNAL_FILE = "journal.jsonl"
+LOG_FILE = "log.txt"
+SWEEP_FILE = "sweep.yaml"  # on the parent run: the file as submitted
+CELLS_FILE = "cells.json"  # on the parent run: every cell of the sweep as last submitted: [{"key", "settings"}, …]

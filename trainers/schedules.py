@@ -1,0 +1,306 @@
+"""Noise schedules: γ(t), SNR, log-SNR and the density over log-SNR, with the authors' notation read and printed.
+
+A schedule is γ(t) for t in [0, 1], falling from (about) 1 to (about) 0; the state is x_t = √γ·b·x0 + √(1−γ)·ε, so
+SNR = b²γ/(1−γ). Everything here is NumPy in float64; the training loop draws t and looks γ up on the host, so that a
+schedule never depends on a device. A new kind is one function of t and its parameters, and one line in `KINDS`;
+another package adds one through the entry point group ``sched_lab.schedules``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trainers.plugins import lookup, names, nearest
+
+Array = NDArray[np.float64]
+Parameter = float | bool | None
+GAMMA_MIN = 1e-9  # the authors' clip: γ stays off zero, where log-SNR and 1/√γ would be infinite
+
+
+class ScheduleError(ValueError):
+    """A schedule that cannot be: unknown kind or parameter, impossible value, or γ that does not fall."""
+
+
+def _require(holds: bool, rule: str, **values: Parameter) -> None:
+    if not holds:
+        given = ", ".join(f"{name} = {_number(value)}" for name, value in values.items())
+        raise ScheduleError(f"{rule}, got {given}")
+
+
+def linear(t: Array) -> Array:
+    """γ = 1 − t (2301.10972, section 2.1)."""
+    return 1.0 - t
+
+
+def _between(f: Callable[[Array | float], Array], u: Array, start: float, end: float) -> Array:
+    """The affine map that puts γ(0) = 1 and γ(1) = 0 for any falling kernel f on [start, end]."""
+    return (f(end) - f(u)) / (f(end) - f(start))
+
+
+def cosine(t: Array, start: float = 0.0, end: float = 1.0, tau: float = 1.0) -> Array:
+    """γ from the kernel cos(uπ/2)^(2·tau), u from start to end (2301.10972, Algorithm 1)."""
+    _require(tau > 0, "tau must be above 0", tau=tau)
+    _require(start != end, "start and end must differ", start=start, end=end)
+    return _between(lambda u: np.cos(np.multiply(u, np.pi / 2)) ** (2 * tau), t * (end - start) + start, start, end)
+
+
+def cosine_authors(t: Array) -> Array:
+    """γ = cos²(((t + 2e-4)/(1 + 2.5e-4))·π/2): bare `cosine` in the authors' code, their default for sampling."""
+    return np.cos((t + 2e-4) / (1 + 2.5e-4) * np.pi / 2) ** 2
+
+
+def sigmoid(t: Array, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Array:
+    """γ from the kernel σ(u/tau), u from start to end (2301.10972, Algorithm 1)."""
+    _require(tau > 0, "tau must be above 0", tau=tau)
+    _require(start != end, "start and end must differ", start=start, end=end)
+    return _between(lambda u: 0.5 * (1 + np.tanh(np.divide(u, 2 * tau))), t * (end - start) + start, start, end)
+
+
+def log(t: Array, start: float = 1.0, end: float = 100.0, reverse: bool = False) -> Array:
+    """γ from the kernel log(u), u from start to end, or back with `reverse` (the authors' code, `log@`)."""
+    _require(start > 0 and end > 0, "start and end must be above 0", start=start, end=end)
+    _require(start != end, "start and end must differ", start=start, end=end)
+    if reverse:
+        start, end = end, start
+    return _between(np.log, t * (end - start) + start, start, end)
+
+
+def iddpm_cosine(t: Array, s: float = 0.008) -> Array:
+    """γ = f(t)/f(0), f = cos²((t + s)/(1 + s)·π/2) (improved DDPM, 2102.09672, equation 17)."""
+    _require(s >= 0, "s must be 0 or above", s=s)
+
+    def f(u: Array | float) -> Array:
+        return np.asarray(np.cos(np.add(u, s) / (1 + s) * np.pi / 2) ** 2)
+
+    return f(t) / f(0.0)
+
+
+def _from_log_snr(log_snr: Array) -> Array:
+    return 0.5 * (1 + np.tanh(0.5 * log_snr))
+
+
+def shifted_cosine(t: Array, ref: float = 64.0, size: float | None = None) -> Array:
+    """λ = −2·log tan(πt/2) + 2·log(ref/size) (simple diffusion, 2301.11093): `size` is the image size of the trial."""
+    if size is None:
+        raise ScheduleError("shifted_cosine needs the image size, as in shifted_cosine@64,256")
+    _require(ref > 0 and size > 0, "ref and size must be above 0", ref=ref, size=size)
+    with np.errstate(divide="ignore"):
+        return _from_log_snr(-2 * np.log(np.tan(np.pi / 2 * t)) + 2 * math.log(ref / size))
+
+
+def flow(t: Array, shift: float = 1.0) -> Array:
+    """γ = (1−t')²/((1−t')² + t'²), t' = αt/(1 + (α−1)t), α = shift (rectified flow; SD3, 2403.03206, equation 23)."""
+    _require(shift > 0, "shift must be above 0", shift=shift)
+    t = shift * t / (1 + (shift - 1) * t)
+    return (1 - t) ** 2 / ((1 - t) ** 2 + t**2)
+
+
+def edm(t: Array, mean: float = -1.2, std: float = 1.2) -> Array:
+    """γ = 1/(1 + σ²), log σ ~ N(mean, std²) with t its quantile (EDM, 2206.00364, table 1)."""
+    from scipy.special import ndtri
+
+    _require(std > 0, "std must be above 0", std=std)
+    return _from_log_snr(-2 * (mean + std * ndtri(t)))
+
+
+def laplace(t: Array, mean: float = 0.0, scale: float = 0.5) -> Array:
+    """λ ~ Laplace(mean, scale), 1 − t its quantile (2407.03297)."""
+    _require(scale > 0, "scale must be above 0", scale=scale)
+    with np.errstate(divide="ignore"):
+        return _from_log_snr(mean + scale * np.sign(t - 0.5) * np.log1p(-2 * np.abs(t - 0.5)))
+
+
+def vp_sde(t: Array, beta_min: float = 0.1, beta_max: float = 20.0) -> Array:
+    """γ = exp(−(β_min·t + ½(β_max − β_min)·t²)) (score SDE, 2011.13456, the variance-preserving SDE)."""
+    _require(0 <= beta_min < beta_max, "0 <= beta_min < beta_max must hold", beta_min=beta_min, beta_max=beta_max)
+    return np.exp(-(beta_min * t + 0.5 * (beta_max - beta_min) * t**2))
+
+
+# "name@" is the spelling with parameters, where the bare name means another schedule.
+KINDS: dict[str, Callable[..., Array]] = {
+    "linear": linear,
+    "cosine": cosine_authors,
+    "cosine@": cosine,
+    "sigmoid": sigmoid,
+    "log": log,
+    "iddpm_cosine": iddpm_cosine,
+    "shifted_cosine": shifted_cosine,
+    "flow": flow,
+    "edm": edm,
+    "laplace": laplace,
+    "vp_sde": vp_sde,
+}
+ALIASES = {"simple_linear": "linear"}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A kind and the values of all its parameters, in the order of its function's signature."""
+
+    kind: str
+    params: tuple[tuple[str, Parameter], ...] = ()
+
+    def gamma(self, t: ArrayLike) -> Array:
+        """γ(t) in [1e-9, 1], float64, in the shape of t; t in [0, 1]."""
+        t = np.asarray(t, dtype=np.float64)
+        if not ((t >= 0) & (t <= 1)).all():
+            raise ScheduleError(f"t must lie in [0, 1], got {t[~((t >= 0) & (t <= 1))].flat[0]:g}")
+        return np.clip(_function(self.kind, bool(self.params))(t, **dict(self.params)), GAMMA_MIN, 1.0)
+
+    def log_snr(self, t: ArrayLike, b: float = 1.0) -> Array:
+        """log(b²γ/(1−γ)): +inf where γ = 1."""
+        return log_snr(self.gamma(t), b)
+
+    def snr(self, t: ArrayLike, b: float = 1.0) -> Array:
+        """b²γ/(1−γ): +inf where γ = 1."""
+        return np.asarray(np.exp(self.log_snr(t, b)))
+
+    def density(self, t: ArrayLike) -> Array:
+        """The density that uniform t puts on log-SNR, at log_snr(t): −dt/dλ. It is the same for every b, which moves λ.
+
+        Central differences of λ; zero where λ is infinite, infinite where γ is flat.
+        """
+        t, h = np.asarray(t, dtype=np.float64), 1e-6
+        after, before = np.minimum(t + h, 1.0), np.maximum(t - h, 0.0)
+        with np.errstate(divide="ignore"):
+            return np.asarray((after - before) / (self.log_snr(before) - self.log_snr(after)))
+
+    def at_size(self, resolution: int) -> Schedule:
+        """The same schedule with the image size filled in, for kinds that depend on it and leave it open."""
+        return Schedule(
+            self.kind, tuple((n, float(resolution) if (n, v) == ("size", None) else v) for n, v in self.params)
+        )
+
+    def __str__(self) -> str:
+        values = [_number(value) for _, value in self.params if value is not None]
+        return self.kind + ("@" + ",".join(values) if values else "")
+
+
+def log_snr(gamma: ArrayLike, b: float = 1.0) -> Array:
+    """log(b²γ/(1−γ)) of γ in (0, 1]: +inf where γ = 1."""
+    gamma = np.asarray(gamma, dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(gamma) - np.log1p(-gamma) + 2 * math.log(b))
+
+
+def kinds() -> list[str]:
+    """The names a schedule can have, as they are written."""
+    return sorted({name.rstrip("@") for name in names("schedule", KINDS)} | set(ALIASES))
+
+
+@cache
+def parameters(name: str) -> dict[str, Parameter]:
+    """The parameters a kind reads, in order, with their defaults."""
+    signature = inspect.signature(_function(name, with_parameters=True))
+    return {p.name: p.default for p in list(signature.parameters.values())[1:]}
+
+
+@cache
+def all_parameters() -> frozenset[str]:
+    """Every parameter that some kind reads."""
+    return frozenset(p for name in kinds() for p in parameters(ALIASES.get(name, name)))
+
+
+def parse(spec: str | Mapping[str, object]) -> Schedule:
+    """The schedule that a notation (``cosine@0.2,1,1``) or a mapping (``{kind: sigmoid, tau: 0.9}``) stands for.
+
+    A mapping may give start and end together as ``range: [start, end]``. The result is canonical: defaults filled in,
+    aliases resolved. Raises ScheduleError for an unknown kind or parameter, an impossible value, or γ that does not
+    fall.
+    """
+    if isinstance(spec, str):
+        return _parse_notation(spec)
+    given = {str(key): value for key, value in spec.items()}
+    if "kind" not in given:
+        raise ScheduleError(f"a schedule written as a mapping needs 'kind'; valid: {', '.join(kinds())}")
+    kind = str(given.pop("kind"))
+    kind = ALIASES.get(kind, kind)
+    if "range" in given:
+        pair = given.pop("range")
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise ScheduleError(f"range must be [start, end], got {pair!r}")
+        if clash := {"start", "end"} & set(given):
+            raise ScheduleError(f"give range or {' and '.join(sorted(clash))}, not both")
+        given |= {"start": pair[0], "end": pair[1]}
+    if not given:
+        return _parse_notation(kind)
+    return _build(kind, given)
+
+
+@lru_cache(maxsize=4096)
+def _parse_notation(notation: str) -> Schedule:
+    kind, at, rest = notation.strip().partition("@")
+    kind = ALIASES.get(kind, kind)
+    values = [value.strip() for value in rest.split(",")] if at else []
+    if at and not rest.strip():
+        raise ScheduleError(f"{notation!r} has '@' but no values after it")
+    _function(kind, with_parameters=bool(at))
+    if not at and kind in KINDS and kind + "@" in KINDS:
+        return _checked(Schedule(kind))
+    order = list(parameters(kind))
+    if len(values) > len(order):
+        takes = f"takes {len(order)} ({', '.join(order)})" if order else "takes none"
+        raise ScheduleError(f"{notation!r} has {len(values)} values; {kind} {takes}")
+    return _build(kind, dict(zip(order, values, strict=False)))
+
+
+def _build(kind: str, given: Mapping[str, object]) -> Schedule:
+    defaults = parameters(kind)
+    for name in given:
+        if name not in defaults:
+            raise ScheduleError(f"{kind} has no parameter {name!r}{nearest(name, defaults)}")
+    values = {n: _read(kind, n, given[n], default) if n in given else default for n, default in defaults.items()}
+    return _checked(Schedule(kind, tuple(values.items())))
+
+
+def _read(kind: str, name: str, value: object, default: Parameter) -> Parameter:
+    if isinstance(default, bool):
+        truth = {"t": True, "true": True, "f": False, "false": False}.get(str(value).lower())
+        if truth is None:
+            raise ScheduleError(f"{kind}: {name} must be t or f, got {value!r}")
+        return truth
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(value)  # type: ignore[arg-type]  # anything else raises TypeError, caught below
+    except (TypeError, ValueError):
+        raise ScheduleError(f"{kind}: {name} must be a number, got {value!r}") from None
+    if not math.isfinite(number):
+        raise ScheduleError(f"{kind}: {name} must be finite, got {value!r}")
+    return number + 0.0  # −0.0 and 0.0 are one value
+
+
+@lru_cache(maxsize=4096)
+def _checked(schedule: Schedule) -> Schedule:
+    """The schedule itself, once γ has been seen to fall; checked at size 64 where the size is left open."""
+    with np.errstate(all="ignore"):
+        gamma = schedule.at_size(64).gamma(np.linspace(0, 1, 513))
+    if not np.isfinite(gamma).all():
+        raise ScheduleError(f"γ of {schedule} is not a number everywhere on [0, 1]")
+    if (np.diff(gamma) > 1e-12).any() or gamma[0] <= gamma[-1]:
+        raise ScheduleError(f"γ of {schedule} must fall from t = 0 to t = 1")
+    return schedule
+
+
+def _function(kind: str, with_parameters: bool = False) -> Callable[..., Array]:
+    """The function of a canonical kind. `Schedule.kind` is the bare name: a kind with parameters has some."""
+    if with_parameters and kind + "@" in KINDS:
+        return KINDS[kind + "@"]
+    try:
+        function: Callable[..., Array] = lookup("schedule", KINDS, kind)
+    except ValueError as error:
+        raise ScheduleError(str(error)) from None
+    return function
+
+
+def _number(value: Parameter) -> str:
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    return repr(value).removesuffix(".0")
