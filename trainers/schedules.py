@@ -152,7 +152,10 @@ class Schedule:
         t = np.asarray(t, dtype=np.float64)
         if not ((t >= 0) & (t <= 1)).all():
             raise ScheduleError(f"t must lie in [0, 1], got {t[~((t >= 0) & (t <= 1))].flat[0]:g}")
-        return np.clip(_function(self.kind, bool(self.params))(t, **dict(self.params)), GAMMA_MIN, 1.0)
+        return np.clip(self._unclipped(t), GAMMA_MIN, 1.0)
+
+    def _unclipped(self, t: Array) -> Array:
+        return _function(self.kind, bool(self.params))(t, **dict(self.params))
 
     def log_snr(self, t: ArrayLike, b: float = 1.0) -> Array:
         """log(b²γ/(1−γ)): +inf where γ = 1."""
@@ -169,8 +172,9 @@ class Schedule:
         """
         t, h = np.asarray(t, dtype=np.float64), 1e-6
         after, before = np.minimum(t + h, 1.0), np.maximum(t - h, 0.0)
-        with np.errstate(divide="ignore"):
-            return np.asarray((after - before) / (self.log_snr(before) - self.log_snr(after)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            density = (after - before) / (self.log_snr(before) - self.log_snr(after))
+        return np.where(np.isnan(density), 0.0, density)  # ∞ − ∞: λ is infinite on both sides
 
     def at_size(self, resolution: int) -> Schedule:
         """The same schedule with the image size filled in, for kinds that depend on it and leave it open."""
@@ -190,9 +194,10 @@ def log_snr(gamma: ArrayLike, b: float = 1.0) -> Array:
         return np.asarray(np.log(gamma) - np.log1p(-gamma) + 2 * math.log(b))
 
 
-def kinds() -> list[str]:
+@cache
+def kinds() -> tuple[str, ...]:
     """The names a schedule can have, as they are written."""
-    return sorted({name.rstrip("@") for name in names("schedule", KINDS)} | set(ALIASES))
+    return tuple(sorted({name.rstrip("@") for name in names("schedule", KINDS)} | set(ALIASES)))
 
 
 @cache
@@ -281,7 +286,7 @@ def _read(kind: str, name: str, value: object, default: Parameter) -> Parameter:
 def _checked(schedule: Schedule) -> Schedule:
     """The schedule itself, once γ has been seen to fall; checked at size 64 where the size is left open."""
     with np.errstate(all="ignore"):
-        gamma = schedule.at_size(64).gamma(np.linspace(0, 1, 513))
+        gamma = schedule.at_size(64)._unclipped(np.linspace(0, 1, 513))  # the clip would hide γ that leaves [0, 1]
     if not np.isfinite(gamma).all():
         raise ScheduleError(f"γ of {schedule} is not a number everywhere on [0, 1]")
     if (np.diff(gamma) > 1e-12).any() or gamma[0] <= gamma[-1]:
@@ -293,10 +298,9 @@ def _function(kind: str, with_parameters: bool = False) -> Callable[..., Array]:
     """The function of a canonical kind. `Schedule.kind` is the bare name: a kind with parameters has some."""
     if with_parameters and kind + "@" in KINDS:
         return KINDS[kind + "@"]
-    try:
-        function: Callable[..., Array] = lookup("schedule", KINDS, kind)
-    except ValueError as error:
-        raise ScheduleError(str(error)) from None
+    if kind not in kinds():
+        raise ScheduleError(f"unknown schedule {kind!r}{nearest(kind, kinds())}")
+    function: Callable[..., Array] = lookup("schedule", KINDS, kind)
     return function
 
 

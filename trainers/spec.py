@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
 from trainers import schedules
-from trainers.plugins import lookup, nearest
+from trainers.plugins import lookup, names, nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -213,7 +213,8 @@ class ScoreSpec(Part):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        lookup("detector", DETECTORS, self.detector)
+        if self.detector not in (known := names("detector", DETECTORS)):  # named only: detectors import torch
+            raise ValueError(f"unknown detector {self.detector!r}{nearest(self.detector, known)}")
         if "fid" in self.metrics and self.detector != "inception":
             raise ValueError(f"fid is defined on the inception detector only; with detector {self.detector!r} write fd")
         if len(set(self.metric_names)) != len(self.metrics):

@@ -1,0 +1,223 @@
+"""Figures drawn from statistics with Matplotlib's object interface; no global state, every colour from one palette.
+
+The palette tells apart under the common colour blindnesses (Okabe and Ito) and reads on white and on black paper.
+Functions draw on the Axes they are given, or on a new Figure of their own, and return the Axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from analysis.stats import ranked
+from analysis.tables import size
+from sched_lab.names import FINISHED
+from trainers import schedules
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK, MUTED, RULE, PAPER = "#1b1f24", "#667080", "#d9dee5", "#fefefe"
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#b05c92", "#3a9bd0", "#b8860b", "#7b6fd0", "#7a5c3e")
+WIDTH, HEIGHT = 5.2, 3.5  # inches: text stays readable when a phone shows the figure at its full width
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A schedule at an input scale, and how it is drawn."""
+
+    label: str
+    schedule: schedules.Schedule
+    b: float
+    color: str
+
+
+def palette(values: Sequence[int]) -> dict[int, str]:
+    """A colour for each image size, in the order given; the colours repeat after eight."""
+    return {value: COLORS[i % len(COLORS)] for i, value in enumerate(values)}
+
+
+def score_against_b(
+    runs: pd.DataFrame, cells: pd.DataFrame, best: pd.DataFrame, score: str, title: str, ax: Axes | None = None
+) -> Axes:
+    """The score over log2 b, one line per image size: a point per seed, the mean, its interval, a ring at the best.
+
+    The cells must differ in resolution and b alone; `best` is marked where it is among them.
+    """
+    ax = _axes(ax, title, "input scale b", "")
+    colors = palette(sorted(cells["resolution"].unique()))
+    finished = runs[runs["state"] == FINISHED]
+    ends = []
+    for resolution, line in cells[cells["n"] > 0].sort_values("b").groupby("resolution"):
+        color = colors[resolution]
+        ax.plot(line["b"], line["mean"], color=color, linewidth=2, zorder=3)
+        low, high = line["mean"] - line["half_width"], line["mean"] + line["half_width"]
+        ax.fill_between(line["b"], low.fillna(line["mean"]), high.fillna(line["mean"]), color=color, alpha=0.14, lw=0)
+        seeds = finished[finished["resolution"] == resolution]
+        ax.plot(seeds["b"], seeds[score], "o", color=color, markersize=3.2, alpha=0.55, markeredgewidth=0, zorder=2)
+        for _, row in line[line.index.isin(best.index)].iterrows():
+            ax.plot(
+                row["b"],
+                row["mean"],
+                "o",
+                color=PAPER,
+                markeredgecolor=color,
+                markersize=9,
+                markeredgewidth=2.2,
+                zorder=4,
+            )
+        ends.append((size(int(resolution)), color, float(line["mean"].iloc[-1])))
+    ax.set_xscale("log", base=2)
+    swept = sorted(cells["b"].unique())
+    if len(swept) <= 9:
+        ax.set_xticks(swept, [f"{b:g}" for b in swept])
+    ax.minorticks_off()
+    _log_if_wide(ax, cells["mean"])
+    _label_ends(ax, ends)
+    return ax
+
+
+def score_by_schedule(cells: pd.DataFrame, score: str, ax: Axes | None = None) -> Axes:
+    """A row per schedule, a dot per image size at its best cell there, with its interval."""
+    order = ranked(cells, score)
+    rows = list(dict.fromkeys(cells["schedule"]))
+    ax = _axes(ax, f"{score} by schedule", "", "", height=1.3 + 0.42 * len(rows))
+    sizes = sorted(cells["resolution"].unique())
+    colors = palette(sizes)
+    for i, resolution in enumerate(sizes):
+        chosen = order[order["resolution"] == resolution].drop_duplicates("schedule")
+        y = [rows.index(name) + 0.16 * (i - (len(sizes) - 1) / 2) for name in chosen["schedule"]]
+        ax.errorbar(
+            chosen["mean"], y, xerr=chosen["half_width"].fillna(0), fmt="o", color=colors[resolution], markersize=5.5,
+            elinewidth=1.6, label=size(resolution),
+        )  # fmt: skip
+    ax.set_yticks(range(len(rows)), rows, parse_math=False)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.grid(visible=True, axis="x", color=RULE, linewidth=0.8)
+    ax.grid(visible=False, axis="y")
+    _log_if_wide(ax, cells["mean"], axis="x")
+    _legend(ax)
+    return ax
+
+
+def gamma(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
+    """γ over t with b folded in, b²γ/((b²−1)γ + 1): the variance-preserving schedule with the same log-SNR."""
+    ax = _axes(ax, "γ with b folded in", "t", "")
+    t = np.linspace(0, 1, 401)
+    for curve in curves:
+        value = curve.schedule.gamma(t)
+        ax.plot(
+            t, curve.b**2 * value / ((curve.b**2 - 1) * value + 1), color=curve.color, label=curve.label, linewidth=2
+        )
+    _legend(ax)
+    return ax
+
+
+def log_snr(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
+    """log(b²γ/(1−γ)) over t."""
+    ax = _axes(ax, "log-SNR with b", "t", "")
+    t = np.linspace(0.002, 0.998, 499)
+    for curve in curves:
+        ax.plot(t, curve.schedule.log_snr(t, curve.b), color=curve.color, label=curve.label, linewidth=2)
+    _legend(ax)
+    return ax
+
+
+def density(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
+    """How often training visits each log-SNR: the density of λ for uniform t."""
+    ax = _axes(ax, "Where training looks: density over log-SNR", "log-SNR", "")
+    odds = np.linspace(-9, 9, 721)
+    t = 1 / (1 + np.exp(-odds))  # evenly in the tails too
+    for curve in curves:
+        x, y = curve.schedule.log_snr(t, curve.b), curve.schedule.density(t)
+        seen = np.isfinite(x) & np.isfinite(y)
+        ax.plot(x[seen], y[seen], color=curve.color, label=curve.label, linewidth=2)
+        ax.fill_between(x[seen], y[seen], color=curve.color, alpha=0.08, lw=0)
+    ax.set_ylim(bottom=0)
+    _legend(ax)
+    return ax
+
+
+def sample_grids(images: Sequence[tuple[str, bytes]], ax: Axes | None = None) -> Axes:
+    """Sample grids side by side at one height: (label, PNG) each."""
+    from matplotlib.image import imread
+
+    ax = _axes(ax, "", "", "", width=2.4 * len(images) or 1, height=2.7)
+    for i, (label, png) in enumerate(images):
+        ax.imshow(
+            imread(BytesIO(png), format="png"),
+            cmap="gray",
+            extent=(1.06 * i, 1.06 * i + 1, 0, 1),
+            interpolation="nearest",
+        )
+        ax.text(1.06 * i, 1.03, label, color=INK, fontsize=10, va="bottom", parse_math=False)
+    ax.set(xlim=(0, max(1, 1.06 * len(images) - 0.06)), ylim=(0, 1.12))
+    ax.axis("off")
+    return ax
+
+
+def render(ax: Axes, format: str, salt: str = "") -> bytes:
+    """The Axes' figure as a file: svg with real text and a clear background, or png on white at 200 dots an inch.
+
+    `salt` keeps the SVG's internal ids apart from those of other figures on a page, and the same from run to run.
+    """
+    import matplotlib as mpl
+
+    buffer = BytesIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        ax.figure.savefig(  # type: ignore[union-attr]  # a SubFigure is never made here
+            buffer,
+            format=format,
+            dpi=200,
+            transparent=format == "svg",
+            metadata={"Date": None} if format == "svg" else None,
+        )
+    return buffer.getvalue()
+
+
+def _axes(ax: Axes | None, title: str, x: str, y: str, *, width: float = WIDTH, height: float = HEIGHT) -> Axes:
+    if ax is None:
+        from matplotlib.figure import Figure
+
+        ax = Figure(figsize=(width, height), layout="constrained").subplots()
+    ax.set_title(title, loc="left", fontsize=11, fontweight="semibold", color=INK, pad=10)
+    ax.set_xlabel(x, color=MUTED, fontsize=10)
+    ax.set_ylabel(y, color=MUTED, fontsize=10)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.spines["bottom"].set_color(RULE)
+    ax.tick_params(colors=MUTED, labelsize=9.5, length=0, which="both")
+    ax.grid(visible=True, axis="y", color=RULE, linewidth=0.8)
+    ax.set_axisbelow(True)
+    return ax
+
+
+def _log_if_wide(ax: Axes, values: pd.Series[float], axis: str = "y") -> None:
+    """A logarithmic scale, with plain numbers, for positive values that span more than a factor of eight."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    if not values.min() > 0 or values.max() <= 8 * values.min():
+        return
+    ax.set(**{f"{axis}scale": "log", f"{axis}lim": (0.75 * values.min(), 1.3 * values.max())})
+    scale = ax.yaxis if axis == "y" else ax.xaxis
+    scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    scale.set_major_formatter(StrMethodFormatter("{x:g}"))
+    scale.set_minor_formatter(NullFormatter())
+
+
+def _label_ends(ax: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
+    """Name each line to the right of its last point, moved up just enough that no two names overlap."""
+    low = -1.0
+    for label, color, value in sorted(ends, key=lambda end: end[2]):
+        _, at = ax.transAxes.inverted().transform(ax.transData.transform((1, value)))
+        low = max(float(at), low + 0.075)
+        ax.text(1.02, low, label, color=color, transform=ax.transAxes, va="center", fontsize=10, fontweight="semibold")
+
+
+def _legend(ax: Axes) -> None:
+    if len(ax.get_legend_handles_labels()[0]) > 1:
+        ax.legend(frameon=False, fontsize=9, labelcolor=INK, handlelength=1.2)

@@ -1,0 +1,192 @@
+"""Reads a sweep back from MLflow as a tidy, typed DataFrame; nothing else in the project reads MLflow's runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from sched_lab.names import (
+    CELLS_FILE,
+    FINISHED,
+    RANKED_BY,
+    REASON,
+    ROLE,
+    ROLE_SWEEP,
+    ROLE_TRIAL,
+    SAMPLES_FOLDER,
+    SECONDS,
+    STATE,
+    SWEEP,
+    SWEEP_FILE,
+    TRIAL_KEY,
+)
+from trainers.plugins import nearest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+MISSING = "missing"  # the state of a cell that no run was started for
+PAGE = 1000  # runs per query
+SQLITE = "sqlite:///"
+
+Scalar = str | bool | int | float | None
+
+
+class UnknownSweepError(LookupError):
+    """No sweep of that name in that store."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as it was last submitted, and what has become of its cells."""
+
+    name: str
+    description: str
+    ranked_by: str
+    """The metric that ranks the trials, such as fd_classifier."""
+    yaml: str
+    """The sweep file's text, "" if it was not kept."""
+    settings: tuple[str, ...]
+    """The columns of `runs` that say what was run, in the order of the trial spec."""
+    runs: pd.DataFrame
+    """One row per cell: see `load_runs`."""
+
+
+def load_runs(name: str, tracking_uri: str) -> pd.DataFrame:
+    """One row per cell of the sweep as last submitted, whether or not it ran.
+
+    Columns: `key`, `state` (finished, failed, stopped, running or missing), `reason`, `run_id`; then every setting under
+    its MLflow name (`resolution`, `schedule`, `b`, `seed`, `train.lr`, …); then every metric at its last step. Metrics of
+    cells that did not finish are NaN, apart from the seconds they took. Raises UnknownSweepError, naming the sweeps
+    there are.
+    """
+    return read_sweep(name, tracking_uri).runs
+
+
+def read_sweep(name: str, tracking_uri: str) -> Sweep:
+    """The sweep with its runs and how it was submitted. Raises UnknownSweepError, naming the sweeps there are."""
+    client = _client(tracking_uri)
+    experiment = client.get_experiment_by_name(name)
+    parents = list(_search(client, [experiment.experiment_id], ROLE_SWEEP)) if experiment else []
+    if not experiment or not parents:
+        raise UnknownSweepError(f"no sweep {name!r} in {tracking_uri}{nearest(name, sweep_names(tracking_uri))}")
+    parent = parents[-1]
+    ranked_by = parent.data.tags[RANKED_BY]
+    cells = json.loads(_text(client, parent, CELLS_FILE))
+    trials = _search(client, [experiment.experiment_id], ROLE_TRIAL)
+    runs = _frame(cells, {trial.data.tags[TRIAL_KEY]: trial for trial in trials}, ranked_by)
+    return Sweep(
+        name=name,
+        description=parent.data.tags.get("mlflow.note.content", ""),
+        ranked_by=ranked_by,
+        yaml=_text(client, parent, SWEEP_FILE),
+        settings=tuple(dict.fromkeys(name for cell in cells for name in cell["params"])),
+        runs=runs,
+    )
+
+
+def sweep_names(tracking_uri: str) -> list[str]:
+    """The sweeps in this store, sorted."""
+    client = _client(tracking_uri)
+    experiments = [experiment.experiment_id for experiment in _pages(client.search_experiments)]
+    return sorted({run.data.tags[SWEEP] for run in _search(client, experiments, ROLE_SWEEP)})
+
+
+def sample_grid(run_id: str, tracking_uri: str, folder: Path) -> Path | None:
+    """The run's last grid of samples, a PNG copied into `folder`; None when it has none."""
+    client = _client(tracking_uri)
+    paths = [item.path for item in client.list_artifacts(run_id, SAMPLES_FOLDER) if item.path.endswith(".png")]
+    if not paths:
+        return None
+    last = max(paths, key=lambda path: (len(path), path))  # step-1000000 comes after step-999999
+    return Path(client.download_artifacts(run_id, last, str(folder)))
+
+
+def artifact_text(run_id: str, path: str, tracking_uri: str) -> str:
+    """A text artifact of a run; "" when it has none of that name."""
+    client = _client(tracking_uri)
+    return _text(client, client.get_run(run_id), path)
+
+
+def _client(tracking_uri: str) -> MlflowClient:
+    database = Path(tracking_uri.removeprefix(SQLITE))
+    if tracking_uri.startswith(SQLITE) and not database.exists():  # MLflow would create an empty one
+        raise UnknownSweepError(f"no sweep in {tracking_uri}: the database does not exist")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is first imported
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri)
+
+
+def _pages(query: Any, **fixed: Any) -> Iterator[Any]:
+    token = None
+    while True:
+        page = query(**fixed, max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _search(client: MlflowClient, experiments: Sequence[str], role: str) -> Iterator[Run]:
+    """Runs of one role, oldest first."""
+    yield from _pages(
+        client.search_runs,
+        experiment_ids=list(experiments),
+        filter_string=f"tags.`{ROLE}` = '{role}'",
+        order_by=["attributes.start_time ASC"],
+    )
+
+
+def _text(client: MlflowClient, run: Run, path: str) -> str:
+    if path not in {item.path for item in client.list_artifacts(run.info.run_id)}:
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run.info.run_id, path, folder)).read_text("utf-8")
+
+
+def _frame(cells: Sequence[Mapping[str, Any]], trials: Mapping[str, Run], ranked_by: str) -> pd.DataFrame:
+    rows = [_row(cell, trials.get(cell["key"])) for cell in cells]
+    frame = pd.DataFrame(rows, columns=list(dict.fromkeys(name for row in rows for name in row)))
+    return frame if ranked_by in frame else frame.assign(**{ranked_by: math.nan})
+
+
+def _row(cell: Mapping[str, Any], run: Run | None) -> dict[str, Scalar]:
+    settings = {name: _value(value) for name, value in cell["params"].items()}
+    if run is None:
+        return {"key": cell["key"], "state": MISSING, "reason": None, "run_id": None, **settings}
+    tags = run.data.tags
+    metrics = {
+        name: value
+        for name, value in run.data.metrics.items()
+        if tags[STATE] == FINISHED or name.startswith(SECONDS)  # scores of unfinished training are not the trial's
+    }
+    return {
+        "key": cell["key"],
+        "state": tags[STATE],
+        "reason": tags.get(REASON) or None,
+        "run_id": run.info.run_id,
+        **settings,
+        **metrics,
+    }
+
+
+def _value(text: Scalar) -> Scalar:
+    """A parameter as it was before MLflow made text of it: a JSON number, true, false or null; else the text."""
+    if not isinstance(text, str):
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if value is None or (isinstance(value, bool | int | float) and math.isfinite(value)) else text

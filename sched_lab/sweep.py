@@ -1,0 +1,152 @@
+"""A sweep YAML, read into a validated `SweepSpec` and its cells; whatever is wrong is told with its line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from sched_lab.grid import Grid, Trial, expand, keyed
+from sched_lab.located_yaml import Located, Problem, SweepError, load
+from sched_lab.settings import breaches, settings
+from trainers.spec import DataSpec
+
+__all__ = ["Problem", "Resources", "RunSpec", "Sweep", "SweepError", "SweepSpec", "read_sweep", "trials"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+def _name(value: str) -> str:
+    if not value.isprintable() or value != value.strip():
+        raise ValueError("must be printable, on one line, and without spaces around it")
+    return value
+
+
+def _whole_above_one(value: float) -> float:
+    if value > 1 and not value.is_integer():
+        raise ValueError("must be a fraction of one GPU, or a whole number of them")
+    return value
+
+
+class Resources(_Strict):
+    """What each trial is given while it runs."""
+
+    cpu: Annotated[float, Field(gt=0)] | None = None
+    """CPU cores; null for one."""
+    gpu: Annotated[float, Field(ge=0), AfterValidator(_whole_above_one)] | None = None
+    """GPUs, or the fraction of one; null for one where the machine has GPUs."""
+
+
+class RunSpec(_Strict):
+    """How the sweep is run; none of it changes what a finished trial's result is."""
+
+    max_failures: Annotated[int, Field(ge=0)] = 0
+    """How often a trial that failed is tried again, from its last checkpoint."""
+    early_stop: Literal["none", "asha", "median"] = "none"
+    """Stop trials that do badly: by successive halving, or below the median; needs score.every."""
+
+
+Entry = Annotated[dict[str, Any], Field(min_length=1)]
+
+
+class Override(_Strict):
+    """Settings for some of the cells."""
+
+    when: dict[str, Any] = {}
+    """The cells meant: those that have all these values, each given alone or as a list of alternatives."""
+    set: Entry
+    """The settings that these cells get instead of their own."""
+
+
+class SweepSpec(_Strict):
+    """A sweep: trials that differ in the axes of a grid and share all else.
+
+    `data`, `train`, `sample` and `score` hold what is written; they are validated with each cell's settings in place.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_name)]
+    """The name of the sweep's experiment and reports."""
+    description: str = ""
+    """What the sweep asks."""
+    data: Any = None
+    """Where the images come from."""
+    grid: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)] = {}
+    """The axes: every combination of their values is a cell."""
+    include: list[Entry] = []
+    """Further cells; the axes that one leaves out take all their values, and it may set anything else."""
+    exclude: list[Entry] = []
+    """Cells of the grid to leave out: those that have all of an entry's values."""
+    overrides: list[Override] = []
+    """Settings for some of the cells, applied in order."""
+    train: dict[str, Any] = {}
+    """How networks are trained."""
+    sample: dict[str, Any] = {}
+    """How samples are drawn."""
+    score: dict[str, Any] = {}
+    """How samples are judged."""
+    resources: Resources = Resources()
+    """What each trial is given while it runs."""
+    run: RunSpec = RunSpec()
+    """How the sweep is run."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that was read: its spec, its cells, and the file it stands in."""
+
+    spec: SweepSpec
+    grid: Grid
+    source: Located
+
+
+_ASIDE = {"name", "description", "resources", "run"}  # what the cells do not depend on
+
+
+def read_sweep(path: str | Path) -> Sweep:
+    """The sweep in a YAML file, validated down to its last cell. Raises SweepError with every problem found."""
+    return validated(load(path))
+
+
+def validated(source: Located) -> Sweep:
+    """As `read_sweep`, of a text that was loaded already."""
+    problems: list[Problem] = []
+    spec, grid, cells_can_be_made = None, None, True
+    try:
+        spec = SweepSpec.model_validate(source.data)
+    except ValidationError as error:
+        for loc, rule, at_key in breaches(error, SweepSpec):
+            problems.append(source.problem(loc, rule, at_key=at_key))
+            cells_can_be_made &= loc[0] in _ASIDE or (at_key and len(loc) == 1)
+    if cells_can_be_made:
+        try:
+            grid = expand(source)
+        except SweepError as error:
+            problems += error.problems
+    if grid and spec and spec.run.early_stop != "none" and all(c.spec.score.every is None for c in grid.cells):
+        problems.append(
+            source.problem(("run", "early_stop"), "needs score.every: trials are judged once, at their end")
+        )
+    if problems or spec is None or grid is None:
+        raise SweepError(problems)
+    return Sweep(spec, grid, source)
+
+
+def trials(sweep: Sweep, fingerprint_of: Callable[[DataSpec], str]) -> list[Trial]:
+    """The sweep's trials with their keys; raises SweepError, at its line, where data cannot be read."""
+    try:
+        return keyed(sweep.grid.cells, fingerprint_of)
+    except (OSError, ValueError) as error:
+        named, _, rule = str(error).partition(": ")  # sources name the field, as in "data.path: … is not a folder"
+        if named not in settings():
+            named, rule = "data", str(error)
+        places = [("grid", named), tuple(named.split(".")), ("grid", "data"), ("data",)]
+        raise SweepError(
+            [sweep.source.problem(next((p for p in places if p in sweep.source.values), ()), rule)]
+        ) from error

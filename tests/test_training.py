@@ -1,0 +1,157 @@
+"""The training loop: the same bits twice, exact resume, diverging, loss by log-SNR, and what a checkpoint refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trainers.data import ImageSet
+from trainers.spec import TrialSpec
+from trainers.training import (
+    BIN_EDGES,
+    BadCheckpoint,
+    Diverged,
+    Training,
+    TrainProgress,
+    load_checkpoint,
+    lr_at,
+    save_checkpoint,
+    train,
+)
+
+CPU = torch.device("cpu")
+
+
+def images(n: int = 50) -> ImageSet:
+    pixels = np.random.default_rng(0).integers(0, 256, (n, 1, 8, 8), dtype=np.uint8)
+    return ImageSet(pixels=pixels, labels=np.arange(n) % 3, class_names=("a", "b", "c"))
+
+
+def spec(**changes: Any) -> TrialSpec:
+    small = {"steps": 12, "batch": 8, "network": {"kind": "unet", "width": 16, "multipliers": [1]}}
+    return TrialSpec.model_validate({"train": {**small, **changes.pop("train", {})}, **changes})
+
+
+def start(of: TrialSpec) -> Training:
+    return Training.start(of, channels=1, classes=3, device=CPU)
+
+
+def run(state: Training, of: TrialSpec, until: int, report_every: int = 4) -> list[TrainProgress]:
+    return list(train(state, of, images(), until=until, report_every=report_every))
+
+
+def bits(state: Training) -> bytes:
+    tensors = [*state.network.state_dict().values(), *state.ema.state_dict().values(), state.bin_loss]
+    tensors += [m for moments in state.optimizer.state_dict()["state"].values() for m in moments.values()]
+    return b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors)
+
+
+def test_the_same_spec_gives_the_same_bits() -> None:
+    first, second = start(spec()), start(spec())
+    assert [r.loss for r in run(first, spec(), 12)] == [r.loss for r in run(second, spec(), 12)]
+    assert bits(first) == bits(second)
+
+
+def test_another_seed_gives_other_bits() -> None:
+    first, second = start(spec()), start(spec(seed=1))
+    run(first, spec(), 4)
+    run(second, spec(seed=1), 4)
+    assert bits(first) != bits(second)
+
+
+def test_training_leaves_the_global_random_state_alone() -> None:
+    before = torch.random.get_rng_state()
+    run(start(spec()), spec(), 4)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("options", [{}, {"class_conditional": True}, {"weight": "min_snr@5", "predict": "eps"}])
+def test_a_resumed_run_ends_with_the_bits_of_one_never_interrupted(tmp_path: Path, options: dict[str, Any]) -> None:
+    of = spec(train=options, data={"source": "digits", "flip": True})
+    whole = start(of)
+    run(whole, of, 12)
+    part = start(of)
+    run(part, of, 8)
+    save_checkpoint(part, tmp_path / "c", "key")
+    resumed = start(of)
+    load_checkpoint(resumed, tmp_path / "c", "key")
+    assert resumed.step == 8
+    run(resumed, of, 12)
+    assert bits(resumed) == bits(whole)
+
+
+def test_a_checkpoint_of_another_trial_is_refused(tmp_path: Path) -> None:
+    save_checkpoint(start(spec()), tmp_path / "c", "mine")
+    with pytest.raises(BadCheckpoint, match="belongs to trial mine, not yours"):
+        load_checkpoint(start(spec()), tmp_path / "c", "yours")
+
+
+@pytest.mark.parametrize("damage", ["truncate", "scramble", "empty"])
+def test_a_damaged_checkpoint_is_refused_and_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "checkpoint"
+    save_checkpoint(start(spec()), path, "key")
+    content = path.read_bytes()
+    path.write_bytes({"truncate": content[: len(content) // 2], "scramble": b"x" * 100, "empty": b""}[damage])
+    with pytest.raises(BadCheckpoint, match="checkpoint can't be read"):
+        load_checkpoint(start(spec()), path, "key")
+
+
+def test_a_loss_that_is_not_a_number_ends_training_with_the_step() -> None:
+    of = spec(train={"lr": 1e30, "grad_clip": None})
+    with pytest.raises(Diverged, match=r"at step \d+"):
+        run(start(of), of, 12, report_every=1)
+
+
+def test_every_image_is_seen_once_before_any_is_seen_twice() -> None:
+    from trainers.training import _Batches
+
+    batches = _Batches(spec(), images(50), CPU)
+    seen = torch.cat([batches._indices(step) for step in range(25)])  # 25 x 8 = four times 50
+    for epoch in seen.split(50):
+        assert sorted(epoch.tolist()) == list(range(50))
+
+
+def test_the_data_order_is_shared_by_all_schedules_and_scales() -> None:
+    from trainers.training import _Batches
+
+    one, other = spec(schedule="linear"), spec(schedule="cosine@0.2,1,1", b=0.5)
+    for step in (0, 7):
+        a, b = (_Batches(of, images(), CPU).draw(step) for of in (one, other))
+        assert torch.equal(a[0], b[0])
+        assert torch.equal(a[3], b[3])
+
+
+def test_loss_by_log_snr_averages_to_the_mean_loss() -> None:
+    of = spec()
+    state = start(of)
+    reports = run(state, of, 12, report_every=12)
+    counts = state.bin_count.numpy().copy()
+    centres = (BIN_EDGES[:-1] + BIN_EDGES[1:]) / 2
+    by_bin = state.loss_by_log_snr()
+    assert set(by_bin) == set(centres[counts > 0])
+    mean = sum(by_bin[c] * n for c, n in zip(centres, counts, strict=True) if n) / counts.sum()
+    assert mean == pytest.approx(reports[-1].loss, rel=1e-5)
+    assert state.bin_count.sum() == 0
+
+
+def test_the_ema_follows_its_recurrence() -> None:
+    of = spec(train={"ema": 0.9})
+    state = start(of)
+    name, _ = next(iter(state.network.named_parameters()))
+    expected = state.network.state_dict()[name].clone()
+    for until in range(1, 6):
+        run(state, of, until, report_every=1)
+        expected = 0.9 * expected + 0.1 * state.network.state_dict()[name]
+    assert torch.allclose(state.ema.state_dict()[name], expected, atol=1e-6)
+
+
+def test_the_learning_rate_warms_up_and_decays_to_zero() -> None:
+    of = spec(train={"steps": 100, "warmup": 10, "decay": "cosine", "lr": 1.0}).train
+    assert lr_at(of, 0) == pytest.approx(1 / 11)
+    assert lr_at(of, 10) == pytest.approx(1.0)
+    assert lr_at(of, 55) == pytest.approx(0.5)
+    assert lr_at(of, 99) < 0.001

@@ -1,0 +1,88 @@
+"""Results that are costly to make, kept on disk: each made once, by one process, and found whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+_SEAL = "seal.json"
+
+
+def digest(*parts: object) -> str:
+    """32 hex digits that name these JSON values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()[:32]
+
+
+def cached(folder: Path, make: Callable[[Path], None]) -> Path:
+    """`folder`, holding the files that `make(temporary folder)` wrote.
+
+    However many processes ask at once, one makes it and the others wait. The folder is sealed with each file's size and
+    time of change; one whose files no longer match its seal is made again. What `make` raises is passed on.
+    """
+    if not _intact(folder):
+        from filelock import FileLock
+
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not _intact(folder):  # another process may have made it meanwhile
+                _replace(folder, make)
+    return folder
+
+
+def remembered(cache: Path, key: str, compute: Callable[[], str]) -> str:
+    """compute(), computed once for this key."""
+
+    def make(folder: Path) -> None:
+        (folder / "text").write_text(compute(), encoding="utf-8")
+
+    return (cached(cache / "fingerprints" / key, make) / "text").read_text(encoding="utf-8")
+
+
+def listing(files: Iterable[Path]) -> str:
+    """A key that changes when one of these files is moved, resized or written to; reads no content."""
+    return digest([(str(file), *_state(file)) for file in files])
+
+
+def sha256(file: Path) -> str:
+    """The SHA-256, in hex, of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _replace(folder: Path, make: Callable[[Path], None]) -> None:
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        make(partial)
+        seal = {file.name: _state(file) for file in sorted(partial.iterdir())}
+        (partial / _SEAL).write_text(json.dumps(seal), encoding="utf-8")
+        for file in partial.iterdir():
+            _sync(file)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _intact(folder: Path) -> bool:
+    try:
+        seal = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
+        return all(_state(folder / name) == tuple(state) for name, state in seal.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _state(file: Path) -> tuple[int, int]:
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _sync(file: Path) -> None:
+    """Have the file's bytes on disk before its name, so that a power cut cannot leave a name without content."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())

@@ -1,0 +1,275 @@
+"""The training loop: optimizer, EMA, loss by log-SNR, checkpoint and exact resume.
+
+Every draw (data order, flips, t, noise) is a function of the seed and the step alone, so a checkpoint needs no
+generator's state and a resumed run goes on with the bits it would have had.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from trainers.data import ImageSet
+from trainers.diffusion import loss as diffusion_loss
+from trainers.files import replacing
+from trainers.schedules import log_snr
+from trainers.spec import TrainSpec, TrialSpec
+
+BIN_EDGES = np.arange(-20.0, 20.1, 2.0)
+"""Edges of the log-SNR bins that losses are averaged in; what lies outside counts in the outermost bins."""
+EXPLODED = 100.0
+"""A mean loss this many times that of predicting zero ends the trial."""
+
+
+class Diverged(RuntimeError):
+    """The loss is not finite, or far above that of predicting nothing at all."""
+
+
+class BadCheckpoint(ValueError):
+    """A checkpoint that is truncated, corrupt, or of another trial."""
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """How training stands after `step` steps; `loss` is the mean since the last report."""
+
+    step: int
+    loss: float
+    images_per_second: float
+
+
+@dataclass
+class Training:
+    """The state of one training run: all that a checkpoint holds."""
+
+    network: nn.Module
+    ema: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    evaluated: int = 0
+    """The step of the last evaluation that was done."""
+    bin_loss: Tensor = field(default_factory=lambda: torch.zeros(len(BIN_EDGES) - 1, dtype=torch.float64))
+    bin_count: Tensor = field(default_factory=lambda: torch.zeros(len(BIN_EDGES) - 1, dtype=torch.float64))
+
+    @classmethod
+    def start(cls, spec: TrialSpec, *, channels: int, classes: int, device: torch.device) -> Training:
+        """A fresh state; the weights are drawn from the trial's seed, the same on every device."""
+        with torch.random.fork_rng():
+            torch.random.manual_seed(_mix(spec.seed, 0, 0))
+            network = spec.train.network.build(
+                channels=channels, resolution=spec.resolution, classes=classes if spec.train.class_conditional else 0
+            )
+        network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ema = copy.deepcopy(network).requires_grad_(False).eval()
+        optimizer = torch.optim.AdamW(
+            network.parameters(), lr=spec.train.lr, weight_decay=spec.train.weight_decay, fused=True
+        )
+        state = cls(network, ema, optimizer)
+        state.bin_loss, state.bin_count = state.bin_loss.to(device), state.bin_count.to(device)
+        return state
+
+    def loss_by_log_snr(self) -> dict[float, float]:
+        """Mean loss in each bin of log-SNR (with b) that any example fell into, by its centre; clears the sums."""
+        total, count = self.bin_loss.cpu().numpy(), self.bin_count.cpu().numpy()
+        self.bin_loss.zero_()
+        self.bin_count.zero_()
+        centres = (BIN_EDGES[:-1] + BIN_EDGES[1:]) / 2
+        return {float(c): float(s / n) for c, s, n in zip(centres, total, count, strict=True) if n}
+
+
+def lr_at(train: TrainSpec, step: int) -> float:
+    """The learning rate of step `step` (from 0): linear warm-up, then constant or half a cosine down to 0."""
+    if step < train.warmup:
+        return train.lr * (step + 1) / (train.warmup + 1)
+    if train.decay == "none":
+        return train.lr
+    return train.lr * 0.5 * (1 + math.cos(math.pi * (step - train.warmup) / max(1, train.steps - train.warmup)))
+
+
+def train(
+    state: Training, spec: TrialSpec, images: ImageSet, *, until: int, report_every: int
+) -> Iterator[TrainProgress]:
+    """Train to step `until`, reporting every `report_every` steps and at the end; the caller may stop between reports.
+
+    Raises Diverged when the mean loss since the last report is not finite or has exploded.
+    """
+    device = state.bin_loss.device
+    batches = _Batches(spec, images, device)
+    network = _compiled(state.network, spec.train, device)
+    parameters = list(state.network.parameters())
+    ema_parameters = list(state.ema.parameters())
+    update_ema = get_ema_multi_avg_fn(spec.train.ema)
+    autocast = autocast_for(spec.train, device)
+    loss_sum = torch.zeros((), device=device)
+    limit = EXPLODED * max(1.0, spec.b**2)
+    reported, clock = state.step, time.perf_counter()
+    state.network.train()
+    while state.step < until:
+        x0, label, gamma, noise, bins = batches.draw(state.step)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr_at(spec.train, state.step)
+        with autocast:
+            losses = diffusion_loss(
+                network,
+                x0,
+                label,
+                gamma,
+                noise,
+                b=spec.b,
+                predict=spec.train.predict,
+                normalize=spec.train.normalize,
+                weight=spec.train.weight,
+            )
+        loss = losses.mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if spec.train.grad_clip is not None:
+            nn.utils.clip_grad_norm_(parameters, spec.train.grad_clip)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        with torch.no_grad():
+            update_ema(ema_parameters, parameters, state.step)
+            losses = losses.detach()
+            state.bin_loss.index_add_(0, bins, losses.double())
+            state.bin_count.index_add_(0, bins, torch.ones_like(losses, dtype=torch.float64))
+            loss_sum += loss.detach()
+        state.step += 1
+        if state.step % report_every == 0 or state.step == until:
+            mean, now = loss_sum.item() / (state.step - reported), time.perf_counter()
+            if not mean <= limit:
+                raise Diverged(
+                    f"mean loss {mean:.3g} at step {state.step}: "
+                    + (
+                        "not a number"
+                        if not math.isfinite(mean)
+                        else f"above {limit:g}, far worse than predicting zero"
+                    )
+                )
+            yield TrainProgress(state.step, mean, (state.step - reported) * spec.train.batch / (now - clock))
+            loss_sum.zero_()
+            reported, clock = state.step, time.perf_counter()
+
+
+class _Batches:
+    """The draws of each step: images, labels, γ, noise and log-SNR bins, from the seed and the step alone."""
+
+    def __init__(self, spec: TrialSpec, images: ImageSet, device: torch.device) -> None:
+        self.spec, self.device = spec, device
+        pixels = torch.from_numpy(images.pixels)  # (N, C, H, W) uint8, a memory map
+        fits = device.type == "cuda" and pixels.numel() < torch.cuda.mem_get_info(device)[0] // 4
+        self.pixels = pixels.to(device) if fits else pixels
+        self.labels = (
+            torch.from_numpy(images.labels) if spec.train.class_conditional and images.labels is not None else None
+        )
+        self.host = torch.Generator()
+        self.generator = self.host if device.type == "cpu" else torch.Generator(device)
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def draw(self, step: int) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+        """x0 (B, C, H, W) in [-1, 1], label (B,) or None, gamma (B,), noise as x0, log-SNR bin (B,)."""
+        spec, device = self.spec, self.device
+        batch = spec.train.batch
+        index = self._indices(step)
+        self.host.manual_seed(_mix(spec.seed, 1, step))
+        gamma = spec.noise_schedule.gamma(torch.rand(batch, generator=self.host, dtype=torch.float64).numpy())
+        bins = np.clip(np.digitize(log_snr(gamma, spec.b), BIN_EDGES) - 1, 0, len(BIN_EDGES) - 2)
+        x0 = self.pixels[index.to(self.pixels.device)].to(device, non_blocking=True)
+        if spec.data.flip:
+            flipped = torch.rand(batch, generator=self.host) < 0.5
+            x0 = torch.where(flipped.to(device)[:, None, None, None], x0.flip(-1), x0)
+        x0 = x0.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1.0)
+        if self.generator is not self.host:
+            self.generator.manual_seed(_mix(spec.seed, 2, step))
+        noise = torch.randn(x0.shape, generator=self.generator, device=device)
+        label = None if self.labels is None else self.labels[index].to(device, non_blocking=True)
+        return (
+            x0,
+            label,
+            torch.from_numpy(gamma).to(device, torch.float32, non_blocking=True),
+            noise,
+            torch.from_numpy(bins).to(device, non_blocking=True),
+        )
+
+    def _indices(self, step: int) -> Tensor:
+        """Which images step `step` takes: consecutive shuffles of the whole set, cut into batches."""
+        n, batch = len(self.pixels), self.spec.train.batch
+        taken, position = [], step * batch
+        while position < (step + 1) * batch:
+            epoch, offset = divmod(position, n)
+            if epoch != self._epoch:
+                self.host.manual_seed(_mix(self.spec.seed, 3, epoch))
+                self._epoch, self._order = epoch, torch.randperm(n, generator=self.host)
+            part = self._order[offset : offset + (step + 1) * batch - position]
+            taken.append(part)
+            position += len(part)
+        return torch.cat(taken)
+
+
+def autocast_for(train: TrainSpec, device: torch.device) -> torch.autocast:
+    """The precision of the network's forward pass on this device."""
+    bf16 = train.precision == "bf16" or (
+        train.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def _compiled(network: nn.Module, train: TrainSpec, device: torch.device) -> nn.Module:
+    on = train.compile == "on" or (train.compile == "auto" and device.type == "cuda")
+    return torch.compile(network) if on else network  # type: ignore[return-value]
+
+
+def _mix(seed: int, stream: int, position: int) -> int:
+    """A 64-bit seed for one position of one of a trial's random streams."""
+    return int(np.random.SeedSequence((seed, stream, position)).generate_state(1, np.uint64)[0])
+
+
+def save_checkpoint(state: Training, path: Path, key: str) -> None:
+    """Write the state, whole or not at all."""
+    tensors = {f"network.{k}": v for k, v in state.network.state_dict().items()}
+    tensors |= {f"ema.{k}": v for k, v in state.ema.state_dict().items()}
+    for index, moments in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": v for k, v in moments.items()}
+    tensors |= {"bins.loss": state.bin_loss, "bins.count": state.bin_count}
+    meta = {"key": key, "step": str(state.step), "evaluated": str(state.evaluated)}
+    with replacing(path) as part:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, part, meta)
+
+
+def load_checkpoint(state: Training, path: Path, key: str) -> None:
+    """Fill `state` from a checkpoint of the same trial. Raises BadCheckpoint when that can't be done."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        if meta.get("key") != key:
+            raise BadCheckpoint(f"{path} belongs to trial {meta.get('key')}, not {key}")
+        optimizer = state.optimizer.state_dict()
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, what = name.split(".")
+                moments.setdefault(int(index), {})[what] = tensor
+        state.network.load_state_dict(_under("network.", tensors))
+        state.ema.load_state_dict(_under("ema.", tensors))
+        state.optimizer.load_state_dict({**optimizer, "state": moments})
+        state.bin_loss.copy_(tensors["bins.loss"])
+        state.bin_count.copy_(tensors["bins.count"])
+        state.step, state.evaluated = int(meta["step"]), int(meta["evaluated"])
+    except (SafetensorError, KeyError, RuntimeError, OSError, ValueError) as error:
+        if isinstance(error, BadCheckpoint):
+            raise
+        raise BadCheckpoint(f"{path} can't be read: {error}") from error
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,216 @@
+"""One trial: a `TrialSpec` is trained, sampled and scored, and leaves a `TrialResult`."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainers import data, detectors, sampling, scores
+from trainers.files import write_json
+from trainers.spec import TrialSpec
+from trainers.training import (
+    Diverged,
+    Training,
+    TrainProgress,
+    autocast_for,
+    load_checkpoint,
+    save_checkpoint,
+    train,
+)
+
+FINISHED: Final = "finished"
+FAILED: Final = "failed"
+CHECKPOINT_FILE = "checkpoint.safetensors"
+RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """How sampling stands: `done` of `count` samples."""
+
+    step: int
+    done: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of samples drawn after `step` training steps, by metric name, and the training loss since the last one."""
+
+    step: int
+    scores: dict[str, float]
+    loss: float
+    loss_by_log_snr: dict[float, float]
+    grid: str  # the sample grid's file, relative to the trial's folder
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a trial came to; `scores` are those of the last evaluation, empty when there was none."""
+
+    key: str
+    state: str  # FINISHED or FAILED
+    reason: str = ""
+    step: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
+    loss: float = float("nan")
+    seconds: dict[str, float] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+Event = TrainProgress | Sampled | Evaluation
+
+
+def run_trial(spec: TrialSpec, *, key: str, folder: Path, cache: Path, device: str = "auto") -> TrialResult:
+    """Run one trial to its end; see `run`."""
+    events = run(spec, key=key, folder=folder, cache=cache, device=device)
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            result: TrialResult = end.value
+            return result
+
+
+def run(
+    spec: TrialSpec, *, key: str, folder: Path, cache: Path, device: str = "auto", checkpoint_seconds: float = 60.0
+) -> Generator[Event, None, TrialResult]:
+    """Train, sample and score, yielding what happens; the TrialResult it returns also stands in `folder`.
+
+    `folder` is the trial's own: its checkpoint, sample grids and result are written there, and a checkpoint found there
+    is gone on from. `cache` holds what trials share. A caller that closes the generator between events leaves a
+    checkpoint behind. A trial that diverges returns a failed result; any other error propagates.
+    """
+    on = pick_device(device)
+    clock: dict[str, float] = defaultdict(float)
+    with timed(clock, "prepare"):
+        images = data.prepare(spec.data, spec.resolution, cache)
+        if spec.train.class_conditional and images.labels is None:
+            raise ValueError(f"train.class_conditional needs labels, which this {spec.data.source} source has not")
+        detector = detectors.load_detector(spec.score.detector, spec.data, cache, on, spec.score.weights)
+        reference = scores.load_reference(spec.data, spec.resolution, detector, cache, images)
+        state = Training.start(spec, channels=images.pixels.shape[1], classes=len(images.class_names), device=on)
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = folder / CHECKPOINT_FILE
+        if checkpoint.exists():
+            load_checkpoint(state, checkpoint, key)
+    every = spec.score.every or spec.train.steps
+    loss, final = float("nan"), Evaluation(0, {}, float("nan"), {}, "")
+    try:
+        while state.evaluated < spec.train.steps:
+            until = min(spec.train.steps, state.evaluated + every)
+            with timed(clock, "train"):
+                saved = time.monotonic()
+                for report in train(state, spec, images, until=until, report_every=max(1, spec.train.steps // 50)):
+                    loss = report.loss
+                    yield report
+                    if time.monotonic() - saved > checkpoint_seconds:
+                        save_checkpoint(state, checkpoint, key)
+                        saved = time.monotonic()
+            with timed(clock, "sample"):
+                samples = yield from _draw(state, spec, images, on)
+            with timed(clock, "score"):
+                values = scores.score(samples, reference, detector, spec.score.metric_names)
+                grid = f"samples/step-{until:06d}.png"
+                write_grid(samples, folder / grid)
+            final = Evaluation(until, values, loss, state.loss_by_log_snr(), grid)
+            yield final
+            state.evaluated = until
+    except GeneratorExit:
+        save_checkpoint(state, checkpoint, key)
+        raise
+    except Diverged as reason:
+        outcome, why = FAILED, f"diverged: {reason}"
+    else:
+        outcome, why = FINISHED, ""
+    clock["total"] = sum(clock.values())
+    result = TrialResult(key, outcome, why, state.step, final.scores, loss, dict(clock), environment(on))
+    write_json(folder / RESULT_FILE, asdict(result))
+    return result
+
+
+def _draw(
+    state: Training, spec: TrialSpec, images: data.ImageSet, on: torch.device
+) -> Generator[Sampled, None, Tensor]:
+    """Samples (count, C, H, W) uint8 from the EMA's network, with the labels' own frequencies where it takes labels."""
+    shape = images.pixels.shape[1:]  # (C, H, W)
+    samples = torch.empty((spec.sample.count, *shape), dtype=torch.uint8)
+    labels = _sample_labels(spec, images)
+    for start in range(0, spec.sample.count, spec.sample.batch):
+        index = range(start, min(start + spec.sample.batch, spec.sample.count))
+        label = None if labels is None else labels[start : index.stop].to(on)
+        with torch.inference_mode(), autocast_for(spec.train, on):
+            x0 = sampling.draw(
+                lambda x, gamma, label=label: state.ema(x, gamma, label),
+                sampling.SampleNoise(spec.sample.seed, index, shape, on, torch.float32),
+                schedule=spec.sampling_schedule,
+                steps=spec.sample.steps,
+                sampler=spec.sample.sampler,
+                b=spec.b,
+                predict=spec.train.predict,
+                normalize=spec.train.normalize,
+            )
+        samples[start : index.stop] = to_uint8(x0).cpu()
+        yield Sampled(state.step, index.stop, spec.sample.count)
+    return samples
+
+
+def _sample_labels(spec: TrialSpec, images: data.ImageSet) -> Tensor | None:
+    """Sample i's label (count,): the data's labels, shuffled by the sampling seed and repeated as often as needed."""
+    if not spec.train.class_conditional or images.labels is None:
+        return None
+    order = np.random.default_rng(spec.sample.seed).permutation(len(images.labels))
+    return torch.from_numpy(np.resize(images.labels[order], spec.sample.count))
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Pixels in [-1, 1] as uint8 in [0, 255], rounded to the nearest."""
+    return x.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def write_grid(samples: Tensor, path: Path, side: int = 8) -> None:
+    """A PNG of the first side² samples (N, C, H, W), one pixel apart; fewer when there are fewer."""
+    from PIL import Image
+
+    tiles = samples[: side * side].permute(0, 2, 3, 1).numpy()  # (n, H, W, C)
+    n, height, width, channels = tiles.shape
+    columns = min(side, n)
+    grid = np.zeros((-(-n // columns) * (height + 1) - 1, columns * (width + 1) - 1, channels), np.uint8)
+    for i, tile in enumerate(tiles):
+        row, column = divmod(i, columns)
+        grid[row * (height + 1) :, column * (width + 1) :][:height, :width] = tile
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(grid.squeeze(-1) if channels == 1 else grid).save(path)
+
+
+def pick_device(device: str) -> torch.device:
+    """`auto` is the GPU this process sees first, or the CPU where it sees none."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What the result was computed with: packages and the machine's processor or GPU."""
+    packages = {name: version(name) for name in ("torch", "torch-fidelity", "numpy", "sched-lab")}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {**packages, "python": platform.python_version(), "device": f"{device.type}: {name}"}
+
+
+@contextmanager
+def timed(clock: dict[str, float], phase: str) -> Iterator[None]:
+    """Add the seconds spent inside to `clock[phase]`."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        clock[phase] += time.perf_counter() - start
