@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+WRONG_INPUT = 2  # the exit code
+
 
 @click.command()
 @click.argument("name")
@@ -34,9 +36,8 @@ def report(name: str, store: str | None, tracking_uri: str | None, out: Path | N
     try:
         written = write_report(name, lab.tracking_uri, out or lab.report(name))
     except UnknownSweepError as error:
-        refused = click.ClickException(str(error))
-        refused.exit_code = 2
-        raise refused from None
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(WRONG_INPUT) from None
     if as_json:
         found = {
             "sweep": name,

@@ -6,7 +6,7 @@ Functions draw on the Axes they are given, or on a new Figure of their own, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 INK, MUTED, RULE, PAPER = "#1b1f24", "#667080", "#d9dee5", "#fefefe"
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#b05c92", "#3a9bd0", "#b8860b", "#7b6fd0", "#7a5c3e")
-WIDTH, HEIGHT = 5.2, 3.5  # inches: text stays readable when a phone shows the figure at its full width
+WIDTH, HEIGHT = 4.6, 3.2  # inches: text stays readable when a phone shows the figure at its full width
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,15 @@ def score_against_b(
     colors = palette(sorted(cells["resolution"].unique()))
     finished = runs[runs["state"] == FINISHED]
     ends = []
-    for resolution, line in cells[cells["n"] > 0].sort_values("b").groupby("resolution"):
-        color = colors[resolution]
+    for resolution, color in colors.items():
+        line = cells[(cells["resolution"] == resolution) & (cells["n"] > 0)].sort_values("b")
+        if line.empty:
+            continue
         ax.plot(line["b"], line["mean"], color=color, linewidth=2, zorder=3)
         low, high = line["mean"] - line["half_width"], line["mean"] + line["half_width"]
         ax.fill_between(line["b"], low.fillna(line["mean"]), high.fillna(line["mean"]), color=color, alpha=0.14, lw=0)
         seeds = finished[finished["resolution"] == resolution]
-        ax.plot(seeds["b"], seeds[score], "o", color=color, markersize=3.2, alpha=0.55, markeredgewidth=0, zorder=2)
+        ax.plot(seeds["b"], seeds[score], "o", color=color, markersize=4, alpha=0.6, markeredgewidth=0, zorder=2)
         for _, row in line[line.index.isin(best.index)].iterrows():
             ax.plot(
                 row["b"],
@@ -71,7 +73,7 @@ def score_against_b(
                 markeredgewidth=2.2,
                 zorder=4,
             )
-        ends.append((size(int(resolution)), color, float(line["mean"].iloc[-1])))
+        ends.append((size(resolution), color, float(line["mean"].iloc[-1])))
     ax.set_xscale("log", base=2)
     swept = sorted(cells["b"].unique())
     if len(swept) <= 9:
@@ -84,30 +86,29 @@ def score_against_b(
 
 def score_by_schedule(cells: pd.DataFrame, score: str, ax: Axes | None = None) -> Axes:
     """A row per schedule, a dot per image size at its best cell there, with its interval."""
-    order = ranked(cells, score)
-    rows = list(dict.fromkeys(cells["schedule"]))
-    ax = _axes(ax, f"{score} by schedule", "", "", height=1.3 + 0.42 * len(rows))
-    sizes = sorted(cells["resolution"].unique())
+    chosen = ranked(cells, score).drop_duplicates(["schedule", "resolution"])
+    rows, sizes = list(dict.fromkeys(cells["schedule"])), sorted(cells["resolution"].unique())
+    ax = _axes(ax, f"{score} by schedule", "", "", height=1.1 + 0.42 * len(rows) + 0.18 * len(sizes))
     colors = palette(sizes)
     for i, resolution in enumerate(sizes):
-        chosen = order[order["resolution"] == resolution].drop_duplicates("schedule")
-        y = [rows.index(name) + 0.16 * (i - (len(sizes) - 1) / 2) for name in chosen["schedule"]]
+        at = chosen[chosen["resolution"] == resolution]
+        y = [rows.index(name) + 0.16 * (i - (len(sizes) - 1) / 2) for name in at["schedule"]]
         ax.errorbar(
-            chosen["mean"], y, xerr=chosen["half_width"].fillna(0), fmt="o", color=colors[resolution], markersize=5.5,
+            at["mean"], y, xerr=at["half_width"].fillna(0), fmt="o", color=colors[resolution], markersize=5.5,
             elinewidth=1.6, label=size(resolution),
         )  # fmt: skip
     ax.set_yticks(range(len(rows)), rows, parse_math=False)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.grid(visible=True, axis="x", color=RULE, linewidth=0.8)
     ax.grid(visible=False, axis="y")
-    _log_if_wide(ax, cells["mean"], axis="x")
+    _log_if_wide(ax, chosen["mean"], axis="x")
     _legend(ax)
     return ax
 
 
 def gamma(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
     """γ over t with b folded in, b²γ/((b²−1)γ + 1): the variance-preserving schedule with the same log-SNR."""
-    ax = _axes(ax, "γ with b folded in", "t", "")
+    ax = _axes(ax, "γ with b folded in", "t", "", height=_with_legend(curves))
     t = np.linspace(0, 1, 401)
     for curve in curves:
         value = curve.schedule.gamma(t)
@@ -120,7 +121,7 @@ def gamma(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
 
 def log_snr(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
     """log(b²γ/(1−γ)) over t."""
-    ax = _axes(ax, "log-SNR with b", "t", "")
+    ax = _axes(ax, "log-SNR with b", "t", "", height=_with_legend(curves))
     t = np.linspace(0.002, 0.998, 499)
     for curve in curves:
         ax.plot(t, curve.schedule.log_snr(t, curve.b), color=curve.color, label=curve.label, linewidth=2)
@@ -130,14 +131,14 @@ def log_snr(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
 
 def density(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
     """How often training visits each log-SNR: the density of λ for uniform t."""
-    ax = _axes(ax, "Where training looks: density over log-SNR", "log-SNR", "")
+    ax = _axes(ax, "Where training looks: density over log-SNR", "log-SNR", "", height=_with_legend(curves))
     odds = np.linspace(-9, 9, 721)
     t = 1 / (1 + np.exp(-odds))  # evenly in the tails too
     for curve in curves:
         x, y = curve.schedule.log_snr(t, curve.b), curve.schedule.density(t)
         seen = np.isfinite(x) & np.isfinite(y)
         ax.plot(x[seen], y[seen], color=curve.color, label=curve.label, linewidth=2)
-        ax.fill_between(x[seen], y[seen], color=curve.color, alpha=0.08, lw=0)
+        ax.fill_between(x[seen], y[seen], color=curve.color, alpha=0.06, lw=0)
     ax.set_ylim(bottom=0)
     _legend(ax)
     return ax
@@ -185,7 +186,7 @@ def _axes(ax: Axes | None, title: str, x: str, y: str, *, width: float = WIDTH, 
         from matplotlib.figure import Figure
 
         ax = Figure(figsize=(width, height), layout="constrained").subplots()
-    ax.set_title(title, loc="left", fontsize=11, fontweight="semibold", color=INK, pad=10)
+    ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=10)
     ax.set_xlabel(x, color=MUTED, fontsize=10)
     ax.set_ylabel(y, color=MUTED, fontsize=10)
     ax.spines[["top", "right", "left"]].set_visible(False)
@@ -215,9 +216,20 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
     for label, color, value in sorted(ends, key=lambda end: end[2]):
         _, at = ax.transAxes.inverted().transform(ax.transData.transform((1, value)))
         low = max(float(at), low + 0.075)
-        ax.text(1.02, low, label, color=color, transform=ax.transAxes, va="center", fontsize=10, fontweight="semibold")
+        ax.text(1.02, low, label, color=color, transform=ax.transAxes, va="center", fontsize=10, fontweight="bold")
+
+
+def _with_legend(entries: Sized) -> float:
+    return HEIGHT + 0.18 * len(entries)
 
 
 def _legend(ax: Axes) -> None:
-    if len(ax.get_legend_handles_labels()[0]) > 1:
-        ax.legend(frameon=False, fontsize=9, labelcolor=INK, handlelength=1.2)
+    """Below the axes, where no line can run."""
+    from matplotlib.transforms import ScaledTranslation
+
+    inches = 0.5 if ax.get_xlabel() else 0.32
+    below = ax.transAxes + ScaledTranslation(0, -inches, ax.figure.dpi_scale_trans)
+    ax.legend(
+        loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below, frameon=False, fontsize=9,
+        labelcolor=INK, handlelength=1.2, borderpad=0, borderaxespad=0,
+    )  # fmt: skip

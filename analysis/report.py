@@ -8,6 +8,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,10 +82,14 @@ def write_report(name: str, tracking_uri: str, out: Path) -> Report:
     """
     analysis = analyse(read_sweep(name, tracking_uri))
     samples, environment = _from_best(analysis, tracking_uri)
-    drawn = _figures(analysis) | ({"samples": figures.sample_grids(samples)} if samples else {})
+    scores, curves = _score_figures(analysis), _schedule_figures(analysis)
+    drawn = scores | curves | ({"samples": figures.sample_grids(samples)} if samples else {})
     svg = {name: figures.render(ax, "svg", salt=name).decode() for name, ax in drawn.items()}
     content = {
-        "html": ("index.html", _html(analysis, svg, samples, environment)),
+        "html": (
+            "index.html",
+            _html(analysis, [svg[name] for name in scores], [svg[name] for name in curves], samples, environment),
+        ),
         "markdown": ("report.md", _markdown(analysis, list(drawn))),
         "latex": ("tables.tex", "\n".join(map(tables.latex, _tables(analysis)))),
         "runs": ("runs.csv", csv(analysis.sweep.runs)),
@@ -126,7 +131,7 @@ def _tables(analysis: Analysis) -> list[tables.Table]:
     """The report's tables: the answer first, every cell last."""
     cells, columns, score = analysis.cells, analysis.columns, analysis.sweep.ranked_by
     found = [analysis.answer]
-    if cells["schedule"].nunique() > 1:
+    if tables.varies(cells["schedule"]):
         found.append(tables.size_table(cells, "schedule", score, columns, "Schedule by image size"))
     for schedule, part in _with_b(cells):
         found.append(tables.size_table(part, "b", score, columns, f"Input scale b by image size, {schedule}"))
@@ -136,43 +141,38 @@ def _tables(analysis: Analysis) -> list[tables.Table]:
 def _with_b(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The cells of each schedule for which several b were swept."""
     groups = cells.groupby("schedule", sort=False)
-    return [(str(name), part) for name, part in groups if part["b"].nunique() > 1]
+    return [(str(name), part) for name, part in groups if tables.varies(part["b"])]
 
 
-def _figures(analysis: Analysis) -> dict[str, Axes]:
-    """By file name, without its ending."""
-    cells, best, score = analysis.cells, analysis.best, analysis.sweep.ranked_by
-    if best.empty:
-        return {}
-    ranked = stats.ranked(cells, score)
+def _score_figures(analysis: Analysis) -> dict[str, Axes]:
+    """The scores against b for each schedule, and by schedule, where these were swept; by file name."""
+    score, ranked = analysis.sweep.ranked_by, stats.ranked(analysis.cells, analysis.sweep.ranked_by)
     drawn = {}
     for i, (schedule, part) in enumerate(_with_b(ranked)):
         line = part.drop_duplicates(["resolution", "b"])  # the best of the other settings
         seeds = analysis.runs.merge(line[analysis.columns])
         title = f"{score} against b, {schedule}"
-        drawn[f"b-{i}"] = figures.score_against_b(seeds, line, best, score, title)
-    if ranked["schedule"].nunique() > 1:
+        drawn[f"b-{i}"] = figures.score_against_b(seeds, line, analysis.best, score, title)
+    if tables.varies(ranked["schedule"]):
         drawn["schedules"] = figures.score_by_schedule(ranked, score)
-    curves = _curves(analysis)
-    return drawn | {
-        "gamma": figures.gamma(curves),
-        "log-snr": figures.log_snr(curves),
-        "density": figures.density(curves),
-    }
+    return drawn
 
 
-def _curves(analysis: Analysis) -> list[figures.Curve]:
-    """The schedule and b of the best cell at each size."""
+def _schedule_figures(analysis: Analysis) -> dict[str, Axes]:
+    """The schedule and b of the best cell at each image size, sizes that share them as one curve; by file name."""
     colors = figures.palette(sorted(analysis.cells["resolution"].unique()))
-    curves = []
+    sizes: dict[tuple[schedules.Schedule, float], list[int]] = {}
     for _, row in analysis.best.iterrows():
-        try:
+        with suppress(schedules.ScheduleError):  # a plug-in's schedule, read where the plug-in is not installed
             schedule = schedules.parse(row["schedule"]).at_size(row["resolution"])
-        except schedules.ScheduleError:  # a plug-in's schedule, read where the plug-in is not installed
-            continue
-        label = f"{tables.size(row['resolution'])}: {row['schedule']}, b {row['b']:g}"
-        curves.append(figures.Curve(label, schedule, row["b"], colors[row["resolution"]]))
-    return curves
+            sizes.setdefault((schedule, row["b"]), []).append(row["resolution"])
+    curves = [
+        figures.Curve(f"{', '.join(map(tables.size, at))}: {schedule} · b {b:g}", schedule, b, colors[at[0]])
+        for (schedule, b), at in sizes.items()
+    ]
+    if not curves:
+        return {}
+    return {"gamma": figures.gamma(curves), "log-snr": figures.log_snr(curves), "density": figures.density(curves)}
 
 
 def _from_best(analysis: Analysis, tracking_uri: str) -> tuple[list[tuple[str, bytes]], dict[str, str]]:
@@ -184,14 +184,18 @@ def _from_best(analysis: Analysis, tracking_uri: str) -> tuple[list[tuple[str, b
         trial = finished.merge(row[analysis.columns].to_frame().T.astype(finished[analysis.columns].dtypes)).iloc[0]
         with tempfile.TemporaryDirectory() as folder:
             if path := sample_grid(trial["run_id"], tracking_uri, Path(folder)):
-                label = f"{tables.size(row['resolution'])}: {tables.cell_name(row, varied)}, seed {trial['seed']}"
+                label = f"{tables.size(row['resolution'])}: {tables.cell_name(row, varied)} · seed {trial['seed']}"
                 samples.append((label, path.read_bytes()))
         environment = environment or artifact_text(trial["run_id"], ENVIRONMENT_FILE, tracking_uri)
     return samples, json.loads(environment or "{}")
 
 
 def _html(
-    analysis: Analysis, svg: Mapping[str, str], samples: Sequence[tuple[str, bytes]], environment: Mapping[str, str]
+    analysis: Analysis,
+    scores: Sequence[str],
+    schedules: Sequence[str],
+    samples: Sequence[tuple[str, bytes]],
+    environment: Mapping[str, str],
 ) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -204,7 +208,8 @@ def _html(
         answer=answer,
         tables=rest,
         long=LONG,
-        figures=[Markup(_inline(text)) for name, text in svg.items() if name != "samples"],  # Matplotlib escapes text
+        scores=[Markup(_inline(svg)) for svg in scores],  # Matplotlib has escaped the text
+        schedules=[Markup(_inline(svg)) for svg in schedules],
         samples=[(label, base64.b64encode(png).decode()) for label, png in samples],
         environment=environment,
         theme=[(f"--c{i}", color) for i, color in enumerate(figures.COLORS)],

@@ -56,17 +56,18 @@ class Sweep:
     yaml: str
     """The sweep file's text, "" if it was not kept."""
     settings: tuple[str, ...]
-    """The columns of `runs` that say what was run, in the order of the trial spec."""
+    """The columns of `runs` that tell the sweep's trials apart, `seed` among them."""
     runs: pd.DataFrame
     """One row per cell: see `load_runs`."""
 
 
 def load_runs(name: str, tracking_uri: str) -> pd.DataFrame:
-    """One row per cell of the sweep as last submitted, whether or not it ran.
+    """One row per trial of the sweep as last submitted, whether or not it ran.
 
-    Columns: `key`, `state` (finished, failed, stopped, running or missing), `reason`, `run_id`; then every setting under
-    its MLflow name (`resolution`, `schedule`, `b`, `seed`, `train.lr`, …); then every metric at its last step. Metrics of
-    cells that did not finish are NaN, apart from the seconds they took. Raises UnknownSweepError, naming the sweeps
+    Columns: `key`, `state` (finished, failed, stopped, running or missing), `reason`, `run_id`; then every setting
+    under its MLflow name (`resolution`, `schedule`, `b`, `seed`, `train.lr`, …); then every metric at its last step.
+    Metrics of trials that did not finish are NaN, apart from the seconds they took; those that have no run lack the
+    settings that are the same, or follow from others, throughout the sweep. Raises UnknownSweepError, naming the sweeps
     there are.
     """
     return read_sweep(name, tracking_uri).runs
@@ -81,7 +82,7 @@ def read_sweep(name: str, tracking_uri: str) -> Sweep:
         raise UnknownSweepError(f"no sweep {name!r} in {tracking_uri}{nearest(name, sweep_names(tracking_uri))}")
     parent = parents[-1]
     ranked_by = parent.data.tags[RANKED_BY]
-    cells = json.loads(_text(client, parent, CELLS_FILE))
+    cells = json.loads(_text(client, parent, CELLS_FILE))["cells"]
     trials = _search(client, [experiment.experiment_id], ROLE_TRIAL)
     runs = _frame(cells, {trial.data.tags[TRIAL_KEY]: trial for trial in trials}, ranked_by)
     return Sweep(
@@ -89,7 +90,7 @@ def read_sweep(name: str, tracking_uri: str) -> Sweep:
         description=parent.data.tags.get("mlflow.note.content", ""),
         ranked_by=ranked_by,
         yaml=_text(client, parent, SWEEP_FILE),
-        settings=tuple(dict.fromkeys(name for cell in cells for name in cell["params"])),
+        settings=tuple(dict.fromkeys(name for cell in cells for name in (*cell["params"], *cell["settings"]))),
         runs=runs,
     )
 
@@ -162,9 +163,9 @@ def _frame(cells: Sequence[Mapping[str, Any]], trials: Mapping[str, Run], ranked
 
 
 def _row(cell: Mapping[str, Any], run: Run | None) -> dict[str, Scalar]:
-    settings = {name: _value(value) for name, value in cell["params"].items()}
+    params = cell["settings"] | cell["params"]
     if run is None:
-        return {"key": cell["key"], "state": MISSING, "reason": None, "run_id": None, **settings}
+        return {"key": cell["key"], "state": MISSING, "reason": None, "run_id": None, **_typed(params)}
     tags = run.data.tags
     metrics = {
         name: value
@@ -176,17 +177,24 @@ def _row(cell: Mapping[str, Any], run: Run | None) -> dict[str, Scalar]:
         "state": tags[STATE],
         "reason": tags.get(REASON) or None,
         "run_id": run.info.run_id,
-        **settings,
+        **_typed(run.data.params | params),
         **metrics,
     }
 
 
-def _value(text: Scalar) -> Scalar:
-    """A parameter as it was before MLflow made text of it: a JSON number, true, false or null; else the text."""
-    if not isinstance(text, str):
-        return text
+def _typed(params: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Parameters as they were before MLflow made text of them; what is no scalar stays JSON text."""
+    return {name: _value(value) if isinstance(value, str) else _scalar(value) for name, value in params.items()}
+
+
+def _value(text: str) -> Scalar:
     try:
         value = json.loads(text)
     except ValueError:
         return text
-    return value if value is None or (isinstance(value, bool | int | float) and math.isfinite(value)) else text
+    finite = value is None or (isinstance(value, bool | int | float) and math.isfinite(value))
+    return value if finite else text
+
+
+def _scalar(value: Any) -> Scalar:
+    return json.dumps(value) if isinstance(value, list | dict) else value

@@ -62,10 +62,13 @@ def summarize(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.Da
         raise ValueError(f"cells told apart by {', '.join(by)} hold several trials of one seed: name more settings")
     trials = runs[by].assign(score=_scores(runs, score), **{state: runs["state"] == state for state in UNRANKED})
     groups = trials.groupby(by, dropna=False)
-    cells = groups["score"].agg(n="count", mean="mean", sd="std").join(groups[list(UNRANKED)].sum()).reset_index()
-    state = np.select([cells["n"] > 0, *(cells[state] > 0 for state in UNRANKED)], [FINISHED, *UNRANKED], "no score")
-    cells.insert(cells.columns.get_loc("sd") + 1, "half_width", half_width(cells["n"], cells["sd"]))
-    return cells.assign(state=state)
+    scores = groups["score"]
+    cells = pd.DataFrame({"n": scores.count(), "mean": scores.mean(), "sd": scores.std()})
+    cells["half_width"] = half_width(cells["n"], cells["sd"])
+    cells = cells.join(groups[list(UNRANKED)].sum()).reset_index()
+    lost = [cells[state] > 0 for state in UNRANKED]
+    cells["state"] = np.select([cells["n"] > 0, *lost], [FINISHED, *UNRANKED], "no score")
+    return cells
 
 
 def ranked(cells: pd.DataFrame, score: str) -> pd.DataFrame:
@@ -89,8 +92,10 @@ def best_cells(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.D
     number = runs.groupby(by, dropna=False).ngroup()  # the rows of `cells`, which is sorted by the same groups
     by_seed = runs.assign(cell=number, score=_scores(runs, score)).pivot(index="cell", columns="seed", values="score")  # noqa: PD010
     line = cells.groupby([name for name in by if name != "b"], dropna=False).ngroup()
-    ties, untested, edges = [], [], []
-    for index, row in best.iterrows():
+    ties: list[tuple[int, ...]] = []
+    untested, edges = [], []
+    for index in map(int, best.index):
+        row = best.loc[index]
         rivals = order.index[(order["resolution"] == row["resolution"]) & (order.index != index)]
         difference = by_seed.loc[rivals] - by_seed.loc[index]
         shared = difference.count(axis=1)
@@ -98,7 +103,7 @@ def best_cells(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.D
         ties.append(tuple(rivals[mean.abs() <= half]))
         untested.append(int((shared < 2).sum()))
         edges.append(_edge(row["b"], order["b"][line[order.index] == line[index]]))
-    return best.assign(ties=ties, untested=untested, edge=edges)
+    return best.assign(ties=pd.Series(ties, best.index, dtype=object), untested=untested, edge=edges)
 
 
 def _scores(runs: pd.DataFrame, score: str) -> pd.Series[float]:
@@ -106,7 +111,7 @@ def _scores(runs: pd.DataFrame, score: str) -> pd.Series[float]:
     return values.where((runs["state"] == FINISHED) & np.isfinite(values))
 
 
-def _edge(b: float, swept: pd.Series[float]) -> str:
+def _edge(b: object, swept: pd.Series[float]) -> str:
     if swept.nunique() < 2:
         return ""
     return "lowest" if b == swept.min() else "highest" if b == swept.max() else ""

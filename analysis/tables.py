@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DASH = "—"
 TIMES = "×"
+TIES_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def size(resolution: int) -> str:
 
 
 def schedule_names(frame: pd.DataFrame) -> pd.Series[str]:
-    """Each row's schedule without the image size where it is the row's own: shifted_cosine@64 names one at all sizes."""
+    """Each row's schedule, without the image size where it is the row's own: shifted_cosine@64 is one at all sizes."""
     return pd.Series(
         [_schedule_name(*pair) for pair in zip(frame["schedule"], frame["resolution"], strict=True)], frame.index
     )
@@ -67,9 +68,8 @@ def _schedule_name(notation: str, resolution: int) -> str:
 
 
 def cell_name(cell: pd.Series, columns: Iterable[str]) -> str:
-    """The settings of a cell in words: linear, b 0.5, train.lr 0.001."""
-    words = {"schedule": "{}", "b": "b {}"}
-    return ", ".join(words.get(name, name + " {}").format(_plain(cell[name])) for name in columns)
+    """The settings of a cell in words: linear · b 0.5 · train.lr 0.001."""
+    return " · ".join(_plain(cell[name]) if name == "schedule" else f"{name} {_plain(cell[name])}" for name in columns)
 
 
 def places(cells: pd.DataFrame) -> int:
@@ -123,7 +123,9 @@ def remarks(best: pd.Series, cells: pd.DataFrame, varied: Sequence[str]) -> list
         beyond = "below" if best["edge"] == "lowest" else "above"
         notes.append(f"{best['edge']} b that was scored: the optimum may lie {beyond} {best['b']:g}")
     if best["ties"]:
-        notes.append("tied with " + " and ".join(cell_name(cells.loc[tie], varied) for tie in best["ties"]))
+        tied = [cell_name(cells.loc[tie], varied) for tie in best["ties"][:TIES_NAMED]]
+        more = len(best["ties"]) - len(tied)
+        notes.append("tied with " + ", ".join(tied) + (f" and {more} more" if more else ""))
     if best["n"] == 1:
         notes.append("one seed: no interval")
     elif best["untested"]:
@@ -134,9 +136,14 @@ def remarks(best: pd.Series, cells: pd.DataFrame, varied: Sequence[str]) -> list
     return notes
 
 
+def varies(values: pd.Series) -> bool:
+    """Whether a column holds several values; missing is one."""
+    return len(values.drop_duplicates()) > 1
+
+
 def varied_columns(cells: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     """The settings beside resolution that take several values; b and schedule are named even when nothing varies."""
-    varied = [name for name in columns if name != "resolution" and cells[name].nunique(dropna=False) > 1]
+    varied = [name for name in columns if name != "resolution" and varies(cells[name])]
     return varied or [name for name in CELL if name != "resolution"]
 
 
@@ -145,7 +152,7 @@ def size_table(cells: pd.DataFrame, row: str, score: str, columns: Sequence[str]
 
     Where other settings vary too, an entry notes those of the cell it shows. Empty where the sweep has no such cell.
     """
-    free = [name for name in varied_columns(cells, columns) if name != row and cells[name].nunique(dropna=False) > 1]
+    free = [name for name in varied_columns(cells, columns) if name != row and varies(cells[name])]
     order = pd.concat([ranked(cells, score), cells[cells["n"] == 0]])
     chosen = order.drop_duplicates([row, "resolution"])
     winners = set(chosen[chosen["n"] > 0].drop_duplicates("resolution").index)
@@ -270,6 +277,7 @@ _LATEX = str.maketrans(
         "|": r"\textbar{}",
         "±": r"$\pm$",
         TIMES: r"$\times$",
+        "·": r"$\cdot$",
         DASH: "---",
         "\n": " ",
     }

@@ -13,7 +13,6 @@ from sched_lab.located_yaml import KeyPath, Located, Problem
 from sched_lab.settings import FAMILIES, FIXED, SCALARS, breaches, group, mentioned, settings
 from trainers import schedules
 from trainers.plugins import nearest
-from trainers.schedules import Schedule
 from trainers.spec import Part, TrialSpec
 
 Value = Any  # a value as YAML gives it
@@ -64,19 +63,22 @@ class Assembly:
 
     def trial(self, cell: Choices) -> TrialSpec | None:
         """The validated trial of a cell, or None where it has a problem."""
-        parts = {name: self._part(name, _group(cell, name)) for name in _PARTS}
-        schedule = self._schedule(_group(cell, "schedule"))
+        groups: dict[str, list[Choice]] = {}
+        for choice in cell.values():
+            groups.setdefault(group(choice.setting), []).append(choice)
+        parts: dict[str, Value] = {name: self._part(name, tuple(groups.get(name, ()))) for name in _PARTS}
+        schedule = self._schedule(tuple(groups.get("schedule", ())))
         whole = schedule is not None and None not in parts.values()
-        values: dict[str, Any] = {**parts, "schedule": str(schedule)} if whole else {}
-        values |= {choice.setting: choice.value for choice in _group(cell, "")}  # checked even where a part is wrong
+        shared = parts | {"schedule": schedule["schedule"]} if schedule and whole else {}
+        scalars = {choice.setting: choice.value for choice in groups.get("", ())}  # checked even if a part is wrong
         try:
-            spec = TrialSpec.model_validate(values)
+            spec = TrialSpec.model_validate(shared | scalars)
         except ValidationError as error:
             for loc, rule, _ in breaches(error, TrialSpec):
                 if loc:
                     self.refuse((*cell[str(loc[0])].path, *loc[1:]), rule)
                 elif whole:
-                    self.refuse(self._origin(rule, cell), rule, cell=cell)
+                    self._blame(rule, cell)
             return None
         return spec if whole else None
 
@@ -87,13 +89,10 @@ class Assembly:
         part = settings().get(name, "schedule")
         if part != "schedule":
             return self._field(part, name.removeprefix(f"{part}."), cell)
-        schedule = self._schedule(_group(cell, "schedule"))
-        if schedule is None:
-            return MISSING
-        return {"schedule": str(schedule), "kind": schedule.kind, **dict(schedule.params)}.get(name, MISSING)
+        return (self._schedule(_group(cell, "schedule")) or {}).get(name, MISSING)
 
     def _field(self, part: str, field: str, cell: Choices) -> Value:
-        written = self._written(part, _group(cell, group(part)))
+        written = self._written(part, _group(cell, part.partition(".")[0]))
         if written is not None and field in written.values:
             return plain(written.values[field])
         try:
@@ -102,29 +101,27 @@ class Assembly:
         except (AssertionError, ValueError, KeyError):
             return MISSING
 
-    def _parse(self, choices: _Group) -> Schedule | None:
-        """The chosen schedule, with those of the chosen parameters that its kind reads."""
+    def _parse(self, choices: _Group) -> dict[str, Value] | None:
+        """Notation, kind and parameters of the chosen schedule, with those of the chosen parameters that it reads."""
         chosen = {choice.setting: choice for choice in choices}
-        whole = chosen.pop("schedule", None)
+        whole = chosen.pop("schedule", Choice("schedule", TrialSpec.model_fields["schedule"].default, ()))
         try:
-            schedule = schedules.parse(_notation(whole.value)) if whole else schedules.parse("linear")
+            schedule = schedules.parse(_notation(whole.value))
         except (ValueError, ArithmeticError) as error:
-            assert whole is not None
             inside = mentioned(str(error), whole.value) if isinstance(whole.value, Mapping) else []
             self.refuse((*whole.path, *inside[:1]), str(error))
             return None
         read = {name: chosen[name] for name in schedules.parameters(schedule.kind) if name in chosen}
-        if not read:
-            return schedule
-        self.parameters_read.update(read)
-        given = {name: value for name, value in schedule.params if value is not None}
-        try:
-            return schedules.parse(
-                given | {name: choice.value for name, choice in read.items()} | {"kind": schedule.kind}
-            )
-        except (ValueError, ArithmeticError) as error:
-            self.refuse(read[[*mentioned(str(error), read), *read][0]].path, str(error))
-            return None
+        if read:
+            self.parameters_read.update(read)
+            given = {name: value for name, value in schedule.params if value is not None}
+            given |= {name: choice.value for name, choice in read.items()}
+            try:
+                schedule = schedules.parse({"kind": schedule.kind, **given})
+            except (ValueError, ArithmeticError) as error:
+                self.refuse(read[[*mentioned(str(error), read), *read][0]].path, str(error))
+                return None
+        return {"schedule": str(schedule), "kind": schedule.kind, **dict(schedule.params)}
 
     def _write(self, part: str, choices: _Group) -> _Written | None:
         """What is written for a part: in the file, or instead of that as a whole choice, and field by field on top."""
@@ -132,14 +129,14 @@ class Assembly:
         values: Any = self.sweep.data
         for step in path:
             values = values.get(step, MISSING) if isinstance(values, Mapping) else MISSING
-        family = FAMILIES.get(part)
+        family, named = FAMILIES.get(part), dict[str, KeyPath]()
         if values is MISSING:
             values = family.default if family else {}
         chosen = {choice.setting: choice for choice in choices if settings()[choice.setting] == part}
         if whole := chosen.pop(part, None):
             values, path = whole.value, whole.path
         if family and isinstance(values, str):
-            values = {family.selector: values}
+            values, named = {family.selector: values}, {family.selector: path}
         if not isinstance(values, Mapping):
             rule = f"must be the name of a {family.what}, or a mapping with {family.selector!r}" if family else ""
             self.refuse(path, rule or "must be a mapping of keys to values")
@@ -148,7 +145,7 @@ class Assembly:
         return _Written(
             {**values, **{name: choice.value for name, choice in fields.items()}},
             path,
-            {name: choice.path for name, choice in fields.items()},
+            named | {name: choice.path for name, choice in fields.items()},
         )
 
     def _validate(self, part: str, choices: _Group) -> Part | None:
@@ -174,16 +171,15 @@ class Assembly:
             return None
         return None if part == "train" and inner is None else found
 
-    def _origin(self, rule: str, cell: Choices) -> KeyPath:
-        """Where the cause of a problem between the parts of a cell most likely stands."""
-        named = rule.partition(":")[0]  # sources name the field, as in "data.path: … does not exist"
-        if (part := settings().get(named)) and (written := self._written(part, _group(cell, group(part)))):
-            return written.at((named.removeprefix(f"{part}."),))
-        by_field = {name.rpartition(".")[2]: choice for name, choice in cell.items()}
-        return next(
-            (by_field[name].path for name in [*mentioned(rule, by_field), "resolution"] if name in by_field),
-            ("train", "network"),
-        )
+    def _blame(self, rule: str, cell: Choices) -> None:
+        """Note a problem between the parts of a cell, where its cause most likely stands."""
+        named, _, rest = rule.partition(": ")  # sources name the field, as in "data.path: … does not exist"
+        if (part := settings().get(named)) and (written := self._written(part, _group(cell, part.partition(".")[0]))):
+            self.refuse(written.at((named.removeprefix(f"{part}."),)), rest)
+            return
+        fields = {name.rpartition(".")[2]: choice.path for name, choice in cell.items()}
+        causes = [fields[name] for name in (*mentioned(rule, fields), "resolution") if name in fields]
+        self.refuse([*causes, ("train", "network")][0], rule, cell=cell)
 
 
 def part_class(part: str, values: Mapping[str, Value]) -> type[Part]:
@@ -203,7 +199,9 @@ def plain(value: Value) -> Value:
 
 def _notation(value: Value) -> str | Mapping[str, object]:
     if not isinstance(value, str | Mapping):
-        raise ValueError("a schedule is written as text, such as cosine@0.2,1,1, or as a mapping with 'kind'")
+        raise ValueError(
+            'a schedule is text, such as cosine@0.2,1,1 (inside brackets: "cosine@0.2,1,1"), or a mapping with kind'
+        )
     return value
 
 

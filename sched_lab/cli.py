@@ -66,7 +66,10 @@ def cli() -> None:
 
 def _store_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
-        "--tracking-uri", metavar="URI", help="MLflow server to use instead of the store's own database."
+        "--tracking-uri",
+        metavar="URI",
+        envvar="MLFLOW_TRACKING_URI",
+        help="MLflow server to use instead of the store's own database; default $MLFLOW_TRACKING_URI.",
     )(command)
     return click.option(
         "--store", metavar="DIR", help="Folder that holds runs and results; default $SCHED_LAB_STORE, else ./lab."
@@ -439,6 +442,8 @@ def main() -> NoReturn:
         _fail(str(error), OUT_OF_REACH, debug)
     except (ValueError, FileNotFoundError) as error:
         _fail(str(error), WRONG_INPUT, debug)
+    except Exception as error:
+        _fail(f"{type(error).__name__}: {error}\nThis is a bug of sched-lab; --debug shows where", SOME_FAILED, debug)
     sys.exit(code or DONE)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -11,6 +13,26 @@ from sched_lab.worker import Orders, Report, work
 
 class OutOfReach(Exception):
     """Something that the sweep needs is not there: a resource, a server, a cluster."""
+
+
+def ray_environment(address: str | None) -> dict[str, str]:
+    """What must stand in the environment before Ray is imported, less what the user has set.
+
+    Usage statistics, Tune's own loggers and messages are off; trials stay in the working folder; Ctrl-C is ours. A Ray
+    of our own is closed to everyone without its token, which no file holds; a cluster at `address` has its own ways.
+    """
+    values = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    }
+    if address is None:
+        values |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return {name: value for name, value in values.items() if name not in os.environ}
 
 
 class Listener(Protocol):

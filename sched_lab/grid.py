@@ -19,7 +19,7 @@ from sched_lab.cells import MISSING, Assembly, Choice, Choices, Value, plain
 from sched_lab.located_yaml import KeyPath, Located, Problem, SweepError
 from sched_lab.settings import FAMILIES, beneath, settings, unknown
 from trainers import schedules
-from trainers.spec import DataSpec, Part, TrialSpec, canonical_json, trial_key
+from trainers.spec import DataSpec, Part, TrialSpec, trial_key
 
 MAX_CELLS = 250_000
 
@@ -82,7 +82,9 @@ def expand(sweep: Located) -> Grid:
     data, assembly = sweep.data, Assembly(sweep)
     axes: _Axes = {}
     for name, values in data.get("grid", {}).items():
-        if _known(assembly, name, ("grid", name)):
+        if not isinstance(values, list) or not values:
+            assembly.refuse(("grid", name), "must be a list of values, as in [x]")
+        elif _known(assembly, name, ("grid", name)):
             choices = [_choices(assembly, name, value, ("grid", name, i)) for i, value in enumerate(values)]
             axes |= {name: found} if (found := list(itertools.chain(*choices))) else {}
     includes = [_included(assembly, axes, entry, path) for path, entry in _entries(data, "include")]
@@ -112,7 +114,8 @@ def expand(sweep: Located) -> Grid:
                 matched.add(path)
                 final = {name: c for name, c in final.items() if name not in override.discards} | override.sets
         if (spec := assembly.trial(final)) is not None:
-            cells.setdefault(_identity(spec), Cell(spec, _shown(spec, cell)))
+            identity = hashlib.sha256(spec.model_dump_json().encode()).digest()
+            cells.setdefault(identity, Cell(spec, _shown(spec, cell)))
     if assembly.problems:
         raise SweepError(assembly.problems.values())
 
@@ -219,11 +222,6 @@ def _combinations(spans: Iterable[_Axes]) -> Iterator[Choices]:
     for span in spans:
         for chosen in itertools.product(*span.values()):
             yield dict(zip(span, chosen, strict=True))
-
-
-def _identity(spec: TrialSpec) -> bytes:
-    """What tells trials apart before their data is looked at: all that their keys hold, and where the data lies."""
-    return hashlib.sha256(f"{canonical_json(spec)}\n{spec.data.model_dump_json()}".encode()).digest()
 
 
 def _shown(spec: TrialSpec, cell: Choices) -> dict[str, Value]:

@@ -86,7 +86,7 @@ class Located:
         if at_key and path in self.keys:
             return Problem(self.file, self.keys[path].line, self.keys[path].column, key, None, rule)
         place = next(self.values[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.values)
-        value = place.text if path and path in self.values else None
+        value = (place.text or None) if path and path in self.values else None
         return Problem(self.file, place.line, place.column, key, value, rule)
 
 
@@ -103,7 +103,7 @@ def load(path: str | Path) -> Located:
 
     file = Path(path)
     if not file.is_file():
-        raise refuse("is a directory, not a file" if file.is_dir() else "no such file")
+        raise refuse("is not a regular file" if file.exists() else "no such file")
     try:
         with file.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
@@ -192,7 +192,9 @@ class _Reading:
             if event.anchor is not None or event.tag is not None:
                 self.refuse(event, at, "a key takes no anchor and no tag")
             elif not isinstance(self.scalar(event, at), str):
-                self.refuse(event, at, f'keys must be text: write "{key}"')
+                self.refuse(
+                    event, at, f"keys must be text, got {_short(key)} (inside braces, a value with commas needs quotes)"
+                )
             elif key == "<<" and event.implicit[0]:
                 self.refuse(event, at, "merge keys are not allowed: write the values out")
             elif key in data:

@@ -1,26 +1,17 @@
-"""Runs trials on Ray Tune: one actor per slot, reused from trial to trial; nothing of Tune's own state is kept."""
+"""Runs trials on Ray Tune: one actor per slot, reused from trial to trial; nothing of Tune's own state is kept.
+
+Ray reads the environment when it is imported: see `sched_lab.execution.ray_environment`.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
-import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
-
-# Read by Ray when it is imported: usage statistics and Tune's own loggers and prints stay off, trials stay in the
-# working folder, and Ctrl-C is the caller's.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ |= {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-}
 
 import ray
 from ray import tune
@@ -51,7 +42,14 @@ class TrialActor(tune.Trainable):
         self._reports.close()
 
 
-class _Relay(tune.Callback):
+class _Unsaved:
+    """Tune writes down what it is given, in order to restore it; nothing here is ever restored."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Relay(_Unsaved, tune.Callback):
     """Passes what Tune says of its trials on to the listener."""
 
     def __init__(self, listener: Listener) -> None:
@@ -78,7 +76,7 @@ class _Relay(tune.Callback):
         self._listener.lost(trial.config["key"])
 
 
-class _UntilStopped(tune.Stopper):
+class _UntilStopped(_Unsaved, tune.Stopper):
     """Starts no further trial once the listener says that the user wants to stop."""
 
     def __init__(self, listener: Listener) -> None:
@@ -95,7 +93,6 @@ class _PerSize(tune.schedulers.TrialScheduler):
     """Early stopping that compares a trial with those of its own image size only: scores of two sizes don't compare."""
 
     def __init__(self, trials: Sequence[Trial], kind: str, mode: str) -> None:
-        super().__init__()
         self._size = {trial.key: trial.spec.resolution for trial in trials}
         most = {
             size: max(t.spec.train.steps for t in trials if t.spec.resolution == size)
@@ -125,7 +122,10 @@ class _PerSize(tune.schedulers.TrialScheduler):
         self._of(trial).on_trial_remove(tune_controller, trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
-        return tune.schedulers.FIFOScheduler().choose_trial_to_run(tune_controller)
+        ready = (
+            trial for trial in tune_controller.get_trials() if trial.status in (TuneTrial.PENDING, TuneTrial.PAUSED)
+        )
+        return next(ready, None)
 
     def debug_string(self) -> str:
         return "per size"
@@ -144,21 +144,19 @@ def _scheduler(kind: str, mode: str, steps: int) -> tune.schedulers.TrialSchedul
 @contextmanager
 def cluster(address: str | None) -> Iterator[None]:
     """Ray on this machine for as long as the context lasts, or the cluster at `address`. Raises OutOfReach."""
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        address_or_local: dict[str, Any] = {"address": "local", "include_dashboard": False}
-    else:
-        address_or_local = {"address": address}
     try:
-        ray.init(**address_or_local, **quiet)
+        ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise OutOfReach(f"Ray can't be reached at {address or 'this machine'}: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise OutOfReach(f"Ray can't be {f'reached at {address}' if address else 'started'}: {reason}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def fitting(wanted: Resources) -> dict[str, float]:
@@ -166,7 +164,7 @@ def fitting(wanted: Resources) -> dict[str, float]:
 
     Raises OutOfReach when no node of the cluster has that much.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in _nodes()]
     has_gpu = any(node.get("GPU", 0) >= 1 for node in nodes)
     cpu = 1.0 if wanted.cpu is None else wanted.cpu
     gpu = (1.0 if has_gpu else 0.0) if wanted.gpu is None else wanted.gpu
@@ -178,18 +176,18 @@ def fitting(wanted: Resources) -> dict[str, float]:
 
 def slots(per_trial: dict[str, float]) -> int:
     """How many trials run at once."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in _nodes()]
     kinds = {"CPU": per_trial["cpu"], "GPU": per_trial["gpu"]}
     return sum(int(min(node.get(kind, 0) / need for kind, need in kinds.items() if need)) for node in nodes)
 
 
 def check_shared(root: str) -> None:
     """Raise OutOfReach when a node of the cluster does not see the store's folder: trials write there."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    if len(alive) < 2:
+    nodes = _nodes()
+    if len(nodes) < 2:
         return
     seen = ray.remote(num_cpus=0)(os.path.isdir)
-    for node in alive:
+    for node in nodes:
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         if not ray.get(seen.options(scheduling_strategy=here).remote(root)):
             raise OutOfReach(f"node {node['NodeManagerAddress']} does not see the store {root}: it must be shared")

@@ -79,10 +79,10 @@ def beneath(setting: str) -> frozenset[str]:
 def unknown(name: str, options: Iterable[str]) -> str:
     """The rule that an unknown setting breaks, with the likeliest one and those of the same part."""
     options = list(options)
-    if inner := [option for option in options if option.endswith(f".{name}")]:
-        return f"unknown setting; did you mean {inner[0]!r}?; valid: {', '.join(options)}"
-    part = name.rpartition(".")[0]
-    return f"unknown setting{nearest(name, [o for o in options if o.rpartition('.')[0] == part] or options)}"
+    beside = [option for option in options if option.rpartition(".")[0] == name.rpartition(".")[0]] or options
+    if inside := [option for option in options if option.endswith(f".{name}")]:
+        return f"unknown setting; did you mean {inside[0]!r}?; valid: {', '.join([*beside, *inside])}"
+    return f"unknown setting{nearest(name, beside)}"
 
 
 class Breach(NamedTuple):
@@ -95,10 +95,10 @@ class Breach(NamedTuple):
 
 _RULES = {
     "missing": "is required",
-    "greater_than": "must be greater than {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be less than {lt}",
-    "less_than_equal": "must be at most {le}",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
     "multiple_of": "must be a multiple of {multiple_of}",
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -16,11 +17,11 @@ from typing import Any
 from rich.console import Console
 
 from sched_lab import cost, names
-from sched_lab.execution import OutOfReach, execute_inline
-from sched_lab.grid import Grid, Trial, expand, keyed
+from sched_lab.execution import OutOfReach, execute_inline, ray_environment
+from sched_lab.grid import Grid, Trial
 from sched_lab.progress import Board, better, shown
 from sched_lab.store import Store
-from sched_lab.sweep import SweepSpec, read_sweep
+from sched_lab.sweep import SweepSpec, read_sweep, trials
 from sched_lab.tracking import Courier, Tracker, flat_params
 from sched_lab.worker import Orders, Report, conclude
 from trainers.files import write_json
@@ -59,13 +60,12 @@ def plan(file: Path, store: Store) -> Plan:
 
     Raises SweepError for a wrong sweep, and ValueError or OSError when its images can't be fingerprinted.
     """
-    sweep, located = read_sweep(file)
-    grid = expand(located)
-    trials = tuple(keyed(grid.cells, lambda data: data.fingerprint(store.cache)))
+    sweep = read_sweep(file)
+    cells = tuple(trials(sweep, lambda data: data.fingerprint(store.cache)))
     there = store.trial_keys()
-    results = {trial.key: store.result(trial.key) for trial in trials if trial.key in there}
+    results = {trial.key: store.result(trial.key) for trial in cells if trial.key in there}
     states = {key: str(result["state"]) for key, result in results.items() if result}
-    return Plan(sweep, located.text, grid, trials, states, store)
+    return Plan(sweep.spec, sweep.source.text, sweep.grid, cells, states, store)
 
 
 def submit(plan: Plan, *, inline: bool = False, address: str | None = None, console: Console) -> dict[str, str]:
@@ -81,6 +81,7 @@ def submit(plan: Plan, *, inline: bool = False, address: str | None = None, cons
     with ExitStack() as stack:
         opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open_tracker, plan)  # while Ray starts
         if plan.to_run and not inline:
+            os.environ |= ray_environment(address)
             from sched_lab import on_ray
 
             stack.enter_context(on_ray.cluster(address))

@@ -77,8 +77,8 @@ class SweepSpec(_Strict):
     """What the sweep asks."""
     data: Any = None
     """Where the images come from."""
-    grid: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)] = {}
-    """The axes: every combination of their values is a cell."""
+    grid: Entry = {}
+    """The axes: each a list of values for one setting. Every combination is a cell."""
     include: list[Entry] = []
     """Further cells; the axes that one leaves out take all their values, and it may set anything else."""
     exclude: list[Entry] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ class Report:
         return self.state != names.RUNNING
 
 
-def work(key: str, orders: Orders) -> Iterator[Report]:
+def work(key: str, orders: Orders) -> Generator[Report, None, None]:
     """Run the trial whose spec stands in its folder. The last report is done; no error of the trial's escapes.
 
     A trial stopped by the user ends as `stopped` with a checkpoint and no result, so that it goes on when it is
@@ -78,7 +78,7 @@ def conclude(store: Store, key: str, state: str, reason: str) -> Report:
     return Report(0, float("nan"), state, reason)
 
 
-def _attempt(key: str, orders: Orders, store: Store, journal: Journal) -> Iterator[Report]:
+def _attempt(key: str, orders: Orders, store: Store, journal: Journal) -> Generator[Report, None, None]:
     import torch
 
     from trainers.training import TrainProgress

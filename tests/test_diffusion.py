@@ -61,7 +61,7 @@ def test_the_input_normaliser_gives_each_example_unit_deviation_and_leaves_its_m
 
 
 def test_without_normalisation_the_network_sees_the_state() -> None:
-    x0, noise, gamma = batch()
+    x0, _, gamma = batch()
     assert network_input(x0, gamma, 0.5, "none") is x0
 
 
@@ -85,33 +85,30 @@ def test_v_is_the_state_turned_by_a_right_angle() -> None:
     assert_close(x_t.square() + v.square(), (0.5 * x0).square() + noise.square())
 
 
+@pytest.mark.parametrize("predict", PREDICTIONS)
 @pytest.mark.parametrize("b", [0.25, 1.0, 3.0])
 @pytest.mark.parametrize("limit", [0.5, 5.0])
-def test_min_snr_gives_one_loss_whatever_is_predicted(b: float, limit: float) -> None:
-    """A network that means the same image, spoken as v, as noise or as the image, is charged the same."""
+def test_min_snr_charges_one_error_in_the_image_alike_whatever_is_predicted(
+    predict: Predict, b: float, limit: float
+) -> None:
     x0, noise, gamma = batch()
     x_t = add_noise(x0, gamma, noise, b)
-    guess = b * (0.8 * x0 + 0.1)  # the network's idea of b·x0
-    spoken = {
-        "x0": guess,
-        "eps": eps_from_x0(guess, x_t, gamma),
-        "v": target("v", guess / b, eps_from_x0(guess, x_t, gamma), gamma, b),
-    }
+    guess = 0.8 * x0 + 0.1  # what the network takes the image for, told as the image, as noise or as v
+    output = target(predict, guess, eps_from_x0(b * guess, x_t, gamma), gamma, b)
+    charged = loss(
+        lambda x_in, gamma, label: output,
+        x0,
+        None,
+        gamma,
+        noise,
+        b=b,
+        predict=predict,
+        normalize="input",
+        weight=f"min_snr@{limit:g}",
+    )
     snr = b**2 * gamma / (1 - gamma)
-    expected = snr.clamp(max=limit) * (guess / b - x0).square().mean(dim=(1, 2, 3))
-    for predict in PREDICTIONS:
-        charged = loss(
-            lambda x_in, gamma, label, predict=predict: spoken[predict],
-            x0,
-            None,
-            gamma,
-            noise,
-            b=b,
-            predict=predict,
-            normalize="input",
-            weight=f"min_snr@{limit:g}",
-        )
-        assert_close(charged, expected, rtol=1e-6, atol=1e-14)
+    expected = snr.clamp(max=limit) * (guess - x0).square().mean(dim=(1, 2, 3))
+    assert_close(charged, expected, rtol=1e-6, atol=1e-14)
 
 
 def test_min_snr_at_scale_one_has_the_weights_of_its_paper() -> None:

@@ -134,7 +134,10 @@ def test_an_open_image_size_is_filled_in_once_and_never_replaced() -> None:
         ("sigmoid@a", r"sigmoid: start must be a number, got 'a'"),
         ("sigmoid@inf", r"sigmoid: start must be finite, got 'inf'"),
         ("log@1,9,maybe", r"log: reverse must be t or f, got 'maybe'"),
-        ({"kind": "sigmoid", "taus": 2}, r"sigmoid has no parameter 'taus'; did you mean 'tau'\?; valid: start, end, t"),
+        (
+            {"kind": "sigmoid", "taus": 2},
+            r"sigmoid has no parameter 'taus'; did you mean 'tau'\?; valid: start, end, t",
+        ),
         ({"kind": "sigmoid", "range": [0, 3], "end": 1}, r"give range or end, not both"),
         ({"kind": "sigmoid", "range": 3}, r"range must be \[start, end\], got 3"),
         ({"tau": 1}, r"needs 'kind'; valid: cosine, "),

@@ -46,7 +46,7 @@ def run(state: Training, of: TrialSpec, until: int, report_every: int = 4) -> li
 
 def bits(state: Training) -> bytes:
     tensors = [*state.network.state_dict().values(), *state.ema.state_dict().values(), state.bin_loss]
-    tensors += [m for moments in state.optimizer.state_dict()["state"].values() for m in moments.values()]
+    tensors += [m for moments in state.optimizer.state_dict()["state"].values() for _, m in sorted(moments.items())]
     return b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors)
 
 

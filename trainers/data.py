@@ -15,14 +15,15 @@ from trainers.caching import cached, digest
 from trainers.spec import SCIENCE_VERSION, DataSpec
 
 Pixels = NDArray[np.uint8]
+Item = tuple[Pixels, int | None]
+"""An image's pixels (channels, size, size) and its label, an index into the source's class names."""
 
 
 @dataclass(frozen=True)
 class RawImages:
     """What a source gives: images one by one, so that no source has to fit in memory."""
 
-    items: Iterable[tuple[Pixels, int | None]]
-    """Each image's pixels (channels, size, size) and its label, an index into `class_names`."""
+    items: Iterable[Item]
     class_names: tuple[str, ...] = ()
     """One name per label; empty for a source without labels, whose items then carry None."""
 
@@ -32,7 +33,7 @@ class ImageSet:
     """All images of a source at one size."""
 
     pixels: Pixels
-    """(N, C, H, W), a read-only memory map."""
+    """(N, C, H, W), a memory map; what is written to it stays in this process and never reaches the file."""
     labels: NDArray[np.int64] | None
     """(N,), indices into `class_names`; None for a source without labels."""
     class_names: tuple[str, ...]
@@ -58,7 +59,7 @@ def prepare(data: DataSpec, size: int, cache: Path) -> ImageSet:
     folder = cached(cache / "data" / key, lambda folder: _write(data, size, folder))
     class_names = tuple(json.loads((folder / "class_names.json").read_text(encoding="utf-8")))
     return ImageSet(
-        pixels=np.load(folder / "pixels.npy", mmap_mode="r"),
+        pixels=np.load(folder / "pixels.npy", mmap_mode="c"),  # torch warns of an array it may not write to
         labels=np.load(folder / "labels.npy") if class_names else None,
         class_names=class_names,
     )

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-Pixels = NDArray[np.uint8]
+from trainers.data import Pixels
 
 _BROKEN = (
     OSError,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -30,9 +30,9 @@ SOURCES = {
     "digits": "trainers.sources:Digits",
     "photos": "trainers.sources:Photos",
     "shapes": "trainers.sources:Shapes",
-    "folder": "trainers.sources:Folder",
-    "array": "trainers.sources:ArrayFile",
-    "huggingface": "trainers.sources:HuggingFace",
+    "folder": "trainers.user_sources:Folder",
+    "array": "trainers.user_sources:ArrayFile",
+    "huggingface": "trainers.user_sources:HuggingFace",
 }
 NETWORKS = {"unet": "trainers.networks.options:UNetSpec"}
 DETECTORS = {
@@ -230,6 +230,11 @@ class ScoreSpec(Part):
         )
 
 
+@lru_cache(maxsize=4096)
+def _at_size(notation: str, resolution: int) -> str:
+    return str(schedules.parse(notation).at_size(resolution))
+
+
 class TrialSpec(Part):
     """One cell of a sweep: all that its result depends on."""
 
@@ -249,12 +254,11 @@ class TrialSpec(Part):
 
     @model_validator(mode="after")
     def _resolve(self) -> Self:
-        schedule = schedules.parse(self.schedule).at_size(self.resolution)
         sampled = self.schedule if self.sample.schedule == "train" else self.sample.schedule
-        sampling = schedules.parse(sampled).at_size(self.resolution)
-        _set(self, "schedule", str(schedule))
-        if str(sampling) != self.sample.schedule:
-            _set(self, "sample", self.sample.model_copy(update={"schedule": str(sampling)}))
+        sampling = _at_size(sampled, self.resolution)
+        _set(self, "schedule", _at_size(self.schedule, self.resolution))
+        if sampling != self.sample.schedule:
+            _set(self, "sample", self.sample.model_copy(update={"schedule": sampling}))
         if self.score.every is not None and self.score.every >= self.train.steps:
             _set(self, "score", self.score.model_copy(update={"every": None}))
         self.train.network.check(channels=self.data.image_channels, resolution=self.resolution)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 _OPERATORS = ("nms", "qnms")  # those whose schemas torchvision extends in Python while it is imported
-_library = []  # a torch.library.Library undoes its definitions when it is collected
+_library: list[object] = []  # a torch.library.Library undoes its definitions when it is collected
 
 
 def import_torchvision() -> None:
@@ -18,14 +18,15 @@ def import_torchvision() -> None:
     import torch
 
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")
+        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for operator in _OPERATORS:
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            library.define(schema)  # type: ignore[no-untyped-call]
         _library.append(library)
         import torchvision  # noqa: F401

@@ -81,7 +81,7 @@ class Training:
 
     def loss_by_log_snr(self) -> dict[float, float]:
         """Mean loss in each bin of log-SNR (with b) that any example fell into, by its centre; clears the sums."""
-        total, count = self.bin_loss.cpu().numpy(), self.bin_count.cpu().numpy()
+        total, count = self.bin_loss.tolist(), self.bin_count.tolist()
         self.bin_loss.zero_()
         self.bin_count.zero_()
         centres = (BIN_EDGES[:-1] + BIN_EDGES[1:]) / 2
@@ -259,9 +259,13 @@ def load_checkpoint(state: Training, path: Path, key: str) -> None:
             if name.startswith("optimizer."):
                 _, index, what = name.split(".")
                 moments.setdefault(int(index), {})[what] = tensor
+        for index, parameter in enumerate(state.network.parameters()):
+            for what in {"exp_avg", "exp_avg_sq"} & moments.get(index, {}).keys():
+                # The fused optimizer walks memory as it lies: moments must lie as their parameter does.
+                moments[index][what] = torch.empty_like(parameter).copy_(moments[index][what])
         state.network.load_state_dict(_under("network.", tensors))
         state.ema.load_state_dict(_under("ema.", tensors))
-        state.optimizer.load_state_dict({**optimizer, "state": moments})
+        state.optimizer.load_state_dict({**optimizer, "state": dict(sorted(moments.items()))})
         state.bin_loss.copy_(tensors["bins.loss"])
         state.bin_count.copy_(tensors["bins.count"])
         state.step, state.evaluated = int(meta["step"]), int(meta["evaluated"])

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -152,8 +153,8 @@ def _draw(
         label = None if labels is None else labels[start : index.stop].to(on)
         with torch.inference_mode(), autocast_for(spec.train, on):
             x0 = sampling.draw(
-                lambda x, gamma, label=label: state.ema(x, gamma, label),
-                sampling.SampleNoise(spec.sample.seed, index, shape, on, torch.float32),
+                partial(state.ema, label=label),
+                sampling.SampleNoise(spec.sample.seed, index, shape, on),
                 schedule=spec.sampling_schedule,
                 steps=spec.sample.steps,
                 sampler=spec.sample.sampler,

@@ -1,0 +1,480 @@
+"""Images of every source arrive square, in order, labelled and intact, and are prepared only once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+
+from trainers.data import content_key, prepare
+from trainers.spec import AnyData, DataSpec
+
+ANY_DATA: TypeAdapter[DataSpec] = TypeAdapter(AnyData)
+
+
+def source(**options: object) -> DataSpec:
+    return ANY_DATA.validate_python(options)
+
+
+def noise(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
+
+
+def solid(path: Path, colour: object, mode: str = "RGB", size: tuple[int, int] = (8, 8), **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, **options)  # type: ignore[arg-type]
+    return path
+
+
+def colours_in(folder: Path, cache: Path, **options: object) -> list[list[int]]:
+    """The colour at the centre of each image of a folder source."""
+    pixels = prepare(source(source="folder", path=str(folder), **options), 8, cache).pixels
+    return [image[:, 4, 4].tolist() for image in pixels]
+
+
+@pytest.mark.parametrize(
+    ("options", "count", "channels", "classes"),
+    [
+        ({"source": "digits"}, 1797, 1, 10),
+        ({"source": "photos", "count": 6}, 6, 3, 2),
+        ({"source": "shapes", "count": 9}, 9, 3, 4),
+    ],
+)
+def test_a_built_in_source_gives_the_same_labelled_images_every_time(
+    tmp_path: Path, options: dict[str, object], count: int, channels: int, classes: int
+) -> None:
+    first, again = (prepare(source(**options), 12, tmp_path / name) for name in ("a", "b"))
+    assert first.pixels.shape == (count, channels, 12, 12)
+    assert first.pixels.dtype == np.uint8
+    assert first.labels is not None
+    assert again.labels is not None
+    assert set(first.labels.tolist()) == set(range(classes))
+    assert len(first.class_names) == classes
+    assert source(**options).image_channels == channels
+    assert np.array_equal(first.pixels, again.pixels)
+    assert np.array_equal(first.labels, again.labels)
+
+
+def test_digits_at_their_own_size_are_the_scans_scikit_learn_loads(tmp_path: Path) -> None:
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    images = prepare(source(source="digits"), 8, tmp_path)
+    assert np.array_equal(images.pixels[:, 0], np.rint(scans.images * 255 / 16))
+    assert np.array_equal(images.labels, scans.target)
+
+
+@pytest.mark.parametrize("name", ["photos", "shapes"])
+def test_image_i_depends_neither_on_the_count_nor_on_the_size(tmp_path: Path, name: str) -> None:
+    few, many = (prepare(source(source=name, count=count), 32, tmp_path).pixels for count in (4, 8))
+    large = prepare(source(source=name, count=4), 64, tmp_path).pixels
+    assert np.array_equal(few, many[:4])
+    halved = large.reshape(4, 3, 32, 2, 32, 2).mean(axis=(3, 5))
+    assert np.abs(halved - few).mean() < 4  # of 255: the same picture, seen closer
+
+
+def test_shapes_are_anti_aliased_and_differ_from_one_another(tmp_path: Path) -> None:
+    pixels = prepare(source(source="shapes", count=20), 32, tmp_path).pixels
+    assert len({image.tobytes() for image in pixels}) == 20
+    assert all(len(np.unique(image[0])) > 8 for image in pixels)  # two colours, and the shades between at the edge
+
+
+def test_a_checkerboard_finer_than_the_pixels_turns_grey_instead_of_aliasing(tmp_path: Path) -> None:
+    board = np.indices((64, 64)).sum(axis=0) % 2 * 255
+    np.save(tmp_path / "board.npy", np.repeat(board[None].astype(np.uint8), 2, axis=0))
+    pixels = prepare(source(source="array", path=str(tmp_path / "board.npy")), 8, tmp_path).pixels
+    assert np.abs(pixels.astype(int) - 127).max() <= 2
+
+
+def test_what_is_written_to_prepared_images_never_reaches_the_cache(tmp_path: Path) -> None:
+    images, untouched = (prepare(source(source="shapes", count=2), 8, tmp_path) for _ in range(2))
+    assert isinstance(images.pixels, np.memmap)
+    images.pixels[:] = 0
+    images.pixels.flush()
+    assert untouched.pixels.any()
+    assert np.array_equal(prepare(source(source="shapes", count=2), 8, tmp_path).pixels, untouched.pixels)
+
+
+def test_a_second_call_is_cheap(tmp_path: Path) -> None:
+    prepare(source(source="digits"), 16, tmp_path)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        prepare(source(source="digits"), 16, tmp_path)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.05
+
+
+def test_flip_is_left_to_training_and_shares_the_prepared_images(tmp_path: Path) -> None:
+    plain, flipped = (source(source="shapes", count=4, flip=flip) for flip in (False, True))
+    assert content_key(plain, tmp_path) == content_key(flipped, tmp_path)
+    assert content_key(plain, tmp_path) != content_key(source(source="shapes", count=5), tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "overwrite", "delete", "seal"])
+def test_a_damaged_cache_is_made_again(tmp_path: Path, damage: str) -> None:
+    shapes = source(source="shapes", count=5)
+    intact = np.array(prepare(shapes, 8, tmp_path).pixels)
+    (folder,) = (path for path in (tmp_path / "data").iterdir() if path.is_dir())
+    file = folder / "pixels.npy"
+    if damage == "truncate":
+        os.truncate(file, 200)
+    elif damage == "overwrite":
+        file.write_bytes(file.read_bytes()[:-10] + b"0123456789")
+    elif damage == "delete":
+        (folder / "labels.npy").unlink()
+    else:
+        (folder / "seal.json").write_text("{")
+    again = prepare(shapes, 8, tmp_path)
+    assert np.array_equal(again.pixels, intact)
+    assert again.labels is not None
+
+
+def test_processes_that_prepare_at_once_decode_once_and_all_see_the_whole(tmp_path: Path) -> None:
+    for index in range(30):
+        solid(tmp_path / "images" / f"{index}.png", (index, 0, 0), size=(100, 100))
+    program = (
+        "import sys, pathlib, logging; from trainers.user_sources import Folder; from trainers.data import prepare;"
+        "from trainers import pictures; decode = pictures.decode;"
+        "pictures.decode = lambda *a: (print('decoded'), decode(*a))[1];"
+        "images = prepare(Folder(path=sys.argv[1]), 64, pathlib.Path(sys.argv[2]));"
+        "print('sum', int(images.pixels.sum()))"
+    )
+    arguments = [sys.executable, "-c", program, str(tmp_path / "images"), str(tmp_path / "cache")]
+    running = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    printed = [process.communicate(timeout=60)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert "".join(printed).count("decoded") == 30
+    assert [out.split()[-1] for out in printed] == [str(sum(range(30)) * 64 * 64)] * 3
+
+
+def test_a_process_killed_while_preparing_leaves_nothing_that_is_taken_for_images(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, pathlib; from trainers.data import prepare; from trainers.sources import Shapes;"
+        "Shapes._draw = lambda self, i, n, s, draw=Shapes._draw: draw(self, i, n, s) if i < 3 else os._exit(9);"
+        "prepare(Shapes(count=5), 8, pathlib.Path(sys.argv[1]))"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == 9
+    assert len(prepare(source(source="shapes", count=5), 8, tmp_path)) == 5
+    assert not list((tmp_path / "data").glob("*.partial"))
+
+
+def test_sub_folders_are_labels_and_files_come_in_sorted_order(tmp_path: Path) -> None:
+    solid(tmp_path / "images/dog/deep/2.png", (2, 0, 0))
+    solid(tmp_path / "images/dog/1.PNG", (1, 0, 0))
+    solid(tmp_path / "images/cat/9.jpg", (200, 200, 200))
+    solid(tmp_path / "images/cat/.hidden.png", (9, 9, 9))
+    (tmp_path / "images/cat/notes.txt").write_text("not an image")
+    (tmp_path / "images/empty").mkdir()
+    images = prepare(source(source="folder", path=str(tmp_path / "images")), 8, tmp_path)
+    assert images.class_names == ("cat", "dog")
+    assert images.labels is not None
+    assert images.labels.tolist() == [0, 1, 1]
+    assert images.pixels[1:, 0, 0, 0].tolist() == [1, 2]
+
+
+def test_a_folder_without_sub_folders_has_no_labels(tmp_path: Path) -> None:
+    solid(tmp_path / "images/a.png", (1, 2, 3))
+    images = prepare(source(source="folder", path=str(tmp_path / "images")), 8, tmp_path)
+    assert images.labels is None
+    assert images.class_names == ()
+
+
+def test_images_beside_sub_folders_are_refused_because_their_label_is_unclear(tmp_path: Path) -> None:
+    solid(tmp_path / "images/a.png", 0)
+    solid(tmp_path / "images/b/b.png", 0)
+    with pytest.raises(ValueError, match=r"beside them \(a.png\)"):
+        source(source="folder", path=str(tmp_path / "images")).fingerprint(tmp_path)
+
+
+def test_a_fingerprint_follows_the_content_and_not_the_place(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        solid(folder / "a.png", (1, 2, 3))
+        solid(folder / "b.png", (4, 5, 6))
+
+    def fingerprint(folder: Path) -> str:
+        return source(source="folder", path=str(folder)).fingerprint(tmp_path / "cache")
+
+    before = fingerprint(here)
+    assert before == fingerprint(there)
+    assert content_key(source(source="folder", path=str(here)), tmp_path) == content_key(
+        source(source="folder", path=str(there)), tmp_path
+    )
+    solid(here / "b.png", (4, 5, 7))
+    assert fingerprint(here) != before
+    (there / "b.png").rename(there / "c.png")
+    assert fingerprint(there) != before
+
+
+def test_a_second_fingerprint_reads_no_file(tmp_path: Path) -> None:
+    image = solid(tmp_path / "images/a.png", 0)
+    folder, stat = source(source="folder", path=str(image.parent)), image.stat()
+    before = folder.fingerprint(tmp_path)
+    image.write_bytes(b"x" * stat.st_size)  # other content behind the same size and time: only reading it could tell
+    os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert folder.fingerprint(tmp_path) == before
+
+
+def test_two_files_that_look_alike_in_a_listing_keep_their_own_fingerprints(tmp_path: Path) -> None:
+    prints = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "x.npy", noise((2, 4, 4), seed=ord(name)))
+        os.utime(tmp_path / name / "x.npy", ns=(0, 0))
+        prints.append(source(source="array", path=str(tmp_path / name / "x.npy")).fingerprint(tmp_path))
+    assert prints[0] != prints[1]
+
+
+def _rotated(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: the first row is the picture's right side
+    picture = Image.new("RGB", (16, 16), "blue")
+    picture.paste((255, 0, 0), (0, 0, 16, 8))
+    picture.save(path, exif=exif)
+
+
+def test_rotation_in_exif_is_obeyed(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    _rotated(tmp_path / "images/a.png")
+    (image,) = prepare(source(source="folder", path=str(tmp_path / "images")), 16, tmp_path).pixels
+    assert image[:, 8, 0].tolist() == [0, 0, 255]
+    assert image[:, 8, 15].tolist() == [255, 0, 0]
+
+
+def _palette(path: Path) -> None:
+    Image.new("RGB", (8, 8), (200, 100, 50)).quantize(4).save(path)
+
+
+def _transparent(path: Path) -> None:
+    solid(path, (10, 20, 30, 0), "RGBA")
+
+
+def _sixteen_bits(path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 128 * 257, dtype=np.uint16)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("save", "name", "colour"),
+    [
+        (_palette, "a.png", [200, 100, 50]),
+        (_palette, "a.gif", [200, 100, 50]),
+        (_transparent, "a.png", [255, 255, 255]),
+        (_sixteen_bits, "a.png", [128, 128, 128]),
+        (_sixteen_bits, "a.tif", [128, 128, 128]),
+        (_sixteen_bits, "a.pgm", [128, 128, 128]),
+        (lambda path: solid(path, (0, 255, 255, 0), "CMYK"), "a.tif", [255, 0, 0]),
+        (lambda path: solid(path, 1, "1"), "a.png", [255, 255, 255]),
+        (lambda path: solid(path, (70, 255), "LA"), "a.png", [70, 70, 70]),
+    ],
+)
+def test_every_pixel_format_becomes_8_bit_rgb(
+    tmp_path: Path, save: Callable[[Path], None], name: str, colour: list[int]
+) -> None:
+    (tmp_path / "images").mkdir()
+    save(tmp_path / "images" / name)
+    assert colours_in(tmp_path / "images", tmp_path) == [colour]
+
+
+def test_a_folder_turns_grey_when_one_channel_is_asked_for(tmp_path: Path) -> None:
+    solid(tmp_path / "images/a.png", (255, 0, 0))
+    assert colours_in(tmp_path / "images", tmp_path, channels=1) == [[76]]  # ITU-R 601: 0.299 of red
+
+
+def test_an_oblong_image_is_cropped_to_its_centre(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    picture = Image.new("RGB", (24, 8), "red")
+    picture.paste((0, 0, 255), (8, 0, 16, 8))
+    picture.save(tmp_path / "images/a.png")
+    (image,) = prepare(source(source="folder", path=str(tmp_path / "images")), 8, tmp_path).pixels
+    assert (image.transpose(1, 2, 0) == [0, 0, 255]).all()
+
+
+def _truncated(path: Path) -> None:
+    Image.fromarray(noise((64, 64, 3))).save(path, format="png")
+    os.truncate(path, path.stat().st_size // 2)
+
+
+BROKEN: dict[str, Callable[[Path], object]] = {
+    "zero bytes": lambda path: path.touch(),
+    "truncated": _truncated,
+    "text": lambda path: path.write_text("<html>not found</html>"),
+    "a decompression bomb": lambda path: Image.new("1", (20_000, 10_000)).save(path, format="png"),
+    "floats": lambda path: Image.new("F", (8, 8), 0.5).save(path, format="tiff"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_image_is_named_or_left_out(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    solid(tmp_path / "images/a/good.png", (5, 5, 5))
+    BROKEN[kind](tmp_path / "images/a/worse.png")
+    with pytest.raises(ValueError, match=r"a/worse.png cannot be read.*data.on_broken to skip"):
+        colours_in(tmp_path / "images", tmp_path)
+    assert not list((tmp_path / "data").glob("*.partial"))
+    assert colours_in(tmp_path / "images", tmp_path, on_broken="skip") == [[5, 5, 5]]
+    assert "worse.png" in caplog.text
+
+
+def test_a_folder_of_broken_images_alone_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.png").touch()
+    with pytest.raises(ValueError, match="'folder' gives no images"):
+        colours_in(tmp_path / "images", tmp_path, on_broken="skip")
+
+
+def test_what_is_not_there_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data.path: .*/nowhere is not a folder"):
+        source(source="folder", path=str(tmp_path / "nowhere")).fingerprint(tmp_path)
+    with pytest.raises(ValueError, match=r"holds no images; expected files in .bmp"):
+        source(source="folder", path=str(tmp_path)).fingerprint(tmp_path)
+    with pytest.raises(ValueError, match=r"nowhere.npy does not exist"):
+        _ = source(source="array", path=str(tmp_path / "nowhere.npy")).image_channels
+
+
+def test_a_path_is_made_absolute_when_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for spelling in ("x", "./y/../x", "~/x"):
+        assert source(source="folder", path=spelling).model_dump()["path"] == str(tmp_path / "x")
+    with pytest.raises(ValidationError):
+        source(source="folder", path="x", channels=4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"), [((3, 6, 6), 1), ((3, 6, 6, 1), 1), ((3, 6, 6, 3), 3), ((3, 1, 6, 6), 1), ((3, 3, 6, 6), 3)]
+)
+def test_an_array_may_have_its_channels_first_last_or_not_at_all(
+    tmp_path: Path, shape: tuple[int, ...], channels: int
+) -> None:
+    values = noise(shape)
+    np.save(tmp_path / "x.npy", values)
+    data = source(source="array", path=str(tmp_path / "x.npy"))
+    assert data.image_channels == channels
+    images = prepare(data, 6, tmp_path)
+    first = values if len(shape) == 4 and shape[1] in (1, 3) else values.reshape(3, 6, 6, -1).transpose(0, 3, 1, 2)
+    assert np.array_equal(images.pixels, first)
+    assert images.labels is None
+
+
+def test_an_npz_holds_float_images_and_labels_of_any_value(tmp_path: Path) -> None:
+    values = noise((3, 6, 6))
+    np.savez(tmp_path / "x.npz", images=values.astype(np.float32) / 255, labels=np.array([7, -2, 7]))
+    data = source(source="array", path=str(tmp_path / "x.npz"))
+    images = prepare(data, 6, tmp_path)
+    assert data.image_channels == 1
+    assert np.array_equal(images.pixels[:, 0], values)
+    assert images.class_names == ("-2", "7")
+    assert images.labels is not None
+    assert images.labels.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "rule"),
+    [
+        ({"images": np.zeros((2, 4, 4)) - 1}, r"floats in \[0, 1\], image 0 spans \[-1, -1\]"),
+        ({"images": np.full((2, 4, 4), np.nan)}, r"floats in \[0, 1\]"),
+        ({"images": np.zeros((2, 4, 4), dtype=np.int64)}, "uint8 or floats, got int64"),
+        ({"images": np.zeros((2, 4, 4, 5))}, r"got \(2, 4, 4, 5\)"),
+        ({"images": np.zeros((2, 4, 4)), "labels": np.zeros(3, dtype=int)}, "must hold 2 integer labels"),
+        ({"images": np.zeros((2, 4, 4)), "labels": np.array(["a", "b"])}, "must hold 2 integer labels"),
+        ({"pictures": np.zeros((2, 4, 4))}, "no array named images"),
+        ({"images": np.array([{}, {}], dtype=object)}, "uint8 or floats, got object"),
+    ],
+)
+def test_an_array_that_cannot_be_images_is_refused_with_the_rule(
+    tmp_path: Path, arrays: dict[str, NDArray[np.generic]], rule: str
+) -> None:
+    np.savez(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rule):
+        prepare(source(source="array", path=str(tmp_path / "x.npz")), 8, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.csv"])
+def test_a_file_that_is_no_array_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("1,2,3")
+    with pytest.raises(ValueError, match=f"{name} (cannot be read as|is not) a NumPy file"):
+        source(source="array", path=str(tmp_path / name)).fingerprint(tmp_path)
+
+
+def test_naming_a_source_and_its_fingerprint_import_no_heavy_library(tmp_path: Path) -> None:
+    program = (
+        "import sys, pathlib, trainers.user_sources; from trainers.sources import Digits, Photos, Shapes;"
+        "[s().fingerprint(pathlib.Path(sys.argv[1])) for s in (Digits, Photos, Shapes)];"
+        "print({'torch', 'sklearn', 'PIL', 'scipy', 'datasets', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A small data set of images as the `datasets` library itself saves it."""
+    datasets = pytest.importorskip("datasets", reason="the extra huggingface is not installed")
+    features = datasets.Features(
+        image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog"]), word=datasets.Value("string")
+    )
+    rows = {
+        "image": [Image.new("RGB", (8, 8), (value, 0, 0)) for value in (10, 20, 30)],
+        "label": [1, 0, 1],
+        "word": ["y", "x", "y"],
+    }
+    dataset = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict(train=dataset, test=dataset.select([0])).save_to_disk(str(tmp_path / "saved"))
+    return tmp_path / "saved"
+
+
+def test_a_hugging_face_data_set_gives_its_images_and_labels(saved: Path, tmp_path: Path) -> None:
+    images = prepare(source(source="huggingface", name=str(saved), label="label"), 8, tmp_path)
+    assert images.pixels[:, 0, 4, 4].tolist() == [10, 20, 30]
+    assert images.labels is not None
+    assert images.labels.tolist() == [1, 0, 1]
+    assert images.class_names == ("cat", "dog")
+    words = prepare(source(source="huggingface", name=str(saved), label="word"), 8, tmp_path)
+    assert words.class_names == ("x", "y")
+    test = source(source="huggingface", name=str(saved), split="test", channels=1)
+    assert prepare(test, 8, tmp_path).pixels.shape == (1, 1, 8, 8)
+
+
+def test_a_hugging_face_fingerprint_follows_the_content(saved: Path, tmp_path: Path) -> None:
+    moved = saved.rename(tmp_path / "moved")
+    train, again, test = (
+        source(source="huggingface", name=str(moved), split=split).fingerprint(tmp_path / cache)
+        for split, cache in (("train", "a"), ("train", "b"), ("test", "a"))
+    )
+    assert train == again != test
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ({"split": "validation"}, "split validation, cannot be loaded"),
+        ({"image": "picture"}, "no column of images 'picture'; valid: image"),
+        ({"label": "lable"}, "no column 'lable'; did you mean 'label'"),
+    ],
+)
+def test_a_hugging_face_data_set_says_what_it_lacks(
+    saved: Path, tmp_path: Path, options: dict[str, str], rule: str
+) -> None:
+    with pytest.raises(ValueError, match=rule):
+        source(source="huggingface", name=str(saved), **options).fingerprint(tmp_path)
+
+
+def test_a_hugging_face_name_out_of_reach_fails_soon_and_clearly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets", reason="the extra huggingface is not installed")
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match="data set nobody/nothing, split train, cannot be loaded"):
+        source(source="huggingface", name="nobody/nothing").fingerprint(tmp_path)
+    assert time.perf_counter() - start < 15
+    assert not datasets.config.HF_HUB_OFFLINE

@@ -1,0 +1,220 @@
+"""Detectors know the images, depend on nothing but them, and say clearly when they cannot work."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from trainers import detectors
+from trainers.classifier import SIDE, Classifier, train
+from trainers.data import prepare
+from trainers.detectors import check, inception_network, load_detector
+from trainers.sources import Digits, Shapes
+from trainers.spec import ScoreSpec
+from trainers.torchvision_compat import import_torchvision
+from trainers.user_sources import ArrayFile
+
+CPU = torch.device("cpu")
+TRAIN = (
+    "import sys, pathlib, torch; from trainers.detectors import load_detector; from trainers.sources import Digits;"
+    "torch.manual_seed(int(sys.argv[2])); torch.set_num_threads(int(sys.argv[2])); before = torch.get_rng_state();"
+    "detector = load_detector('classifier', Digits(), pathlib.Path(sys.argv[1]), torch.device('cpu'));"
+    "assert torch.equal(before, torch.get_rng_state()) and torch.get_num_threads() == int(sys.argv[2]);"
+    "print(detector.fingerprint)"
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def unlabelled(tmp_path: Path) -> ArrayFile:
+    np.save(tmp_path / "x.npy", np.zeros((4, 8, 8), dtype=np.uint8))
+    return ArrayFile(path=str(tmp_path / "x.npy"))
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inception's weights are nowhere: no variable, an empty download folder, and a host where nothing listens."""
+    monkeypatch.delenv(detectors.INCEPTION_VARIABLE, raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(detectors, "INCEPTION_URL", "http://127.0.0.1:9/weights.pth")
+
+
+def _pixels(count: int = 5, channels: int = 1, size: int = 8) -> torch.Tensor:
+    return torch.randint(
+        256, (count, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+
+
+def test_the_classifier_knows_digits_it_was_not_trained_on(cache: Path) -> None:
+    load_detector("classifier", Digits(), cache, CPU)
+    (file,) = cache.glob("detectors/*/weights.safetensors")
+    with safe_open(file, "np") as stored:
+        assert float(stored.metadata()["held_out_accuracy"]) > 0.97
+
+
+def test_two_trainings_give_the_same_bits_whatever_the_caller_seeds_and_however_many_threads_it_has(
+    cache: Path, tmp_path: Path
+) -> None:
+    here = load_detector("classifier", Digits(), cache, CPU)
+    arguments = [sys.executable, "-c", TRAIN, str(tmp_path), "2"]
+    there = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=120)
+    assert there.stdout.strip() == here.fingerprint
+
+
+def test_processes_that_want_a_classifier_at_once_train_one(tmp_path: Path) -> None:
+    images = prepare(Shapes(count=40), SIDE, tmp_path)
+    program = (
+        "import sys, pathlib, torch; from trainers import classifier; from trainers.detectors import load_detector;"
+        "from trainers.sources import Shapes; train = classifier.train; classifier.STEPS = 20;"
+        "classifier.train = lambda images: (print('trained'), train(images))[1];"
+        "print(load_detector('classifier', Shapes(count=40), pathlib.Path(sys.argv[1]), torch.device('cpu')).fingerprint)"
+    )
+    arguments = [sys.executable, "-c", program, str(tmp_path)]
+    running = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    lines = " ".join(process.communicate(timeout=120)[0] for process in running).split()
+    assert lines.count("trained") == 1
+    assert len(set(lines) - {"trained"}) == 1
+    assert len(images) == 40
+
+
+@pytest.mark.parametrize("size", [8, 32, 50])
+@pytest.mark.parametrize("name", ["classifier", "random"])
+def test_features_are_64_floats_an_image_at_any_size_and_each_image_counts_alone(
+    cache: Path, name: str, size: int
+) -> None:
+    detector = load_detector(name, Digits(), cache, CPU)
+    pixels = _pixels(size=size)
+    features = detector.features(pixels)
+    assert detector.name == name
+    assert features.shape == (5, 64)
+    assert features.dtype == torch.float32
+    assert features.std(dim=0).max() > 0
+    torch.testing.assert_close(detector.features(pixels[:1]), features[:1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_detector_is_loaded_once_in_a_process(cache: Path) -> None:
+    assert load_detector("random", Digits(), cache, CPU) is load_detector("random", Digits(flip=True), cache, CPU)
+    assert load_detector("random", Digits(), cache, CPU) is not load_detector("random", Shapes(), cache, CPU)
+
+
+def test_detectors_that_see_differently_have_different_fingerprints(cache: Path) -> None:
+    trained, random, colour = (
+        load_detector(name, data, cache, CPU).fingerprint
+        for name, data in (("classifier", Digits()), ("random", Digits()), ("random", Shapes()))
+    )
+    assert len({trained, random, colour}) == 3
+
+
+def test_a_network_is_drawn_from_its_own_seed_and_leaves_the_callers_alone() -> None:
+    before = torch.get_rng_state()
+    one, same, other = (Classifier(1, 2, seed) for seed in (0, 0, 1))
+    assert torch.equal(one.head.weight, same.head.weight)
+    assert not torch.equal(one.head.weight, other.head.weight)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_classifier_of_a_source_without_labels_is_refused_naming_what_works(
+    unlabelled: ArrayFile, tmp_path: Path
+) -> None:
+    for refused in (
+        lambda: check(ScoreSpec(detector="classifier"), unlabelled, tmp_path),
+        lambda: load_detector("classifier", unlabelled, tmp_path, CPU),
+    ):
+        with pytest.raises(ValueError, match=r"'array' has none here; valid for it: random, inception"):
+            refused()
+    check(ScoreSpec(detector="random"), unlabelled, tmp_path)
+    with pytest.raises(ValueError, match="no labels"):
+        train(prepare(unlabelled, 8, tmp_path))
+
+
+def test_checking_trains_nothing(tmp_path: Path) -> None:
+    check(ScoreSpec(detector="classifier"), Digits(), tmp_path)
+    assert not (tmp_path / "detectors").exists()
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_inception_without_weights_is_refused_naming_the_three_ways_to_give_them(tmp_path: Path) -> None:
+    for refused in (
+        lambda: check(ScoreSpec(detector="inception"), Digits(), tmp_path),
+        lambda: load_detector("inception", Digits(), tmp_path, CPU),
+    ):
+        with pytest.raises(ValueError, match=r"score\.weights.*SCHED_LAB_INCEPTION.*download them to .*checkpoints"):
+            refused()
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_inception_weights_that_are_named_must_be_there_and_be_the_published_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent, wrong = tmp_path / "absent.pth", tmp_path / "wrong.pth"
+    wrong.write_bytes(b"other weights")
+    with pytest.raises(ValueError, match=r"score\.weights: there is no file .*absent\.pth"):
+        check(ScoreSpec(detector="inception", weights=str(absent)), Digits(), tmp_path)
+    with pytest.raises(ValueError, match=rf"wrong\.pth .* expected {detectors.INCEPTION_SHA256}"):
+        check(ScoreSpec(detector="inception", weights=str(wrong)), Digits(), tmp_path)
+    monkeypatch.setenv(detectors.INCEPTION_VARIABLE, str(absent))
+    with pytest.raises(ValueError, match=r"SCHED_LAB_INCEPTION: there is no file .*absent\.pth"):
+        check(ScoreSpec(detector="inception"), Digits(), tmp_path)
+
+
+def test_the_weights_looked_for_are_those_torch_fidelity_downloads_where_torch_hub_puts_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import_torchvision()
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    assert detectors.INCEPTION_URL == URL_INCEPTION_V3
+    assert detectors.INCEPTION_SHA256[:8] in URL_INCEPTION_V3
+    for name, value in (("XDG_CACHE_HOME", str(tmp_path)), ("TORCH_HOME", str(tmp_path / "torch-home"))):
+        monkeypatch.setenv(name, value)
+        assert detectors._torch_hub().parent == Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def test_inception_loads_real_sized_weights_and_sees_grey_as_rgb(tmp_path: Path) -> None:
+    import_torchvision()
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Untrained(FeatureExtractorInceptionV3):  # type: ignore[misc]
+        """The same network, told to keep the weights it was built with."""
+
+        def load_state_dict(self, state_dict: object, strict: bool = True, assign: bool = False) -> None:
+            return
+
+    torch.save({}, tmp_path / "empty.pth")
+    drawn = Untrained("inception", ["2048"], feature_extractor_weights_path=str(tmp_path / "empty.pth"))
+    torch.save(drawn.state_dict(), tmp_path / "weights.pth")
+    network = inception_network(tmp_path / "weights.pth", CPU)
+    grey = _pixels(2)
+    features = network(grey)
+    assert features.shape == (2, 2048)
+    torch.testing.assert_close(features, drawn(grey.repeat(1, 3, 1, 1))[0])
+    torch.testing.assert_close(features, network(grey.repeat(1, 3, 1, 1)))
+
+
+def test_naming_and_checking_a_detector_imports_no_torch(tmp_path: Path) -> None:
+    program = (
+        "import sys, pathlib; from trainers.detectors import check; from trainers.sources import Digits;"
+        "from trainers.spec import ScoreSpec; check(ScoreSpec(), Digits(), pathlib.Path(sys.argv[1]));"
+        "print({'torch', 'sklearn', 'torchvision', 'torch_fidelity'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_torch_fidelity_can_be_imported_with_this_build_of_torch() -> None:
+    program = (
+        "from trainers.torchvision_compat import import_torchvision; import_torchvision(); import_torchvision();"
+        "import torch_fidelity, torchvision.transforms"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})

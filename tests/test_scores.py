@@ -1,0 +1,227 @@
+"""Scores agree with closed forms and with torch-fidelity, and references are kept under all that changes them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainers import scores
+from trainers.data import ImageSet, prepare
+from trainers.detectors import NetworkDetector
+from trainers.scores import (
+    Reference,
+    extract,
+    frechet_distance,
+    kernel_distance,
+    load_reference,
+    precision_recall,
+    refer,
+    score,
+    statistics,
+)
+from trainers.sources import Shapes
+from trainers.torchvision_compat import import_torchvision
+
+CPU = torch.device("cpu")
+
+
+def _channels(pixels: Tensor) -> Tensor:
+    """Each channel's mean, deviation and brightest pixel: features a reader can check."""
+    x = pixels.float() / 255
+    return torch.cat([x.mean((2, 3)), x.std((2, 3)), x.amax((2, 3))], dim=1)
+
+
+DETECTOR = NetworkDetector("plain", "0" * 64, _channels, CPU)
+SHAPES = Shapes(count=60)
+
+
+def gaussian(count: int, d: int, seed: int, scale: float = 1.0) -> NDArray[np.float32]:
+    """Correlated features whose covariance is far from a multiple of the identity."""
+    random = np.random.default_rng(seed)
+    mix = np.random.default_rng(99).normal(size=(d, d)) / np.sqrt(d)
+    return (scale * random.normal(size=(count, d)) @ mix + 0.1 * seed).astype(np.float32)
+
+
+def noise(count: int, seed: int = 0) -> Tensor:
+    return torch.randint(256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def distance(features: NDArray[np.float32], real: NDArray[np.float32]) -> float:
+    return frechet_distance(*statistics(features), refer(real))
+
+
+def test_the_distance_of_gaussians_with_diagonal_covariances_is_the_closed_form() -> None:
+    random = np.random.default_rng(0)
+    mean, real_mean, variance, real_variance = random.uniform(0.5, 2, size=(4, 6))
+    reference = Reference(
+        np.empty((0, 6), np.float32), real_mean, np.diag(real_variance), np.diag(np.sqrt(real_variance))
+    )
+    closed = ((mean - real_mean) ** 2).sum() + ((np.sqrt(variance) - np.sqrt(real_variance)) ** 2).sum()
+    assert frechet_distance(mean, np.diag(variance), reference) == pytest.approx(closed, rel=1e-12)
+
+
+def test_the_distance_is_zero_on_the_same_features_grows_with_a_shift_and_is_symmetric() -> None:
+    a, b = gaussian(400, 8, 0), gaussian(300, 8, 1, scale=1.5)
+    assert distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert distance(a + np.float32(3), a) == pytest.approx(8 * 9, rel=1e-5)
+    assert distance(a, b) == pytest.approx(distance(b, a), rel=1e-9)
+
+
+@pytest.mark.parametrize(("count", "d"), [(500, 16), (1000, 64), (20, 64)])  # the last: a covariance without full rank
+def test_the_distance_agrees_with_torch_fidelity_to_six_decimals(count: int, d: int) -> None:
+    import_torchvision()
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    samples, real = gaussian(count, d, 0), gaussian(800, d, 1, scale=1.3)
+    theirs = [fid_features_to_statistics(torch.from_numpy(x.astype(np.float64))) for x in (samples, real)]
+    expected = fid_statistics_to_metric(*theirs, verbose=False)["frechet_inception_distance"]
+    assert distance(samples, real) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_distance_differs_from_known_bad_ways_to_work_it_out() -> None:
+    samples, real = gaussian(40, 16, 0) + np.float32(300), gaussian(400, 16, 1) + np.float32(300)
+    right, reference = distance(samples, real), refer(real)
+    mean, covariance = statistics(samples)
+    over_n = frechet_distance(mean, covariance * (39 / 40), reference)
+    second_moment = (samples.T @ samples) / np.float32(39) - np.outer(samples.mean(0), samples.mean(0)) * np.float32(
+        40 / 39
+    )
+    in_float32 = frechet_distance(mean, second_moment.astype(np.float64), reference)
+    assert abs(over_n - right) > 1e-3
+    assert abs(in_float32 - right) > 1e-3
+
+
+def test_statistics_are_numpys_however_many_features_there_are() -> None:
+    features = gaussian(9001, 5, 0)  # three blocks, the last one short
+    mean, covariance = statistics(features)
+    np.testing.assert_allclose(mean, features.astype(np.float64).mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(covariance, np.cov(features.astype(np.float64), rowvar=False), rtol=1e-10)
+
+
+def test_the_root_of_a_reference_squares_to_its_covariance() -> None:
+    reference = refer(gaussian(30, 40, 0))
+    np.testing.assert_allclose(reference.root @ reference.root, reference.covariance, atol=1e-10)
+
+
+def test_kid_precision_and_recall_are_torch_fidelitys() -> None:
+    import_torchvision()
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    samples, real = gaussian(150, 8, 0), gaussian(200, 8, 1)
+    pair = torch.from_numpy(samples), torch.from_numpy(real)
+    kid = kid_features_to_metric(*pair, kid_subset_size=150, kid_subsets=100, rng_seed=0, verbose=False)
+    prc = prc_features_to_metric(*pair, save_cpu_ram=False, verbose=False)
+    assert kernel_distance(samples, real) == kid["kernel_inception_distance_mean"]
+    assert precision_recall(samples, real) == pytest.approx((prc["precision"], prc["recall"]))
+
+
+def test_kid_is_the_unbiased_estimate_written_out() -> None:
+    samples, real = gaussian(60, 4, 0), gaussian(60, 4, 1)  # as many as a subset: every subset is all of them
+    x, y = samples.astype(np.float64), real.astype(np.float64)
+    kernel = lambda a, b: (a @ b.T / 4 + 1) ** 3  # noqa: E731
+    within = sum((kernel(a, a).sum() - np.trace(kernel(a, a))) / (60 * 59) for a in (x, y))
+    assert kernel_distance(samples, real) == pytest.approx(within - 2 * kernel(x, y).mean(), rel=1e-4)
+
+
+def test_precision_and_recall_tell_samples_of_one_mode_from_samples_out_of_range() -> None:
+    real = np.concatenate([gaussian(100, 4, 0), gaussian(100, 4, 0) + np.float32(100)])
+    precision, recall = precision_recall(real[:100] + np.float32(1e-3), real)
+    assert precision > 0.95
+    assert recall == pytest.approx(0.5, abs=0.03)
+    assert precision_recall(gaussian(100, 4, 0) - np.float32(100), real) == (0.0, 0.0)
+
+
+def test_a_score_has_the_names_asked_for_in_their_order_and_repeats_itself() -> None:
+    names = ("kid_plain", "recall_plain", "fd_plain", "precision_plain")
+    reference = refer(extract(noise(50, 1).numpy(), DETECTOR))
+    first, again = (score(noise(40), reference, DETECTOR, names) for _ in range(2))
+    assert tuple(first) == names
+    assert first == again
+    assert score(noise(40), reference, replace(DETECTOR, name="inception"), ("fid",)) == {"fid": first["fd_plain"]}
+
+
+def test_worse_samples_score_worse(tmp_path: Path) -> None:
+    images = prepare(Shapes(count=200), 8, tmp_path)
+    reference = refer(extract(images.pixels[:100], DETECTOR))
+    real = score(torch.from_numpy(np.array(images.pixels[100:])), reference, DETECTOR, ("fd_plain", "kid_plain"))
+    bad = score(noise(100), reference, DETECTOR, ("fd_plain", "kid_plain"))
+    assert bad["fd_plain"] > 5 * real["fd_plain"]
+    assert bad["kid_plain"] > 5 * real["kid_plain"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "count", "least"), [("fd_plain", 1, 2), ("kid_plain", 1, 2), ("recall_plain", 3, 4)]
+)
+def test_too_few_samples_are_refused(metric: str, count: int, least: int) -> None:
+    reference = refer(extract(noise(50, 1).numpy(), DETECTOR))
+    with pytest.raises(ValueError, match=f"{metric} needs at least {least} samples .* got {count} and 50"):
+        score(noise(count), reference, DETECTOR, (metric,))
+
+
+def test_an_unknown_metric_is_refused() -> None:
+    with pytest.raises(ValueError, match="no metric 'fd_other' on detector 'plain'; valid: fd, kid, precision, recall"):
+        score(noise(5), refer(gaussian(10, 9, 0)), DETECTOR, ("fd_other",))
+
+
+def _forbidden(pixels: Tensor) -> Tensor:
+    raise AssertionError("the reference was worked out again")
+
+
+def test_a_reference_is_worked_out_once(tmp_path: Path) -> None:
+    images = prepare(SHAPES, 8, tmp_path)
+    made = load_reference(SHAPES, 8, DETECTOR, tmp_path, images)
+    kept = load_reference(SHAPES, 8, replace(DETECTOR, network=_forbidden), tmp_path, images)
+    expected = refer(extract(images.pixels, DETECTOR))
+    for name in ("features", "mean", "covariance", "root"):
+        assert np.array_equal(getattr(kept, name), getattr(made, name))
+        assert np.array_equal(getattr(kept, name), getattr(expected, name))
+
+
+def test_everything_that_changes_a_reference_changes_where_it_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def references() -> int:
+        return sum(path.is_dir() for path in (tmp_path / "references").iterdir())
+
+    images: ImageSet = prepare(SHAPES, 8, tmp_path)
+    load_reference(SHAPES, 8, DETECTOR, tmp_path, images)
+    assert references() == 1
+    load_reference(Shapes(count=60, flip=True), 8, DETECTOR, tmp_path, images)
+    assert references() == 1  # flips are left to training
+    load_reference(SHAPES, 16, DETECTOR, tmp_path, prepare(SHAPES, 16, tmp_path))
+    load_reference(SHAPES, 8, replace(DETECTOR, fingerprint="1" * 64), tmp_path, images)
+    load_reference(Shapes(count=61), 8, DETECTOR, tmp_path, prepare(Shapes(count=61), 8, tmp_path))
+    assert references() == 4
+    monkeypatch.setattr(scores, "REFERENCE_IMAGES", 20)
+    assert load_reference(SHAPES, 8, DETECTOR, tmp_path, images).features.shape == (20, 9)
+    monkeypatch.setattr(scores, "SCIENCE_VERSION", scores.SCIENCE_VERSION + 1)
+    load_reference(SHAPES, 8, DETECTOR, tmp_path, images)
+    assert references() == 6
+
+
+def test_a_damaged_reference_is_worked_out_again(tmp_path: Path) -> None:
+    images = prepare(SHAPES, 8, tmp_path)
+    root = np.array(load_reference(SHAPES, 8, DETECTOR, tmp_path, images).root)
+    (file,) = tmp_path.glob("references/*/root.npy")
+    file.write_bytes(file.read_bytes()[:-100])
+    assert np.array_equal(load_reference(SHAPES, 8, DETECTOR, tmp_path, images).root, root)
+
+
+def test_the_frechet_distance_alone_imports_no_torch_fidelity() -> None:
+    program = (
+        "import sys, torch; from trainers.scores import *; from trainers.detectors import NetworkDetector;"
+        "d = NetworkDetector('x', '', lambda p: p.flatten(1), torch.device('cpu'));"
+        "p = torch.arange(320, dtype=torch.uint8).reshape(20, 1, 4, 4); score(p, refer(extract(p.numpy(), d)), d, ['fd_x']);"
+        "print({'torch_fidelity', 'torchvision'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,150 @@
+"""How far samples are from real images: Fréchet distance, KID, precision and recall over a detector's features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainers.caching import cached, digest
+from trainers.data import ImageSet, Pixels, content_key
+from trainers.detectors import Detector
+from trainers.spec import SCIENCE_VERSION, DataSpec
+from trainers.torchvision_compat import import_torchvision
+
+Features = NDArray[np.float32]  # (N, d)
+Matrix = NDArray[np.float64]
+
+REFERENCE_IMAGES = 50_000  # the customary size of a reference; larger sources are thinned evenly
+BATCH = 64
+KID_SUBSETS, KID_SUBSET_SIZE, KID_SEED = 100, 1000, 0
+NEIGHBOURS = 3  # of precision and recall
+
+_NEEDED = {"fd": 2, "kid": 2, "precision": NEIGHBOURS + 1, "recall": NEIGHBOURS + 1}
+_PARTS = ("features", "mean", "covariance", "root")
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What the real images look like to a detector."""
+
+    features: Features
+    """(N, d)."""
+    mean: Matrix
+    """(d,)."""
+    covariance: Matrix
+    """(d, d), over N - 1."""
+    root: Matrix
+    """(d, d), the covariance's symmetric square root."""
+
+
+def score(samples: Tensor, reference: Reference, detector: Detector, metrics: Sequence[str]) -> dict[str, float]:
+    """The metrics of samples (N, C, H, W) uint8, by name: `fid`, or `fd_`, `kid_`, `precision_`, `recall_` + detector.
+
+    The Fréchet distance is in squared units of the features, 0 at best; KID is an unbiased estimate, so it may fall
+    below 0; precision and recall lie in [0, 1]. Raises ValueError when there are too few samples.
+    """
+    kinds = {name: "fd" if name == "fid" else name.removesuffix(f"_{detector.name}") for name in metrics}
+    for name, kind in kinds.items():
+        if kind not in _NEEDED:
+            raise ValueError(f"no metric {name!r} on detector {detector.name!r}; valid: {', '.join(_NEEDED)}")
+        if min(len(samples), len(reference.features)) < _NEEDED[kind]:
+            raise ValueError(
+                f"{name} needs at least {_NEEDED[kind]} samples and as many real images, "
+                f"got {len(samples)} and {len(reference.features)}"
+            )
+    features = extract(samples.cpu().numpy(), detector)
+    values: dict[str, float] = {}
+    if "fd" in kinds.values():
+        values["fd"] = frechet_distance(*statistics(features), reference)
+    if "kid" in kinds.values():
+        values["kid"] = kernel_distance(features, reference.features)
+    if {"precision", "recall"} & set(kinds.values()):
+        values["precision"], values["recall"] = precision_recall(features, reference.features)
+    return {name: values[kind] for name, kind in kinds.items()}
+
+
+def load_reference(data: DataSpec, size: int, detector: Detector, cache: Path, images: ImageSet) -> Reference:
+    """The reference of `images`, which are `data` prepared at `size`; worked out once and kept in `cache`."""
+    chosen = np.linspace(0, len(images) - 1, min(len(images), REFERENCE_IMAGES)).astype(np.int64)
+
+    def make(folder: Path) -> None:
+        reference = refer(extract(images.pixels, detector, chosen))
+        for name in _PARTS:
+            np.save(folder / f"{name}.npy", getattr(reference, name))
+
+    key = digest(content_key(data, cache), size, detector.fingerprint, len(chosen), SCIENCE_VERSION)
+    folder = cached(cache / "references" / key, make)
+    return Reference(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _PARTS})
+
+
+def refer(features: Features) -> Reference:
+    """The reference that real images with these features (N, d) make."""
+    mean, covariance = statistics(features)
+    values, vectors = np.linalg.eigh(covariance)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    return Reference(features, mean, covariance, root)
+
+
+def extract(images: Pixels, detector: Detector, chosen: NDArray[np.int64] | None = None) -> Features:
+    """Features (N, d) of images (N, C, H, W), or of those `chosen`, a batch at a time."""
+    chosen = np.arange(len(images)) if chosen is None else chosen
+    batches = (chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH))
+    return np.concatenate([detector.features(torch.from_numpy(images[batch])).cpu().numpy() for batch in batches])
+
+
+def statistics(features: Features) -> tuple[Matrix, Matrix]:
+    """Mean (d,) and covariance (d, d) over N - 1, summed in float64 whatever the features are."""
+    mean = features.mean(axis=0, dtype=np.float64)
+    scatter = np.zeros((len(mean), len(mean)))
+    for start in range(0, len(features), 4096):
+        centred = features[start : start + 4096] - mean
+        scatter += centred.T @ centred
+    return mean, scatter / (len(features) - 1)
+
+
+def frechet_distance(mean: Matrix, covariance: Matrix, reference: Reference) -> float:
+    """|μ − μ_r|² + tr(Σ + Σ_r − 2(Σ_r Σ)^½) of two Gaussians (1706.08500, equation 6).
+
+    With R the symmetric root of Σ_r, Σ_r Σ has the eigenvalues of R Σ R, which is symmetric: twice as fast as the
+    general product, and its eigenvalues are real.
+    """
+    product = reference.root @ covariance @ reference.root
+    root_trace = np.sqrt(np.linalg.eigvalsh(product).clip(min=0)).sum()
+    shift = mean - reference.mean
+    return float(shift @ shift + np.trace(covariance) + np.trace(reference.covariance) - 2 * root_trace)
+
+
+def kernel_distance(features: Features, real: Features) -> float:
+    """KID (1801.01401) as torch-fidelity has it: the mean over subsets of at most 1000, drawn alike in every call."""
+    import_torchvision()
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+    found = kid_features_to_metric(
+        *(torch.from_numpy(np.array(each)) for each in (features, real)),
+        kid_subsets=KID_SUBSETS,
+        kid_subset_size=min(KID_SUBSET_SIZE, len(features), len(real)),
+        rng_seed=KID_SEED,
+        verbose=False,
+    )
+    return float(found[KEY_METRIC_KID_MEAN])
+
+
+def precision_recall(features: Features, real: Features) -> tuple[float, float]:
+    """Improved precision and recall (1904.06991) as torch-fidelity has them, with 3 neighbours."""
+    import_torchvision()
+    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+    found = prc_features_to_metric(
+        *(torch.from_numpy(np.array(each)) for each in (features, real)),
+        prc_neighborhood=NEIGHBOURS,
+        prc_batch_size=2000,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    return float(found[KEY_METRIC_PRECISION]), float(found[KEY_METRIC_RECALL])
