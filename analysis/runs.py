@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 MISSING = "missing"  # the state of a cell that no run was started for
-PAGE = 1000  # runs per query
+PAGE = 5000  # runs per query
 SQLITE = "sqlite:///"
 
 Scalar = str | bool | int | float | None

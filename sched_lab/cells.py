@@ -179,6 +179,7 @@ class Assembly:
             return
         fields = {name.rpartition(".")[2]: choice.path for name, choice in cell.items()}
         causes = [fields[name] for name in (*mentioned(rule, fields), "resolution") if name in fields]
+        causes += [choice.path for name, choice in cell.items() if settings()[name] == "train.network"]
         self.refuse([*causes, ("train", "network")][0], rule, cell=cell)
 
 

@@ -76,11 +76,15 @@ def submit(plan: Plan, *, inline: bool = False, address: str | None = None, cons
     Raises OutOfReach, before anything is spent, when the cluster or the tracking server isn't there.
     """
     store, sweep = plan.store, plan.sweep
+    console.print(
+        f"{sweep.name}: {len(plan.trials)} cells, {len(plan.to_run)} to run, in {store.root}", highlight=False
+    )
     threads = max(1, int(sweep.resources.cpu or 1))
     orders = Orders(sweep.name, str(store.root), threads, sweep.run.max_failures)
     with ExitStack() as stack:
         opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open_tracker, plan)  # while Ray starts
         if plan.to_run and not inline:
+            console.print(f"{'joining' if address else 'starting'} Ray …", highlight=False)
             os.environ |= ray_environment(address)
             from sched_lab import on_ray
 

@@ -51,8 +51,7 @@ def work(key: str, orders: Orders) -> Generator[Report, None, None]:
     if store.stop_file(orders.sweep).exists():
         yield Report(0, float("nan"), names.STOPPED, "stopped by the user")
         return
-    journal = Journal(folder / names.JOURNAL_FILE)
-    try:
+    with Journal(folder / names.JOURNAL_FILE) as journal:
         for attempt in range(orders.max_failures + 1):
             try:
                 yield from _attempt(key, orders, store, journal)
@@ -63,8 +62,6 @@ def work(key: str, orders: Orders) -> Generator[Report, None, None]:
                 reason = f"{type(error).__name__}: {error}"
                 if attempt < orders.max_failures:
                     journal.write(state=names.RUNNING, reason=f"retry {attempt + 1} after {reason}")
-    finally:
-        journal.close()
     yield conclude(store, key, names.FAILED, reason)
 
 
@@ -72,9 +69,8 @@ def conclude(store: Store, key: str, state: str, reason: str) -> Report:
     """Record an end that the trial did not come to by itself, in its result and in its journal."""
     folder = store.trial(key)
     write_json(folder / names.RESULT_FILE, {"key": key, "state": state, "reason": reason, "scores": {}})
-    journal = Journal(folder / names.JOURNAL_FILE)
-    journal.write(state=state, reason=reason)
-    journal.close()
+    with Journal(folder / names.JOURNAL_FILE) as journal:
+        journal.write(state=state, reason=reason)
     return Report(0, float("nan"), state, reason)
 
 

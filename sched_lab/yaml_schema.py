@@ -19,7 +19,8 @@ Schema = dict[str, Any]
 def json_schema() -> Schema:
     """A JSON Schema (draft 2020-12) that accepts every valid sweep and refuses unknown keys and most wrong values.
 
-    What depends on several values together, such as a network too narrow for an image size, it leaves to `read_sweep`.
+    What depends on several values together, such as a network too narrow for an image size, it leaves to `read_sweep`;
+    of conditions it also refuses values that no cell can have.
     """
     parts = {part: part_classes(part) for part in ("data", "train", "train.network", "sample", "score")}
     models: list[type[BaseModel]] = [SweepSpec, Override, TrialSpec, *(m for found in parts.values() for m in found)]
@@ -40,8 +41,9 @@ def json_schema() -> Schema:
     def fields(part: str) -> list[Schema]:
         return [definition(model)["properties"] for model in (parts[part] if part else [TrialSpec])]
 
-    fields("train")[0]["network"].pop("$ref")
-    fields("train")[0]["network"] |= wholes["train.network"]
+    for part in FAMILIES:
+        whose, _, field = part.rpartition(".")
+        fields(whose)[0][field] = wholes[part] = wholes[part] | {"description": fields(whose)[0][field]["description"]}
     fields("score")[0]["detector"] |= {"enum": names("detector", DETECTORS)}
     fields("sample")[0]["schedule"] |= _schedule(several=False)
 

@@ -95,7 +95,7 @@ def test_an_edge_is_that_of_the_winning_schedule() -> None:
 
 
 def test_cells_tie_when_their_paired_difference_may_be_zero() -> None:
-    # Differences to b = 1: (1, -1, 3), mean 1 and half-width 4.97, a tie; (9, 10, 11), mean 10 and half-width 2.48, none.
+    # Differences to b = 1: (1, -1, 3), mean 1 ± 4.97, a tie; (9, 10, 11), mean 10 ± 2.48, none.
     frame = runs({(8, 1.0): [5, 7, 6], (8, 2.0): [6, 6, 9], (8, 4.0): [14, 17, 17]})
     best = stats.best_cells(frame, FD).iloc[0]
     cells = stats.summarize(frame, FD)

@@ -70,6 +70,7 @@ def test_digits_at_their_own_size_are_the_scans_scikit_learn_loads(tmp_path: Pat
     scans = load_digits()
     images = prepare(source(source="digits"), 8, tmp_path)
     assert np.array_equal(images.pixels[:, 0], np.rint(scans.images * 255 / 16))
+    assert images.labels is not None
     assert np.array_equal(images.labels, scans.target)
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from trainers import detectors
-from trainers.classifier import SIDE, Classifier, train
+from trainers.classifier import Classifier, train
 from trainers.data import prepare
 from trainers.detectors import check, inception_network, load_detector
 from trainers.sources import Digits, Shapes
@@ -22,13 +22,27 @@ from trainers.torchvision_compat import import_torchvision
 from trainers.user_sources import ArrayFile
 
 CPU = torch.device("cpu")
-TRAIN = (
-    "import sys, pathlib, torch; from trainers.detectors import load_detector; from trainers.sources import Digits;"
-    "torch.manual_seed(int(sys.argv[2])); torch.set_num_threads(int(sys.argv[2])); before = torch.get_rng_state();"
-    "detector = load_detector('classifier', Digits(), pathlib.Path(sys.argv[1]), torch.device('cpu'));"
-    "assert torch.equal(before, torch.get_rng_state()) and torch.get_num_threads() == int(sys.argv[2]);"
-    "print(detector.fingerprint)"
-)
+LOAD = """
+import pathlib, sys, torch
+from trainers import classifier
+from trainers.detectors import load_detector
+from trainers.sources import Digits
+cache, threads = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+torch.manual_seed(threads), torch.set_num_threads(threads)
+before, train, classifier.STEPS = torch.get_rng_state(), classifier.train, 20
+classifier.train = lambda images: (print("trained"), train(images))[1]
+print(load_detector("classifier", Digits(), cache, torch.device("cpu")).fingerprint)
+assert torch.equal(before, torch.get_rng_state()) and torch.get_num_threads() == threads
+"""
+
+
+def _load(*runs: tuple[Path, int]) -> list[list[str]]:
+    """The words that processes print which load a briefly trained classifier at once, with so many threads each."""
+    arguments = [[sys.executable, "-c", LOAD, str(cache), str(threads)] for cache, threads in runs]
+    running = [subprocess.Popen(each, stdout=subprocess.PIPE, text=True) for each in arguments]
+    words = [process.communicate(timeout=120)[0].split() for process in running]
+    assert [process.returncode for process in running] == [0] * len(runs)
+    return words
 
 
 @pytest.fixture(scope="module")
@@ -64,28 +78,16 @@ def test_the_classifier_knows_digits_it_was_not_trained_on(cache: Path) -> None:
 
 
 def test_two_trainings_give_the_same_bits_whatever_the_caller_seeds_and_however_many_threads_it_has(
-    cache: Path, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    here = load_detector("classifier", Digits(), cache, CPU)
-    arguments = [sys.executable, "-c", TRAIN, str(tmp_path), "2"]
-    there = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=120)
-    assert there.stdout.strip() == here.fingerprint
+    (_, one), (_, other) = _load((tmp_path / "a", 1), (tmp_path / "b", 2))
+    assert one == other
 
 
 def test_processes_that_want_a_classifier_at_once_train_one(tmp_path: Path) -> None:
-    images = prepare(Shapes(count=40), SIDE, tmp_path)
-    program = (
-        "import sys, pathlib, torch; from trainers import classifier; from trainers.detectors import load_detector;"
-        "from trainers.sources import Shapes; train = classifier.train; classifier.STEPS = 20;"
-        "classifier.train = lambda images: (print('trained'), train(images))[1];"
-        "print(load_detector('classifier', Shapes(count=40), pathlib.Path(sys.argv[1]), torch.device('cpu')).fingerprint)"
-    )
-    arguments = [sys.executable, "-c", program, str(tmp_path)]
-    running = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    lines = " ".join(process.communicate(timeout=120)[0] for process in running).split()
-    assert lines.count("trained") == 1
-    assert len(set(lines) - {"trained"}) == 1
-    assert len(images) == 40
+    words = sorted(_load((tmp_path, 1), (tmp_path, 1)), key=len)
+    fingerprint = words[0][0]
+    assert words == [[fingerprint], ["trained", fingerprint]]
 
 
 @pytest.mark.parametrize("size", [8, 32, 50])

@@ -79,6 +79,17 @@ def test_the_coarsest_level_lets_every_pixel_see_every_other() -> None:
     assert (x.grad != 0).all()
 
 
+def test_detail_reaches_the_output_past_the_coarser_levels() -> None:
+    network, x = awake(build()), images(batch=1).requires_grad_()
+    assert isinstance(network.shrink, nn.ModuleList)
+    with torch.no_grad():
+        for parameter in network.shrink.parameters():
+            parameter.zero_()
+    network(x, torch.tensor([0.5])).sum().backward()
+    assert x.grad is not None
+    assert (x.grad != 0).all()
+
+
 def test_the_gradient_reaches_every_parameter() -> None:
     network = awake(build(UNetSpec(multipliers=(1, 2, 2), attention=2, blocks=2), resolution=8, classes=3))
     network(images(), torch.tensor([0.1, 0.9]), torch.tensor([0, 2])).square().mean().backward()

@@ -17,7 +17,7 @@ from trainers.data import ImageSet
 SIDE = 32  # every image is resized to this side first, so that one classifier serves all resolutions
 FEATURES = 64
 SIDES = (32, 32, 16, 8)  # what training images are shrunk to, in turn, so that small and blurred ones are known too
-STEPS, BATCH, LR = 360, 64, 1e-2
+STEPS, BATCH, LR = 300, 64, 1e-2
 HELD_OUT = 10  # every tenth image, in a random order, is kept from training and measures accuracy
 
 

@@ -26,13 +26,13 @@ def _coefficients(gamma: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def add_noise(x0: Tensor, gamma: Tensor, noise: Tensor, b: float) -> Tensor:
-    """x_t = √γ·b·x0 + √(1−γ)·ε, (B, C, H, W) (2301.10972, equation 1 with the input scaling of section 2.2)."""
+    """x_t = √γ·b·x0 + √(1−γ)·ε, (B, C, H, W) (2301.10972, section 2.2)."""
     signal, sigma = _coefficients(gamma)
     return signal * (b * x0) + sigma * noise
 
 
 def network_input(x_t: Tensor, gamma: Tensor, b: float, how: Normalize) -> Tensor:
-    """x_t divided by its standard deviation, (B, C, H, W) (2301.10972, section 2.2 and Algorithm 3).
+    """x_t divided by its standard deviation, (B, C, H, W) (2301.10972, section 2.3).
 
     `input` and `state` take each example's own standard deviation over all its values (the mean is left in x_t);
     `analytic` takes √((b²−1)γ + 1), the one of unit-variance data; `none` returns x_t. With `input` the state stays
@@ -122,7 +122,7 @@ def loss(
     normalize: Normalize,
     weight: str,
 ) -> Tensor:
-    """The weighted mean squared error of each example, (B,) (2301.10972, Algorithm 2; weights in `loss_weight`).
+    """The weighted mean squared error of each example, (B,) (2301.10972, section 2.3; weights in `loss_weight`).
 
     The prediction's target is the same for every `normalize`: training with `state` is training with `input`.
     """

@@ -49,8 +49,7 @@ def square(image: Image.Image, size: int) -> Pixels:
     left, top = (image.width - side) // 2, (image.height - side) // 2
     method = Image.Resampling.LANCZOS if size < side else Image.Resampling.BICUBIC
     resized = image.resize((size, size), method, box=(left, top, left + side, top + side))
-    pixels = np.asarray(resized).reshape(size, size, -1)  # (H, W, C)
-    return np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+    return np.asarray(resized).reshape(size, size, -1).transpose(2, 0, 1)
 
 
 def _flat(image: Image.Image, channels: int) -> Image.Image:

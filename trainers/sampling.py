@@ -70,8 +70,9 @@ def sample(
 ) -> Iterator[Step]:
     """The `steps` steps from t = 1 to t = 0 (2301.10972, Algorithm 3), in the dtype and on the device of the noise.
 
-    Step i goes from t = 1 − i/steps to 1 − (i+1)/steps. The start is plain noise whatever b is; ε is what the clipped
-    x0 leaves of the state. The last step's x0, divided by b, is the sample: see `draw`.
+    Step i goes from t = 1 − i/steps to 1 − (i+1)/steps, by DDIM without noise of its own (2010.02502, equation 12) or
+    by DDPM. The start is plain noise whatever b is; x0 is clipped to [-b, b], and ε is what that leaves of the state.
+    The last step's x0, divided by b, is the sample: see `draw`.
     """
     x = noise()  # (B, C, H, W)
     gammas = torch.from_numpy(schedule.gamma(1 - np.arange(steps + 1) / steps)).to(x)  # (steps + 1,)
@@ -130,4 +131,4 @@ def draw(
         normalize=normalize,
     ):
         x0 = step.x0
-    return x0 / b
+    return (x0 / b).clamp(-1, 1)  # dividing may round beyond ±1

@@ -64,6 +64,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, gamma: Tensor, label: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), gamma (B,) in (0, 1] and, where the network has classes, label (B,) int64 -> (B, C, H, W)."""
         embedding = self._embed(gamma, label)  # (B, E)
+        # One channel has no memory format of its own: what follows is faster channels-last.
         h = self.stem(x).contiguous(memory_format=torch.channels_last)  # (B, width, H/patch, W/patch)
         skips = []
         for stage, shrink in zip(self.down, self.shrink, strict=True):

@@ -1,0 +1,324 @@
+"""From a real MLflow store to a DataFrame, a report and the command that writes it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from analysis import runs as reading
+from analysis.cli import report
+from analysis.report import write_report
+from analysis.runs import UnknownSweepError, load_runs, read_sweep, sample_grid
+from sched_lab import names
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+HOSTILE = "a/<script>alert('1')</script> ☃ | ${x}"
+YAML = "name: scale\ngrid: {b: [1, 2, 4]}  # ``` </code><script>alert(2)</script>\n"
+SIZES, BS, SEEDS = (8, 16), (1.0, 2.0, 4.0), (0, 1, 2)
+
+
+def score(size: int, b: float, seed: int) -> float:
+    """Best at b = 2 for size 8 and at b = 1, the lowest, for size 16."""
+    return 30 + 10 * abs(math.log2(b * size / 16)) + [0.0, 1.0, 0.5][seed]
+
+
+def metric(name: str, value: float, step: int) -> Any:
+    from mlflow.entities import Metric
+
+    return Metric(name, value, 0, step)
+
+
+def fill(client: MlflowClient, folder: Path, sweep: str) -> None:
+    """18 cells; of those at size 16 and b = 4 one failed, one was stopped and one never started."""
+    from mlflow.entities import Param, RunTag
+
+    experiment = client.create_experiment(sweep, folder.as_uri())
+    tags = {names.ROLE: names.ROLE_SWEEP, names.SWEEP: sweep, names.RANKED_BY: "fd_classifier"}
+    parent = client.create_run(experiment, tags=tags | {"mlflow.note.content": "Which b? <i>"}).info.run_id
+    cells = []
+    for size, b, seed in ((size, b, seed) for size in SIZES for b in BS for seed in SEEDS):
+        settings = {"resolution": size, "schedule": "linear", "b": b, "seed": seed}
+        params = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
+        key = f"{size:04x}{int(b):04x}{seed:08x}"
+        cells.append({"key": key, "settings": settings, "params": params})
+        state = [names.FAILED, names.STOPPED, "missing"][seed] if (size, b) == (16, 4.0) else names.FINISHED
+        if state == "missing":
+            continue
+        run = client.create_run(
+            experiment, tags={names.ROLE: names.ROLE_TRIAL, names.TRIAL_KEY: key, names.STATE: names.RUNNING}
+        ).info.run_id
+        all_params = params | {"train.steps": "1500", "train.network.patch": "null", "train.class_conditional": "false"}
+        metrics = [metric("fd_classifier", 0.5, 500), metric(f"{names.SECONDS}total", 70.0, 1500)]
+        if state == names.FINISHED:
+            metrics.append(metric("fd_classifier", score(size, b, seed), 1500))
+        reason = "out of memory <b>" if state == names.FAILED else ""
+        state_tags = [RunTag(names.STATE, state), RunTag(names.REASON, reason)]
+        client.log_batch(run, metrics, [Param(*item) for item in all_params.items()], state_tags)
+        if (b, seed) == (2.0, 0):
+            for step in (500, 1500):
+                grid = np.full((71, 71), step // 10, np.uint8)
+                client.log_image(run, grid, artifact_file=f"{names.SAMPLES_FOLDER}/step-{step:06d}.png")
+            client.log_dict(run, {"torch": "2.13.0", "device": "cpu: <x>"}, names.ENVIRONMENT_FILE)
+    stale = {names.ROLE: names.ROLE_TRIAL, names.TRIAL_KEY: "of-an-older-version", names.STATE: names.FINISHED}
+    client.log_metric(client.create_run(experiment, tags=stale).info.run_id, "fd_classifier", 0.1)
+    client.log_dict(parent, {"cells": cells}, names.CELLS_FILE)
+    client.log_text(parent, YAML, names.SWEEP_FILE)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lab's folder with two sweeps that differ in name."""
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+
+    root = tmp_path_factory.mktemp("lab")
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    fill(client, root / "artifacts" / "scale", "scale")
+    fill(client, root / "artifacts" / "hostile", HOSTILE)
+    monkeypatch.undo()
+    return root
+
+
+@pytest.fixture(scope="module")
+def uri(store: Path) -> str:
+    return f"sqlite:///{store / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="module")
+def frame(uri: str) -> pd.DataFrame:
+    return load_runs("scale", uri)
+
+
+@pytest.fixture(scope="module")
+def written(uri: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The report of the sweep with the hostile name."""
+    return write_report(HOSTILE, uri, tmp_path_factory.mktemp("report")).files
+
+
+def test_every_cell_is_a_row_and_runs_of_older_versions_are_not(frame: pd.DataFrame) -> None:
+    assert len(frame) == 18
+    assert frame["state"].value_counts().to_dict() == {"finished": 15, "failed": 1, "stopped": 1, "missing": 1}
+
+
+def test_columns_come_back_with_their_types(frame: pd.DataFrame) -> None:
+    ran = frame[frame["run_id"].notna()]
+    assert frame["resolution"].dtype == frame["seed"].dtype == np.int64
+    assert frame["b"].dtype == frame["fd_classifier"].dtype == np.float64
+    assert frame["schedule"].unique().tolist() == ["linear"]
+    assert ran["train.steps"].unique().tolist() == [1500]
+    assert ran["train.class_conditional"].unique().tolist() == [False]
+    assert ran["train.network.patch"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", 1),
+        ("1.0", 1.0),
+        ("true", True),
+        ("cosine@0.2,1,1", "cosine@0.2,1,1"),
+        ("[1, 2]", "[1, 2]"),
+        ("NaN", "NaN"),
+        ("", ""),
+    ],
+)
+def test_a_parameter_is_a_json_scalar_or_the_text_it_was(text: str, value: object) -> None:
+    (read,) = reading._typed({"name": text}).values()
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_scores_are_those_of_the_last_step_of_finished_trials_only(frame: pd.DataFrame) -> None:
+    finished = frame[frame["state"] == names.FINISHED]
+    expected = [score(*cell) for cell in finished[["resolution", "b", "seed"]].itertuples(index=False)]
+    assert finished["fd_classifier"].tolist() == pytest.approx(expected)
+    assert frame.loc[frame["state"] != names.FINISHED, "fd_classifier"].isna().all()
+    assert frame.loc[frame["state"] == names.FAILED, f"{names.SECONDS}total"].tolist() == [70.0]  # it did cost that
+
+
+def test_paging_gives_the_same_rows(uri: str, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PAGE", 4)
+    pd.testing.assert_frame_equal(load_runs("scale", uri), frame)
+
+
+def test_the_sweep_tells_how_it_was_submitted(uri: str) -> None:
+    sweep = read_sweep("scale", uri)
+    assert (sweep.ranked_by, sweep.yaml, sweep.description) == ("fd_classifier", YAML, "Which b? <i>")
+    assert sweep.settings == ("resolution", "schedule", "b", "seed")
+
+
+def test_a_sweep_of_which_nothing_ran_has_rows_and_no_scores(store: Path, uri: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    tags = {names.ROLE: names.ROLE_SWEEP, names.SWEEP: "idle", names.RANKED_BY: "fid"}
+    run = client.create_run(client.create_experiment("idle", (store / "idle").as_uri()), tags=tags).info.run_id
+    params = {"resolution": "8", "schedule": "linear", "b": "1.0", "seed": "0"}
+    client.log_dict(run, {"cells": [{"key": "k", "settings": {}, "params": params}]}, names.CELLS_FILE)
+    assert load_runs("idle", uri)["fid"].isna().tolist() == [True]
+    page = write_report("idle", uri, tmp_path).files["html"].read_text()
+    assert "no trial has finished" in page
+    assert "0 of 1 trials finished" in page
+
+
+def test_an_unknown_sweep_is_answered_with_the_known_ones(uri: str) -> None:
+    with pytest.raises(UnknownSweepError, match=r"no sweep 'scal' in .*; did you mean 'scale'\?; valid: .*scale"):
+        load_runs("scal", uri)
+
+
+def test_reading_a_store_that_is_not_there_does_not_create_it(tmp_path: Path) -> None:
+    with pytest.raises(UnknownSweepError, match="does not exist"):
+        load_runs("scale", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_last_grid_of_samples_is_fetched(uri: str, frame: pd.DataFrame, tmp_path: Path) -> None:
+    with_grid = frame.query("resolution == 8 and b == 2 and seed == 0")["run_id"].item()
+    path = sample_grid(with_grid, uri, tmp_path)
+    assert path is not None
+    with Image.open(path) as image:
+        assert np.asarray(image).max() == 150
+    assert sample_grid(frame["run_id"].iloc[0], uri, tmp_path) is None
+
+
+class Tags(HTMLParser):
+    """What a browser would see: elements with their attributes, and text outside style."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(written: dict[str, Path]) -> Tags:
+    return Tags(written["html"].read_text())
+
+
+def test_the_page_says_which_b_is_best_first(page: Tags) -> None:
+    cards = re.sub(r"\s+", " ", page.text[page.text.index("Best per image size") : page.text.index("Scores")])
+    assert "8×8 b = 2 fd_classifier 30.5 ± 1.2, 3 seeds" in cards
+    assert "16×16 b = 1 fd_classifier 30.5 ± 1.2, 3 seeds lowest b that was scored" in cards
+    assert "tied" not in cards  # paired over seeds the differences are 10, exactly
+
+
+def test_the_page_needs_no_other_file_and_runs_no_script(page: Tags) -> None:
+    assert {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "i", "b"} == set()
+    sources = [value for _, attrs in page.elements for name, value in attrs.items() if name in ("src", "href")]
+    sources += [value for _, attrs in page.elements for name, value in attrs.items() if name == "xlink:href"]
+    assert sources
+    assert all(value is not None and value.startswith(("data:image/png;base64,", "#")) for value in sources)
+
+
+def test_references_within_the_page_find_exactly_one_element(page: Tags) -> None:
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    references = {str(attrs["xlink:href"])[1:] for _, attrs in page.elements if "xlink:href" in attrs}
+    assert references <= set(ids)
+
+
+def test_the_page_shows_hostile_text_as_it_is(page: Tags) -> None:
+    for text in (HOSTILE, "Which b? <i>", "out of memory <b>", "</code><script>alert(2)</script>", "cpu: <x>"):
+        assert text in page.text
+
+
+def test_the_page_accounts_for_every_trial_and_its_cost(page: Tags) -> None:
+    assert "15 of 18 trials finished" in page.text
+    assert "19.8 min of trial time over 17 trials, 70 s each" in page.text
+    listed = page.text[page.text.index("Trials that did not finish") : page.text.index("What it cost")]
+    assert re.findall("failed|stopped|missing", listed) == ["failed", "stopped", "missing"]
+
+
+def test_figures_in_the_page_take_their_colours_from_its_theme(written: dict[str, Path]) -> None:
+    page = written["html"].read_text()
+    drawn = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+    assert drawn.count("<svg") == 4
+    assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) == set()
+    assert set(re.findall(r"var\((--[a-z0-9]+)\)", drawn)) <= set(re.findall(r"(--[a-z0-9]+):", page))
+
+
+def test_markdown_fences_hold_whatever_the_yaml_holds(written: dict[str, Path]) -> None:
+    text = written["markdown"].read_text()
+    assert f"````yaml\n{YAML}````" in text
+    assert "<script>" not in text.replace(YAML, "").partition("```sh")[0]
+    for path in re.findall(r"!\[[^]]*\]\((.*?)\)", text):
+        with Image.open(written["markdown"].parent / path) as image:
+            assert image.width > 300
+
+
+def test_csv_files_hold_every_trial_and_the_best(written: dict[str, Path], frame: pd.DataFrame) -> None:
+    back = pd.read_csv(written["runs"])
+    np.testing.assert_allclose(back["fd_classifier"], frame["fd_classifier"], rtol=1e-15)
+    assert pd.read_csv(written["best"])["b"].tolist() == [2.0, 1.0]
+    assert len(pd.read_csv(written["cells"])) == 6
+
+
+def test_the_report_is_the_same_when_written_again(written: dict[str, Path], uri: str, tmp_path: Path) -> None:
+    again = write_report(HOSTILE, uri, tmp_path).files
+    assert again.keys() == written.keys()
+    assert [what for what in again if again[what].read_bytes() != written[what].read_bytes()] == []
+
+
+def test_the_command_prints_the_answer_and_where_the_report_is(store: Path) -> None:
+    result = CliRunner().invoke(report, ["scale", "--store", str(store)], env={"COLUMNS": "160"})
+    assert result.exit_code == 0, result.output
+    assert re.search(r"8×8\s*│ 2 │ 30.5 ± 1.2", result.stdout)
+    assert (store / "reports" / "scale" / "index.html").is_file()
+    assert str(store / "reports" / "scale" / "index.html") in result.stdout
+
+
+def test_the_command_keeps_a_hostile_name_inside_the_reports_folder(store: Path) -> None:
+    assert CliRunner().invoke(report, [HOSTILE, "--store", str(store)]).exit_code == 0
+    folders = list((store / "reports").iterdir())
+    assert all((folder / "index.html").is_file() for folder in folders)
+
+
+def test_the_command_answers_programs_in_json(store: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(report, ["scale", "--store", str(store), "--out", str(tmp_path / "o"), "--json"])
+    found = json.loads(result.stdout)
+    assert [(row["resolution"], row["b"], row["edge"], row["ties"]) for row in found["best"]] == [
+        (8, 2.0, "", []),
+        (16, 1.0, "lowest", []),
+    ]
+    assert found["ranked_by"] == "fd_classifier"
+    assert Path(found["files"]["html"]) == tmp_path / "o" / "index.html"
+
+
+def test_the_command_exits_with_2_for_an_unknown_sweep(store: Path) -> None:
+    result = CliRunner().invoke(report, ["nothing", "--store", str(store)])
+    assert result.exit_code == 2
+    assert "no sweep 'nothing'" in result.stderr
+    assert "valid: " in result.stderr
+
+
+def test_the_command_is_light_to_import_and_analysis_loads_neither_torch_nor_ray() -> None:
+    code = """
+import sys, analysis.cli
+heavy = {"mlflow", "pandas", "matplotlib", "scipy", "jinja2", "torch", "ray"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+import analysis.report
+from analysis.figures import gamma
+assert not {"torch", "ray", "matplotlib", "mlflow"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,199 @@
+"""The command line as a user meets it: exit codes, messages, JSON, and a small sweep from file to dashboard data."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from tests.conftest import SMALL_SWEEP, Command
+
+
+def client(folder: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{folder / 'lab' / 'mlflow.db'}")
+
+
+def test_schedule_prints_the_golden_gamma(sched_lab: Command) -> None:
+    golden = json.loads((Path(__file__).parent / "data" / "pix2seq_golden.json").read_text())
+    t = ",".join(map(str, golden["t"]))
+    for notation, gamma in golden["gamma"].items():
+        said = json.loads(sched_lab("schedule", notation, "--t", t, "--b", 0.5, "--json").stdout)
+        assert said["t"] == golden["t"]
+        np.testing.assert_allclose(said["gamma"], gamma, atol=2e-6)
+
+
+def test_an_infinite_log_snr_is_valid_json_and_reads_as_infinite(sched_lab: Command) -> None:
+    said = json.loads(
+        sched_lab("schedule", "linear", "--t", "0,0.5", "--b", 0.5, "--json").stdout,
+        parse_constant=lambda name: pytest.fail(f"{name} is not JSON"),
+    )
+    assert said["log_snr"][0] == math.inf
+    assert said["log_snr"][1] == pytest.approx(2 * math.log(0.5))
+
+
+def test_schedule_writes_a_picture(sched_lab: Command, tmp_path: Path) -> None:
+    sched_lab("schedule", "sigmoid@-3,3,0.9", "--plot", tmp_path / "s.png")
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["schedule", "cosin"], "did you mean 'cosine'?"),
+        (["schedule", "sigmoid@0,0,1"], "start and end must differ"),
+        (["schedule", "linear", "--t", "0,2"], "t must lie in [0, 1], got 2"),
+        (["schedule", "linear", "--t", "a"], "numbers with commas"),
+        (["submt", "x.yaml"], "did you mean 'submit'?"),
+        (["submit", "missing.yaml"], "missing.yaml"),
+        (["plan"], "Missing argument 'FILE'"),
+        (["status", "nothing"], "no sweep 'nothing'"),
+        (["show", "ffff"], "no trial"),
+        (["stop", "nothing"], "no sweep 'nothing'"),
+    ],
+)
+def test_wrong_input_is_exit_2_and_one_message_on_stderr(
+    sched_lab: Command, arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    result = sched_lab(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_sweep_starts_nothing_and_writes_nothing(sched_lab: Command, tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text(SMALL_SWEEP.replace("[0.5, 1.0]", "[0.5, -1.0]"))
+    result = sched_lab("submit", "wrong.yaml", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "wrong.yaml:6" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong.yaml"]
+
+
+def test_debug_adds_the_traceback(sched_lab: Command) -> None:
+    assert "Traceback" in sched_lab("schedule", "cosin", "--debug").stderr
+
+
+def test_the_dashboard_of_an_empty_store_is_out_of_reach(sched_lab: Command, tmp_path: Path) -> None:
+    assert sched_lab("dashboard", cwd=tmp_path).returncode == 3
+
+
+def test_a_tracking_server_that_is_down_is_exit_3_before_anything_is_spent(sched_lab: Command, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{free.getsockname()[1]}"
+    result = sched_lab("submit", "small.yaml", "--inline", "--tracking-uri", uri, cwd=tmp_path)
+    assert result.returncode == 3, result.stderr
+    assert uri in result.stderr
+    assert not (tmp_path / "lab" / "trials").exists()
+
+
+def test_plan_says_what_would_run(sched_lab: Command, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
+    said = json.loads(sched_lab("plan", "small.yaml", "--json", cwd=tmp_path).stdout)
+    assert (said["cells"], said["finished"], said["to_run"]) == (4, 0, 4)
+    assert said["expected_seconds"] is None
+    dry = json.loads(sched_lab("submit", "small.yaml", "--dry-run", "--json", cwd=tmp_path).stdout)
+    assert dry == said
+
+
+@pytest.mark.slow
+def test_plan_can_measure_what_it_would_cost(sched_lab: Command, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
+    said = json.loads(sched_lab("plan", "small.yaml", "--measure", "--json", cwd=tmp_path).stdout)
+    assert 0 < said["expected_seconds"] < 600
+
+
+def test_a_finished_sweep_has_one_run_a_trial_with_params_metrics_and_artifacts(small_lab: Path) -> None:
+    mlflow = client(small_lab)
+    experiment = mlflow.get_experiment_by_name("small")
+    assert experiment is not None
+    runs = mlflow.search_runs([experiment.experiment_id])
+    trials = [run for run in runs if run.data.tags["sched_lab.role"] == "trial"]
+    (parent,) = (run for run in runs if run.data.tags["sched_lab.role"] == "sweep")
+    assert len(trials) == 4
+    assert len({run.data.tags["sched_lab.trial_key"] for run in trials}) == 4
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["sched_lab.ranked_by"] == "fd_classifier"
+    for run in trials:
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["sched_lab.state"] == "finished"
+        assert run.data.params["schedule"] == "linear"
+        assert run.data.params["train.network.width"] == "16"
+        assert json.loads(run.data.params["b"]) in (0.5, 1.0)
+        history = mlflow.get_metric_history(run.info.run_id, "fd_classifier")
+        assert [point.step for point in history] == [10, 20]
+        assert any(name.startswith("loss_by_log_snr/") for name in run.data.metrics)
+        top = {item.path for item in mlflow.list_artifacts(run.info.run_id)}
+        assert {"samples", "spec.json", "environment.json", "schedule.png"} <= top
+        grids = [item.path for item in mlflow.list_artifacts(run.info.run_id, "samples")]
+        assert grids == ["samples/step-000010.png", "samples/step-000020.png"]
+
+
+def test_submitting_a_finished_sweep_again_runs_nothing(sched_lab: Command, small_lab: Path) -> None:
+    journals = {path: path.read_bytes() for path in small_lab.glob("lab/trials/*/journal.jsonl")}
+    again = sched_lab("submit", "small.yaml", "--inline", "--json", cwd=small_lab)
+    assert json.loads(again.stdout)["states"] == {"finished": 4}
+    assert {path: path.read_bytes() for path in journals} == journals
+    experiment = client(small_lab).get_experiment_by_name("small")
+    assert experiment is not None
+    assert len(client(small_lab).search_runs([experiment.experiment_id])) == 5
+
+
+def test_another_sweep_with_the_same_cells_takes_their_results_over(sched_lab: Command, small_lab: Path) -> None:
+    (small_lab / "other.yaml").write_text(SMALL_SWEEP.replace("name: small", "name: other"))
+    done = sched_lab("submit", "other.yaml", "--inline", cwd=small_lab)
+    assert done.returncode == 0, done.stderr
+    experiment = client(small_lab).get_experiment_by_name("other")
+    assert experiment is not None
+    runs = client(small_lab).search_runs([experiment.experiment_id], "tags.`sched_lab.role` = 'trial'")
+    assert [run.info.status for run in runs] == ["FINISHED"] * 4
+    assert all("fd_classifier" in run.data.metrics for run in runs)
+
+
+def test_status_show_and_logs_tell_of_a_finished_trial(sched_lab: Command, small_lab: Path) -> None:
+    rows = json.loads(sched_lab("status", "small", "--json", cwd=small_lab).stdout)
+    assert [row["state"] for row in rows] == ["finished"] * 4
+    assert "4 finished" in sched_lab("status", cwd=small_lab).stdout
+    key = rows[0]["key"]
+    shown = json.loads(sched_lab("show", key[:8], "--json", cwd=small_lab).stdout)
+    assert shown["key"] == key
+    assert shown["scores"] == rows[0]["scores"]
+    assert "fd_classifier" in sched_lab("show", key, cwd=small_lab).stdout
+    assert sched_lab("logs", key, cwd=small_lab).returncode == 0
+
+
+def test_plan_knows_the_cost_from_what_has_finished(sched_lab: Command, small_lab: Path) -> None:
+    (small_lab / "more.yaml").write_text(SMALL_SWEEP.replace("[0.5, 1.0]", "[0.5, 1.0, 2.0]"))
+    said = json.loads(sched_lab("plan", "more.yaml", "--json", cwd=small_lab).stdout)
+    assert (said["cells"], said["finished"], said["to_run"]) == (6, 4, 2)
+    assert said["expected_seconds"] > 0
+
+
+def test_the_report_command_names_the_best_b_of_each_size(sched_lab: Command, small_lab: Path, tmp_path: Path) -> None:
+    done = sched_lab("report", "small", "--out", tmp_path / "report", cwd=small_lab)
+    assert done.returncode == 0, done.stderr
+    assert "8" in done.stdout
+    assert "16" in done.stdout
+    assert list((tmp_path / "report").glob("*.html"))
+
+
+def test_a_failing_trial_is_exit_1_with_its_reason_and_does_not_stop_the_others(
+    sched_lab: Command, tmp_path: Path
+) -> None:
+    text = SMALL_SWEEP.replace("b: [0.5, 1.0]", "train.lr: [1.0e-3, 1.0e+30]").replace("[8, 16]", "[8]")
+    (tmp_path / "bad.yaml").write_text(text.replace("batch: 16,", "batch: 16, grad_clip: null,"))
+    done = sched_lab("submit", "bad.yaml", "--inline", "--json", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    said = json.loads(done.stdout)
+    assert said["states"] == {"finished": 1, "failed": 1}
+    shown = json.loads(sched_lab("show", said["failed"][0], "--json", cwd=tmp_path).stdout)
+    assert shown["reason"].startswith("diverged: mean loss")
+    assert shown["scores"] == {}
