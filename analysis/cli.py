@@ -7,45 +7,48 @@ from pathlib import Path
 
 import click
 
-WRONG_INPUT = 2  # the exit code
-
 
 @click.command()
 @click.argument("name")
 @click.option(
-    "--store", type=click.Path(file_okay=False), help="The lab's folder [default: $SCHED_LAB_STORE or ./lab]."
+    "--store", metavar="DIR", help="Folder that holds runs and results; default $SCHED_LAB_STORE, else ./lab."
 )
-@click.option("--tracking-uri", help="An MLflow server to read instead of the store's own database.")
+@click.option(
+    "--tracking-uri",
+    metavar="URI",
+    envvar="MLFLOW_TRACKING_URI",
+    help="MLflow server to use instead of the store's own database; default $MLFLOW_TRACKING_URI.",
+)
 @click.option(
     "--out",
+    metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder to write into [default: reports/NAME in the store].",
+    help="Folder to write into; default reports/NAME in the store.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the answer and the files as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def report(name: str, store: str | None, tracking_uri: str | None, out: Path | None, as_json: bool) -> None:
     """Write the report of sweep NAME: an HTML page, Markdown, LaTeX, CSV and figures.
 
     Prints the best schedule and input scale b for each image size.
+
+    \b
+    Example:
+      sched-lab report quickstart
     """
-    from analysis.report import answer, write_report
-    from analysis.runs import UnknownSweepError
+    from analysis.report import answer_records, write_report
     from analysis.tables import terminal
     from sched_lab.store import Store
 
     lab = Store.at(store, tracking_uri)
-    try:
-        written = write_report(name, lab.tracking_uri, out or lab.report(name))
-    except UnknownSweepError as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(WRONG_INPUT) from None
+    written = write_report(name, lab.tracking_uri, out or lab.report(name))
     if as_json:
         found = {
             "sweep": name,
             "ranked_by": written.analysis.sweep.ranked_by,
-            "best": answer(written.analysis),
+            "best": answer_records(written.analysis),
             "files": {what: str(path) for what, path in written.files.items()},
         }
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False))
+        click.echo(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
         return
     from rich.console import Console
 

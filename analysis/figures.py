@@ -6,9 +6,10 @@ Functions draw on the Axes they are given, or on a new Figure of their own, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,9 +38,9 @@ class Curve:
     color: str
 
 
-def palette(values: Sequence[int]) -> dict[int, str]:
-    """A colour for each image size, in the order given; the colours repeat after eight."""
-    return {value: COLORS[i % len(COLORS)] for i, value in enumerate(values)}
+def palette(resolutions: Iterable[int]) -> dict[int, str]:
+    """A colour for each image size, the smallest first; the colours repeat after eight."""
+    return dict(zip(sorted(set(resolutions)), cycle(COLORS), strict=False))
 
 
 def score_against_b(
@@ -50,7 +51,7 @@ def score_against_b(
     The cells must differ in resolution and b alone; `best` is marked where it is among them.
     """
     ax = _axes(ax, title, "input scale b", "")
-    colors = palette(sorted(cells["resolution"].unique()))
+    colors = palette(best["resolution"])  # of all sizes, so that one has the same colour in every figure
     finished = runs[runs["state"] == FINISHED]
     ends = []
     for resolution, color in colors.items():

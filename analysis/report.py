@@ -109,7 +109,7 @@ def write_report(name: str, tracking_uri: str, out: Path) -> Report:
     return Report(analysis, {name: out / path for name, path in files.items()})
 
 
-def answer(analysis: Analysis) -> list[dict[str, Any]]:
+def answer_records(analysis: Analysis) -> list[dict[str, Any]]:
     """The best cell per image size as JSON can hold it; missing is null, `ties` are the settings of the tied cells."""
     columns = analysis.columns
     rows = _records(analysis.best.drop(columns="ties"))
@@ -130,12 +130,13 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def _tables(analysis: Analysis) -> list[tables.Table]:
     """The report's tables: the answer first, every cell last."""
     cells, columns, score = analysis.cells, analysis.columns, analysis.sweep.ranked_by
-    found = [analysis.answer]
-    if tables.varies(cells["schedule"]):
-        found.append(tables.size_table(cells, "schedule", score, columns, "Schedule by image size"))
-    for schedule, part in _with_b(cells):
-        found.append(tables.size_table(part, "b", score, columns, f"Input scale b by image size, {schedule}"))
-    return [*found, tables.cells_table(cells, score, columns)]
+    by_schedule = tables.size_table(cells, "schedule", score, columns, "Schedule by image size")
+    by_b = [
+        tables.size_table(part, "b", score, columns, f"Input scale b by image size, {schedule}")
+        for schedule, part in _with_b(cells)
+    ]
+    several = tables.varies(cells["schedule"])
+    return [analysis.answer, *([by_schedule] if several else []), *by_b, tables.cells_table(cells, score, columns)]
 
 
 def _with_b(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -160,7 +161,7 @@ def _score_figures(analysis: Analysis) -> dict[str, Axes]:
 
 def _schedule_figures(analysis: Analysis) -> dict[str, Axes]:
     """The schedule and b of the best cell at each image size, sizes that share them as one curve; by file name."""
-    colors = figures.palette(sorted(analysis.cells["resolution"].unique()))
+    colors = figures.palette(analysis.best["resolution"])
     sizes: dict[tuple[schedules.Schedule, float], list[int]] = {}
     for _, row in analysis.best.iterrows():
         with suppress(schedules.ScheduleError):  # a plug-in's schedule, read where the plug-in is not installed
@@ -180,8 +181,8 @@ def _from_best(analysis: Analysis, tracking_uri: str) -> tuple[list[tuple[str, b
     samples, environment = [], ""
     finished = analysis.runs[analysis.runs["state"] == FINISHED].sort_values("seed")
     varied = tables.varied_columns(analysis.cells, analysis.columns)
-    for _, row in analysis.best.iterrows():
-        trial = finished.merge(row[analysis.columns].to_frame().T.astype(finished[analysis.columns].dtypes)).iloc[0]
+    for index, row in analysis.best.iterrows():
+        trial = finished.merge(analysis.best.loc[[index], analysis.columns]).iloc[0]
         with tempfile.TemporaryDirectory() as folder:
             if path := sample_grid(trial["run_id"], tracking_uri, Path(folder)):
                 label = f"{tables.size(row['resolution'])}: {tables.cell_name(row, varied)} · seed {trial['seed']}"
@@ -193,7 +194,7 @@ def _from_best(analysis: Analysis, tracking_uri: str) -> tuple[list[tuple[str, b
 def _html(
     analysis: Analysis,
     scores: Sequence[str],
-    schedules: Sequence[str],
+    curves: Sequence[str],
     samples: Sequence[tuple[str, bytes]],
     environment: Mapping[str, str],
 ) -> str:
@@ -209,7 +210,7 @@ def _html(
         tables=rest,
         long=LONG,
         scores=[Markup(_inline(svg)) for svg in scores],  # Matplotlib has escaped the text
-        schedules=[Markup(_inline(svg)) for svg in schedules],
+        curves=[Markup(_inline(svg)) for svg in curves],
         samples=[(label, base64.b64encode(png).decode()) for label, png in samples],
         environment=environment,
         theme=[(f"--c{i}", color) for i, color in enumerate(figures.COLORS)],

@@ -41,7 +41,7 @@ SQLITE = "sqlite:///"
 Scalar = str | bool | int | float | None
 
 
-class UnknownSweepError(LookupError):
+class UnknownSweepError(ValueError):
     """No sweep of that name in that store."""
 
 
@@ -74,15 +74,26 @@ def load_runs(name: str, tracking_uri: str) -> pd.DataFrame:
 
 
 def read_sweep(name: str, tracking_uri: str) -> Sweep:
-    """The sweep with its runs and how it was submitted. Raises UnknownSweepError, naming the sweeps there are."""
+    """The sweep with its runs and how it was submitted.
+
+    Raises UnknownSweepError, naming the sweeps there are, and ConnectionError when the tracking server does not answer.
+    """
     client = _client(tracking_uri)
-    experiment = client.get_experiment_by_name(name)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiment = client.get_experiment_by_name(name)
+    except MlflowException as error:
+        raise ConnectionError(f"the MLflow tracking server {tracking_uri} can't be used: {error}") from error
     parents = list(_search(client, [experiment.experiment_id], ROLE_SWEEP)) if experiment else []
     if not experiment or not parents:
         raise UnknownSweepError(f"no sweep {name!r} in {tracking_uri}{nearest(name, sweep_names(tracking_uri))}")
     parent = parents[-1]
     ranked_by = parent.data.tags[RANKED_BY]
-    cells = json.loads(_text(client, parent, CELLS_FILE))["cells"]
+    submitted = _text(client, parent, CELLS_FILE)
+    if not submitted:
+        raise UnknownSweepError(f"sweep {name!r} in {tracking_uri} has lost its {CELLS_FILE}: submit it again")
+    cells = json.loads(submitted)["cells"]
     trials = _search(client, [experiment.experiment_id], ROLE_TRIAL)
     runs = _frame(cells, {trial.data.tags[TRIAL_KEY]: trial for trial in trials}, ranked_by)
     return Sweep(
@@ -123,6 +134,7 @@ def _client(tracking_uri: str) -> MlflowClient:
     if tracking_uri.startswith(SQLITE) and not database.exists():  # MLflow would create an empty one
         raise UnknownSweepError(f"no sweep in {tracking_uri}: the database does not exist")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is first imported
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
 

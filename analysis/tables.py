@@ -40,7 +40,6 @@ class Entry:
 class Table:
     """A title, what its numbers mean, and rows of entries under a header."""
 
-    name: str
     title: str
     caption: str
     header: tuple[str, ...]
@@ -108,7 +107,6 @@ def best_table(cells: pd.DataFrame, best: pd.DataFrame, score: str, columns: Seq
             )
         )
     return Table(
-        "best",
         "Best per image size",
         _meaning(score),
         ("size", *varied, score, "seeds", "remarks"),
@@ -171,7 +169,6 @@ def size_table(cells: pd.DataFrame, row: str, score: str, columns: Sequence[str]
     }
     sizes = sorted(cells["resolution"].unique())
     return Table(
-        f"{row}-by-size",
         title,
         _meaning(score, usual) + (f" Each at its best {' and '.join(free)}." if free else ""),
         (row, *map(size, sizes)),
@@ -196,7 +193,7 @@ def cells_table(cells: pd.DataFrame, score: str, columns: Sequence[str]) -> Tabl
         )
         for _, cell in cells.iterrows()
     )
-    return Table("cells", "Every cell", _meaning(score), ("size", *varied, score, "sd", "seeds"), tuple(rows))
+    return Table("Every cell", _meaning(score), ("size", *varied, score, "sd", "seeds"), tuple(rows))
 
 
 def unfinished_table(runs: pd.DataFrame, columns: Sequence[str]) -> Table:
@@ -212,9 +209,7 @@ def unfinished_table(runs: pd.DataFrame, columns: Sequence[str]) -> Table:
         )
         for _, trial in runs[runs["state"] != FINISHED].iterrows()
     )
-    return Table(
-        "unfinished", "Trials that did not finish", "", ("size", *varied, "state", "reason", "trial"), tuple(rows)
-    )
+    return Table("Trials that did not finish", "", ("size", *varied, "state", "reason", "trial"), tuple(rows))
 
 
 def markdown(table: Table) -> str:
@@ -247,12 +242,13 @@ def latex(table: Table) -> str:
         text = latex_text(str(entry))
         return rf"\textbf{{{text}}}" if entry.best else text
 
+    label = re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-")
     return "\n".join(
         [
             r"\begin{table}[t]",
             r"\centering",
             rf"\caption{{{latex_text(f'{table.title}. {table.caption}'.strip())}}}",
-            rf"\label{{tab:{table.name}}}",
+            rf"\label{{tab:{label}}}",
             rf"\begin{{tabular}}{{{'l' + 'r' * (len(table.header) - 1)}}}",
             r"\toprule",
             line(map(latex_text, table.header)),

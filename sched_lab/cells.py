@@ -93,13 +93,15 @@ class Assembly:
 
     def _field(self, part: str, field: str, cell: Choices) -> Value:
         written = self._written(part, _group(cell, part.partition(".")[0]))
-        if written is not None and field in written.values:
+        if written is None:
+            return MISSING
+        if field in written.values:
             return plain(written.values[field])
         try:
-            assert written is not None
-            return plain(part_class(part, written.values).model_fields[field].get_default(call_default_factory=True))
-        except (AssertionError, ValueError, KeyError):
+            fields = part_class(part, written.values).model_fields
+        except ValueError:
             return MISSING
+        return plain(fields[field].get_default(call_default_factory=True)) if field in fields else MISSING
 
     def _parse(self, choices: _Group) -> dict[str, Value] | None:
         """Notation, kind and parameters of the chosen schedule, with those of the chosen parameters that it reads."""

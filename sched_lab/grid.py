@@ -90,18 +90,19 @@ def expand(sweep: Located) -> Grid:
     includes = [_included(assembly, axes, entry, path) for path, entry in _entries(data, "include")]
     excludes = {path: _condition(assembly, entry, path) for path, entry in _entries(data, "exclude")}
     overrides = {path: _override(assembly, entry, path) for path, entry in _entries(data, "overrides")}
-    spans = [axes, *includes] if "grid" in data or not includes else includes
-    if (size := sum(math.prod(map(len, span.values())) for span in spans)) > MAX_CELLS:
+    product = [axes] if "grid" in data or not includes else []
+    if (size := sum(math.prod(map(len, span.values())) for span in product + includes)) > MAX_CELLS:
         raise SweepError([sweep.problem(("grid",), f"has {size:,} cells; at most {MAX_CELLS:,} are allowed")])
 
     matched: set[KeyPath] = set()
     kept: list[Choices] = []
-    for cell in _combinations(spans[: len(spans) - len(includes)]):
-        hits = [path for path, condition in excludes.items() if _matches(assembly, condition, cell)]
-        matched.update(hits)
-        if not hits:
+    excluded = 0
+    for cell in _combinations(product):
+        if hits := [path for path, condition in excludes.items() if _matches(assembly, condition, cell)]:
+            matched.update(hits)
+            excluded += 1
+        else:
             kept.append(cell)
-    excluded = size - len(kept) - sum(math.prod(map(len, span.values())) for span in includes)
     kept += _combinations(includes)
     if not kept and not assembly.problems:
         assembly.refuse(("exclude",), "leaves no cell of the grid")

@@ -121,12 +121,12 @@ def breaches(error: ValidationError, model: type[BaseModel]) -> Iterator[Breach]
         if found["type"] == "extra_forbidden":
             yield Breach(loc, f"unknown key{nearest(str(loc[-1]), _fields(model, loc[:-1]))}", at_key=True)
         elif found["type"] == "literal_error":
-            options = re.findall(r"'([^']*)'", context["expected"])
+            options = [option.strip("'") for option in re.split(r", | or ", context["expected"])]
             yield Breach(loc, f"not a valid choice{nearest(str(found['input']), options)}")
         elif found["type"] == "value_error":
             yield Breach(loc, str(context["error"]))
         else:
-            rule = _RULES.get(found["type"], found["msg"]).format(**context)
+            rule = _RULES[found["type"]].format(**context) if found["type"] in _RULES else found["msg"]
             given = found["input"]
             whole = found["type"] == "int_type" and isinstance(given, float) and given.is_integer()
             yield Breach(loc, f"{rule}, written {int(given)}" if whole else rule)
@@ -144,5 +144,8 @@ def _fields(model: type[BaseModel], loc: KeyPath) -> list[str]:
     for step in loc:
         if isinstance(step, str):
             annotation: Any = model.model_fields[step].annotation
-            model = next(a for a in (annotation, *get_args(annotation)) if isinstance(a, type))
+            inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+            if not inner:
+                return []
+            model = inner[0]
     return list(model.model_fields)

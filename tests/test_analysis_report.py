@@ -22,6 +22,7 @@ from analysis.cli import report
 from analysis.report import write_report
 from analysis.runs import UnknownSweepError, load_runs, read_sweep, sample_grid
 from sched_lab import names
+from tests.conftest import Command
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -305,11 +306,17 @@ def test_the_command_answers_programs_in_json(store: Path, tmp_path: Path) -> No
     assert Path(found["files"]["html"]) == tmp_path / "o" / "index.html"
 
 
-def test_the_command_exits_with_2_for_an_unknown_sweep(store: Path) -> None:
-    result = CliRunner().invoke(report, ["nothing", "--store", str(store)])
-    assert result.exit_code == 2
+def test_the_command_exits_with_2_for_an_unknown_sweep(store: Path, sched_lab: Command) -> None:
+    result = sched_lab("report", "nothing", "--store", store)
+    assert result.returncode == 2
     assert "no sweep 'nothing'" in result.stderr
     assert "valid: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_server_that_does_not_answer_is_a_connection_error() -> None:
+    with pytest.raises(ConnectionError, match=r"http://127\.0\.0\.1:9 can't be used"):
+        load_runs("scale", "http://127.0.0.1:9")
 
 
 def test_the_command_is_light_to_import_and_analysis_loads_neither_torch_nor_ray() -> None:

@@ -141,7 +141,7 @@ HOSTILE = "50% of a_b & <b>#1</b> {x} $y$ ~^\\ | *s* `c` [l](u)\nend"
 
 
 def hostile() -> tables.Table:
-    return tables.Table("t", HOSTILE, HOSTILE, ("a", HOSTILE), ((tables.Entry("1", best=True), tables.Entry(HOSTILE)),))
+    return tables.Table(HOSTILE, HOSTILE, ("a", HOSTILE), ((tables.Entry("1", best=True), tables.Entry(HOSTILE)),))
 
 
 def test_latex_has_no_unescaped_special_character() -> None:
@@ -154,12 +154,12 @@ def test_latex_has_no_unescaped_special_character() -> None:
 
 
 def test_latex_is_a_booktabs_table_with_the_best_in_bold() -> None:
-    table = tables.Table("b", "T", "C.", ("b", "8×8"), ((tables.Entry("1"), tables.Entry("5.0 ± 0.1", "n = 2", True)),))
+    table = tables.Table("T, b", "C.", ("b", "8×8"), ((tables.Entry("1"), tables.Entry("5.0 ± 0.1", "n = 2", True)),))
     assert tables.latex(table).splitlines() == [
         r"\begin{table}[t]",
         r"\centering",
-        r"\caption{T. C.}",
-        r"\label{tab:b}",
+        r"\caption{T, b. C.}",
+        r"\label{tab:t-b}",
         r"\begin{tabular}{lr}",
         r"\toprule",
         r"b & 8$\times$8 \\",
@@ -180,7 +180,7 @@ def test_markdown_rows_keep_their_columns_whatever_the_text() -> None:
 
 def test_the_terminal_prints_text_as_it_is() -> None:
     console = Console(file=io.StringIO(), width=200)
-    table = tables.Table("t", "[bold]T", "", ("a",), ((tables.Entry("[red]1[/red]"),),))
+    table = tables.Table("[bold]T", "", ("a",), ((tables.Entry("[red]1[/red]"),),))
     console.print(tables.terminal(table))
     printed = console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO above
     assert "[bold]T" in printed
