@@ -83,7 +83,11 @@ def write_report(name: str, tracking_uri: str, out: Path) -> Report:
     analysis = analyse(read_sweep(name, tracking_uri))
     samples, environment = _from_best(analysis, tracking_uri)
     scores, curves = _score_figures(analysis), _schedule_figures(analysis)
-    drawn = scores | curves | ({"samples": figures.sample_grids(samples)} if samples else {})
+    drawn = (
+        scores
+        | curves
+        | ({"samples": figures.sample_grids([(each.size, each.png) for each in samples])} if samples else {})
+    )
     svg = {name: figures.render(ax, "svg", salt=name).decode() for name, ax in drawn.items()}
     content = {
         "html": (
@@ -176,8 +180,15 @@ def _schedule_figures(analysis: Analysis) -> dict[str, Axes]:
     return {"gamma": figures.gamma(curves), "log-snr": figures.log_snr(curves), "density": figures.density(curves)}
 
 
-def _from_best(analysis: Analysis, tracking_uri: str) -> tuple[list[tuple[str, bytes]], dict[str, str]]:
-    """The samples of each best cell's first seed, (label, PNG) each, and the environment of one of these trials."""
+@dataclass(frozen=True)
+class _Samples:
+    size: str
+    label: str
+    png: bytes
+
+
+def _from_best(analysis: Analysis, tracking_uri: str) -> tuple[list[_Samples], dict[str, str]]:
+    """The samples of each best cell's first seed, and the environment of one of these trials."""
     samples, environment = [], ""
     finished = analysis.runs[analysis.runs["state"] == FINISHED].sort_values("seed")
     varied = tables.varied_columns(analysis.cells, analysis.columns)
@@ -185,8 +196,8 @@ def _from_best(analysis: Analysis, tracking_uri: str) -> tuple[list[tuple[str, b
         trial = finished.merge(analysis.best.loc[[index], analysis.columns]).iloc[0]
         with tempfile.TemporaryDirectory() as folder:
             if path := sample_grid(trial["run_id"], tracking_uri, Path(folder)):
-                label = f"{tables.size(row['resolution'])}: {tables.cell_name(row, varied)} · seed {trial['seed']}"
-                samples.append((label, path.read_bytes()))
+                size, name = tables.size(row["resolution"]), tables.cell_name(row, varied)
+                samples.append(_Samples(size, f"{size}: {name} · seed {trial['seed']}", path.read_bytes()))
         environment = environment or artifact_text(trial["run_id"], ENVIRONMENT_FILE, tracking_uri)
     return samples, json.loads(environment or "{}")
 
@@ -195,7 +206,7 @@ def _html(
     analysis: Analysis,
     scores: Sequence[str],
     curves: Sequence[str],
-    samples: Sequence[tuple[str, bytes]],
+    samples: Sequence[_Samples],
     environment: Mapping[str, str],
 ) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -211,7 +222,7 @@ def _html(
         long=LONG,
         scores=[Markup(_inline(svg)) for svg in scores],  # Matplotlib has escaped the text
         curves=[Markup(_inline(svg)) for svg in curves],
-        samples=[(label, base64.b64encode(png).decode()) for label, png in samples],
+        samples=[(each.label, base64.b64encode(each.png).decode()) for each in samples],
         environment=environment,
         theme=[(f"--c{i}", color) for i, color in enumerate(figures.COLORS)],
     )

@@ -101,7 +101,7 @@ def read_sweep(name: str, tracking_uri: str) -> Sweep:
         description=parent.data.tags.get("mlflow.note.content", ""),
         ranked_by=ranked_by,
         yaml=_text(client, parent, SWEEP_FILE),
-        settings=tuple(dict.fromkeys(name for cell in cells for name in (*cell["params"], *cell["settings"]))),
+        settings=tuple(dict.fromkeys(name for cell in cells for name in _settings(cell))),
         runs=runs,
     )
 
@@ -169,29 +169,35 @@ def _text(client: MlflowClient, run: Run, path: str) -> str:
 
 
 def _frame(cells: Sequence[Mapping[str, Any]], trials: Mapping[str, Run], ranked_by: str) -> pd.DataFrame:
-    rows = [_row(cell, trials.get(cell["key"])) for cell in cells]
-    frame = pd.DataFrame(rows, columns=list(dict.fromkeys(name for row in rows for name in row)))
+    runs = [trials.get(cell["key"]) for cell in cells]
+    states = [_state(cell["key"], run) for cell, run in zip(cells, runs, strict=True)]
+    settings = [
+        _typed((run.data.params if run else {}) | _settings(cell)) for cell, run in zip(cells, runs, strict=True)
+    ]
+    metrics = [_metrics(run) if run else {} for run in runs]
+    columns = dict.fromkeys(name for rows in (states, settings, metrics) for row in rows for name in row)
+    data = [state | row | scores for state, row, scores in zip(states, settings, metrics, strict=True)]
+    frame = pd.DataFrame(data, columns=list(columns))
     return frame if ranked_by in frame else frame.assign(**{ranked_by: math.nan})
 
 
-def _row(cell: Mapping[str, Any], run: Run | None) -> dict[str, Scalar]:
-    params = cell["settings"] | cell["params"]
+def _state(key: str, run: Run | None) -> dict[str, Scalar]:
     if run is None:
-        return {"key": cell["key"], "state": MISSING, "reason": None, "run_id": None, **_typed(params)}
+        return {"key": key, "state": MISSING, "reason": None, "run_id": None}
     tags = run.data.tags
-    metrics = {
-        name: value
-        for name, value in run.data.metrics.items()
-        if tags[STATE] == FINISHED or name.startswith(SECONDS)  # scores of unfinished training are not the trial's
-    }
-    return {
-        "key": cell["key"],
-        "state": tags[STATE],
-        "reason": tags.get(REASON) or None,
-        "run_id": run.info.run_id,
-        **_typed(run.data.params | params),
-        **metrics,
-    }
+    return {"key": key, "state": tags[STATE], "reason": tags.get(REASON) or None, "run_id": run.info.run_id}
+
+
+def _metrics(run: Run) -> dict[str, Scalar]:
+    """The metrics at their last step. The scores of unfinished training are not the trial's; its time is spent."""
+    finished = run.data.tags[STATE] == FINISHED
+    return {name: value for name, value in run.data.metrics.items() if finished or name.startswith(SECONDS)}
+
+
+def _settings(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """What the sweep's file says of a cell; an axis of mappings, such as networks, is named with .* and stays JSON."""
+    given = {f"{name}.*" if isinstance(value, dict) else name: value for name, value in cell["settings"].items()}
+    return dict(cell["params"]) | {name: value for name, value in given.items() if name not in cell["params"]}
 
 
 def _typed(params: Mapping[str, Any]) -> dict[str, Scalar]:

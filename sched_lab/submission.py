@@ -24,6 +24,7 @@ from sched_lab.store import Store
 from sched_lab.sweep import SweepSpec, read_sweep, trials
 from sched_lab.tracking import Courier, Tracker, flat_params
 from sched_lab.worker import Orders, Report, conclude
+from trainers import detectors
 from trainers.files import write_json
 
 
@@ -81,6 +82,7 @@ def submit(plan: Plan, *, inline: bool = False, address: str | None = None, cons
     )
     threads = max(1, int(sweep.resources.cpu or 1))
     orders = Orders(sweep.name, str(store.root), threads, sweep.run.max_failures)
+    _check_detectors(plan)
     with ExitStack() as stack:
         opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open_tracker, plan)  # while Ray starts
         if plan.to_run and not inline:
@@ -105,6 +107,16 @@ def submit(plan: Plan, *, inline: bool = False, address: str | None = None, cons
     states = {trial.key: following.board.states.get(trial.key, names.STOPPED) for trial in plan.trials}
     following.close(tracker, states)
     return states
+
+
+def _check_detectors(plan: Plan) -> None:
+    """Raise before anything is spent: OutOfReach where weights are missing, ValueError where a source has no labels."""
+    distinct = {(trial.spec.score.detector, trial.spec.data): trial.spec for trial in plan.to_run}
+    for spec in distinct.values():
+        try:
+            detectors.check(spec.score, spec.data, plan.store.cache)
+        except detectors.WeightsMissing as error:
+            raise OutOfReach(str(error)) from error
 
 
 def _open_tracker(plan: Plan) -> Tracker:

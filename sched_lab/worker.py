@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import platform
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -86,7 +88,7 @@ def _attempt(key: str, orders: Orders, store: Store, journal: Journal) -> Genera
     stop_file = store.stop_file(orders.sweep)
     ranked_by = spec.score.metric_names[0]
     score = float("nan")
-    journal.write(state=names.RUNNING)
+    journal.write(state=names.RUNNING, pid=os.getpid(), host=platform.node())
     events = run(spec, key=key, folder=folder, cache=store.cache)
     while True:
         try:

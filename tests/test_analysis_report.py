@@ -19,7 +19,7 @@ from PIL import Image
 
 from analysis import runs as reading
 from analysis.cli import report
-from analysis.report import write_report
+from analysis.report import analyse, write_report
 from analysis.runs import UnknownSweepError, load_runs, read_sweep, sample_grid
 from sched_lab import names
 from tests.conftest import Command
@@ -168,12 +168,18 @@ def test_a_sweep_of_which_nothing_ran_has_rows_and_no_scores(store: Path, uri: s
     client = MlflowClient(uri)
     tags = {names.ROLE: names.ROLE_SWEEP, names.SWEEP: "idle", names.RANKED_BY: "fid"}
     run = client.create_run(client.create_experiment("idle", (store / "idle").as_uri()), tags=tags).info.run_id
-    params = {"resolution": "8", "schedule": "linear", "b": "1.0", "seed": "0"}
-    client.log_dict(run, {"cells": [{"key": "k", "settings": {}, "params": params}]}, names.CELLS_FILE)
-    assert load_runs("idle", uri)["fid"].isna().tolist() == [True]
+    params = {"resolution": "8", "schedule": "linear", "b": "1.0", "seed": "0", "train.network": "unet"}
+    cells = [
+        {"key": f"w{width}", "settings": {"train.network": {"kind": "unet", "width": width}}, "params": params}
+        for width in (16, 32)
+    ]
+    client.log_dict(run, {"cells": cells}, names.CELLS_FILE)
+    idle = read_sweep("idle", uri)
+    assert idle.runs["fid"].isna().tolist() == [True, True]
+    assert len(analyse(idle).cells) == 2  # two networks of one kind are two cells, not two seeds
     page = write_report("idle", uri, tmp_path).files["html"].read_text()
     assert "no trial has finished" in page
-    assert "0 of 1 trials finished" in page
+    assert "0 of 2 trials finished" in page
 
 
 def test_an_unknown_sweep_is_answered_with_the_known_ones(uri: str) -> None:
@@ -314,7 +320,8 @@ def test_the_command_exits_with_2_for_an_unknown_sweep(store: Path, sched_lab: C
     assert "Traceback" not in result.stderr
 
 
-def test_a_server_that_does_not_answer_is_a_connection_error() -> None:
+def test_a_server_that_does_not_answer_is_a_connection_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(ConnectionError, match=r"http://127\.0\.0\.1:9 can't be used"):
         load_runs("scale", "http://127.0.0.1:9")
 

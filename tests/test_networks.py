@@ -145,9 +145,3 @@ def test_activations_are_channels_last_from_the_first_layer_to_the_output(resolu
         module.register_forward_hook(check)
     network(images(channels=3, resolution=resolution), torch.tensor([0.1, 0.9]))
     assert strided == []
-
-
-def test_dropout_acts_in_training_alone() -> None:
-    network, x, gamma = awake(build(UNetSpec(dropout=0.5))), images(), torch.tensor([0.1, 0.9])
-    assert not torch.equal(network.train()(x, gamma), network(x, gamma))
-    assert torch.equal(network.eval()(x, gamma), network(x, gamma))

@@ -49,6 +49,10 @@ Factory = Callable[[DataSpec, Path, "torch.device", str | None], Detector]
 """Makes a detector from the source it will judge, the cache folder, the device and, where given, its weights' path."""
 
 
+class WeightsMissing(ValueError):
+    """A detector's weights are not there and can't be fetched."""
+
+
 @dataclass(frozen=True)
 class NetworkDetector:
     """A detector that is one function of the pixels, on one device."""
@@ -78,7 +82,10 @@ def load_detector(name: str, data: DataSpec, cache: Path, device: torch.device, 
 
 
 def check(score: ScoreSpec, data: DataSpec, cache: Path) -> None:
-    """Raise ValueError if this detector cannot judge this source; trains and downloads nothing."""
+    """Raise ValueError if this detector cannot judge this source, WeightsMissing if only its weights are not there.
+
+    Trains and downloads nothing.
+    """
     if score.detector == "classifier":
         _class_names(data)
     elif score.detector == "inception" and (weights := _inception_weights(score.weights)):
@@ -158,18 +165,18 @@ def _class_names(data: DataSpec) -> tuple[str, ...]:
 
 
 def _inception_weights(given: str | None) -> Path | None:
-    """Where the weights lie; None when they can be downloaded. Raises ValueError when they are out of reach."""
+    """Where the weights lie; None when they can be downloaded. Raises WeightsMissing when they are out of reach."""
     for origin, path in (("score.weights", given), (INCEPTION_VARIABLE, os.environ.get(INCEPTION_VARIABLE))):
         if path:
-            file = Path(path).expanduser()
+            file = Path(os.path.expanduser(path))
             if not file.is_file():
-                raise ValueError(f"{origin}: there is no file {file}; expected Inception-v3 weights, {INCEPTION_URL}")
+                raise WeightsMissing(f"{origin}: there is no file {file}; expected the weights of {INCEPTION_URL}")
             return file
     if _torch_hub().is_file():
         return _torch_hub()
     if reachable(INCEPTION_URL):
         return None
-    raise ValueError(
+    raise WeightsMissing(
         f"the inception detector needs its weights and {INCEPTION_URL} cannot be reached; give their path as "
         f"score.weights, or in the variable {INCEPTION_VARIABLE}, or download them to {_torch_hub()}"
     )
@@ -179,7 +186,7 @@ def _torch_hub() -> Path:
     """Where torch-fidelity's download is kept: torch.hub's folder, found without importing torch."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))
-    return Path(home).expanduser() / "hub" / "checkpoints" / INCEPTION_URL.rpartition("/")[2]
+    return Path(os.path.expanduser(home)) / "hub" / "checkpoints" / INCEPTION_URL.rpartition("/")[2]
 
 
 def _verify(weights: Path, cache: Path) -> None:

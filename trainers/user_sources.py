@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 _log = logging.getLogger(__name__)
 
-Location = Annotated[str, Field(min_length=1), AfterValidator(lambda path: os.path.abspath(Path(path).expanduser()))]
+Location = Annotated[str, Field(min_length=1), AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
 
 
 class Folder(DataSpec):
@@ -317,7 +317,7 @@ def _hub(datasets: ModuleType) -> Iterator[None]:
 
 
 def _absolute_where_local(name: str) -> str:
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     return os.path.abspath(path) if path.is_dir() or name.startswith(("/", ".", "~")) else name
 
 

@@ -26,8 +26,6 @@ class UNetSpec(NetworkSpec):
     """Residual blocks per level."""
     attention: Annotated[int, Field(ge=0)] = 1
     """How many of the coarsest levels attend."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout inside residual blocks."""
 
     def patch_for(self, *, channels: int, resolution: int) -> int:
         """The patch side used for images of this shape."""
@@ -65,5 +63,4 @@ class UNetSpec(NetworkSpec):
             multipliers=self.multipliers,
             blocks=self.blocks,
             attention=self.attention,
-            dropout=self.dropout,
         )

@@ -33,7 +33,6 @@ class UNet(nn.Module):
         multipliers: Sequence[int],
         blocks: int,
         attention: int,
-        dropout: float,
     ) -> None:
         super().__init__()
         self.patch = patch
@@ -49,7 +48,7 @@ class UNet(nn.Module):
             c, attends = widths[level], level >= len(widths) - attention
             # A level with four times the tokens gets a quarter of the hidden channels: every level costs about alike.
             hidden = min(c, width // 4 * 4**level)
-            return Stage(Block(c, hidden, embedding, dropout, attends) for _ in range(blocks))
+            return Stage(Block(c, hidden, embedding, attends) for _ in range(blocks))
 
         finer = range(len(widths) - 1)
         self.stem = nn.Conv2d(channels, widths[0], patch, stride=patch)
@@ -100,13 +99,12 @@ class Stage(nn.ModuleList):
 class Block(nn.Module):
     """Two 3 x 3 convolutions through `hidden` channels, scaled and shifted by the embedding; then self-attention."""
 
-    def __init__(self, channels: int, hidden: int, embedding: int, dropout: float, attends: bool) -> None:
+    def __init__(self, channels: int, hidden: int, embedding: int, attends: bool) -> None:
         super().__init__()
         self.norm1, self.norm2 = _norm(channels), _norm(hidden)
         self.conv1 = nn.Conv2d(channels, hidden, 3, padding=1)
         self.conv2 = _zeroed(nn.Conv2d(hidden, channels, 3, padding=1))
         self.modulate = nn.Linear(embedding, 2 * hidden)
-        self.dropout = nn.Dropout(dropout)
         self.attention = Attention(channels) if attends else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -114,7 +112,7 @@ class Block(nn.Module):
         scale, shift = self.modulate(embedding)[:, :, None, None].chunk(2, dim=1)
         h = self.conv1(F.silu(self.norm1(x)))
         h = F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
-        out: Tensor = self.attention(x + self.conv2(self.dropout(h)))
+        out: Tensor = self.attention(x + self.conv2(h))
         return out
 
 

@@ -1,0 +1,101 @@
+"""Trials on a real Ray: a sweep to its end, early stopping, Ctrl-C and going on, and a request that can't be met."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SMALL_SWEEP, Command
+
+pytestmark = pytest.mark.slow
+
+
+def states(sched_lab: Command, folder: Path, sweep: str = "small") -> list[str]:
+    return [row["state"] for row in json.loads(sched_lab("status", sweep, "--json", cwd=folder).stdout)]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def test_a_sweep_on_ray_scores_as_the_same_sweep_in_one_process(
+    sched_lab: Command, small_lab: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
+    done = sched_lab("submit", "small.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "4 finished" in done.stdout
+
+    def scores(folder: Path) -> dict[str, dict[str, float]]:
+        return {f.parent.name: json.loads(f.read_text())["scores"] for f in folder.glob("lab/trials/*/result.json")}
+
+    assert scores(tmp_path) == scores(small_lab)
+
+
+def test_asking_for_more_than_there_is_fails_at_once(sched_lab: Command, tmp_path: Path) -> None:
+    (tmp_path / "big.yaml").write_text(SMALL_SWEEP.replace("{cpu: 1}", "{cpu: 1, gpu: 64}"))
+    start = time.monotonic()
+    result = sched_lab("submit", "big.yaml", cwd=tmp_path)
+    assert result.returncode == 3
+    assert "64 GPU" in result.stderr
+    assert time.monotonic() - start < 60
+    assert not (tmp_path / "lab" / "trials").exists()
+
+
+def test_an_address_where_no_cluster_is_fails_with_exit_3(sched_lab: Command, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
+    result = sched_lab("submit", "small.yaml", "--address", "127.0.0.1:1", cwd=tmp_path)
+    assert result.returncode == 3
+    assert "127.0.0.1:1" in result.stderr
+
+
+def test_a_trial_stopped_early_is_never_ranked(sched_lab: Command, tmp_path: Path) -> None:
+    text = SMALL_SWEEP.replace("[8, 16]", "[8]").replace("b: [0.5, 1.0]", "train.lr: [1.0e-9, 1.0e-3, 3.0e-3, 1.0e-8]")
+    text = text.replace("steps: 20", "steps: 40").replace("every: 10", "every: 5") + "run: {early_stop: asha}\n"
+    (tmp_path / "asha.yaml").write_text(text.replace("name: small", "name: asha"))
+    done = sched_lab("submit", "asha.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = states(sched_lab, tmp_path, "asha")
+    assert set(found) == {"finished", "stopped"}, found
+    stopped = [
+        row
+        for row in json.loads(sched_lab("status", "asha", "--json", cwd=tmp_path).stdout)
+        if row["state"] == "stopped"
+    ]
+    assert all(row["scores"] == {} and row["reason"].startswith("stopped early") for row in stopped)
+
+
+def test_ctrl_c_checkpoints_and_submitting_again_ends_as_if_never_interrupted(
+    sched_lab: Command, small_lab: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "long.yaml").write_text(
+        SMALL_SWEEP.replace("steps: 20", "steps: 400").replace("every: 10", "every: 400")
+    )
+    command = [str(Path(sys.executable).with_name("sched-lab")), "submit", "long.yaml"]
+    driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: any(tmp_path.glob("lab/trials/*/journal.jsonl")))
+    wait_for(lambda: '"loss"' in "".join(f.read_text() for f in tmp_path.glob("lab/trials/*/journal.jsonl")))
+    os.kill(driver.pid, signal.SIGINT)
+    _, said = driver.communicate(timeout=120)
+    assert driver.returncode == 130, said
+    assert list(tmp_path.glob("lab/trials/*/checkpoint.safetensors"))
+    assert "finished" not in states(sched_lab, tmp_path)
+    done = sched_lab("submit", "long.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert states(sched_lab, tmp_path) == ["finished"] * 4
+    for journal in tmp_path.glob("lab/trials/*/journal.jsonl"):
+        losses = [
+            e["step"] for e in map(json.loads, journal.read_text().splitlines()) if "loss" in e.get("metrics", {})
+        ]
+        assert losses == sorted(set(losses))
