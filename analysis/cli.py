@@ -7,25 +7,19 @@ from pathlib import Path
 
 import click
 
+from sched_lab.options import json_option, store_options
+
 
 @click.command()
 @click.argument("name")
-@click.option(
-    "--store", metavar="DIR", help="Folder that holds runs and results; default $SCHED_LAB_STORE, else ./lab."
-)
-@click.option(
-    "--tracking-uri",
-    metavar="URI",
-    envvar="MLFLOW_TRACKING_URI",
-    help="MLflow server to use instead of the store's own database; default $MLFLOW_TRACKING_URI.",
-)
+@store_options
 @click.option(
     "--out",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder to write into; default reports/NAME in the store.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@json_option
 def report(name: str, store: str | None, tracking_uri: str | None, out: Path | None, as_json: bool) -> None:
     """Write the report of sweep NAME: an HTML page, Markdown, LaTeX, CSV and figures.
 
@@ -52,6 +46,6 @@ def report(name: str, store: str | None, tracking_uri: str | None, out: Path | N
         return
     from rich.console import Console
 
-    console = Console()
-    console.print(terminal(written.analysis.answer))
-    console.print(f"Report: {written.files['html']}", markup=False, highlight=False, soft_wrap=True)
+    Console().print(terminal(written.analysis.answer))
+    where = f" --store {store}" if store else ""
+    click.echo(f"report:    {written.files['html']}\ndashboard: sched-lab dashboard{where}")

@@ -28,6 +28,7 @@ from sched_lab.names import (
     SWEEP_FILE,
     TRIAL_KEY,
 )
+from sched_lab.store import OutOfReach
 from trainers.plugins import nearest
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def load_runs(name: str, tracking_uri: str) -> pd.DataFrame:
 def read_sweep(name: str, tracking_uri: str) -> Sweep:
     """The sweep with its runs and how it was submitted.
 
-    Raises UnknownSweepError, naming the sweeps there are, and ConnectionError when the tracking server does not answer.
+    Raises UnknownSweepError, naming the sweeps there are, and OutOfReach when the tracking server does not answer.
     """
     client = _client(tracking_uri)
     from mlflow.exceptions import MlflowException
@@ -84,7 +85,7 @@ def read_sweep(name: str, tracking_uri: str) -> Sweep:
     try:
         experiment = client.get_experiment_by_name(name)
     except MlflowException as error:
-        raise ConnectionError(f"the MLflow tracking server {tracking_uri} can't be used: {error}") from error
+        raise OutOfReach(f"the MLflow tracking server {tracking_uri} can't be used: {error}") from error
     parents = list(_search(client, [experiment.experiment_id], ROLE_SWEEP)) if experiment else []
     if not experiment or not parents:
         raise UnknownSweepError(f"no sweep {name!r} in {tracking_uri}{nearest(name, sweep_names(tracking_uri))}")

@@ -7,7 +7,6 @@ import math
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,9 +14,9 @@ from typing import Any, NoReturn
 import click
 
 from sched_lab import __version__, names
-from sched_lab.execution import OutOfReach
 from sched_lab.located_yaml import SweepError
-from sched_lab.store import Store
+from sched_lab.options import json_option, store_options
+from sched_lab.store import OutOfReach, Store
 
 DONE, SOME_FAILED, WRONG_INPUT, OUT_OF_REACH, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -64,19 +63,6 @@ def cli() -> None:
     """
 
 
-def _store_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    command = click.option(
-        "--tracking-uri",
-        metavar="URI",
-        envvar="MLFLOW_TRACKING_URI",
-        help="MLflow server to use instead of the store's own database; default $MLFLOW_TRACKING_URI.",
-    )(command)
-    return click.option(
-        "--store", metavar="DIR", help="Folder that holds runs and results; default $SCHED_LAB_STORE, else ./lab."
-    )(command)
-
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 _file_argument = click.argument("file", type=click.Path(path_type=Path))
 
 
@@ -90,10 +76,10 @@ def _number(value: float) -> float | None:
 
 @cli.command()
 @_file_argument
-@_store_options
+@store_options
 @click.option("--cells", is_flag=True, help="List every cell.")
 @click.option("--measure", is_flag=True, help="Time a few training steps of each network and size for the estimate.")
-@_json_option
+@json_option
 def plan(file: Path, store: str | None, tracking_uri: str | None, cells: bool, measure: bool, as_json: bool) -> None:
     """Validate a sweep FILE and say what submitting it would run, and what that would cost.
 
@@ -165,11 +151,11 @@ def _cost(seconds: float, gpu: float | None) -> str:
 
 @cli.command()
 @_file_argument
-@_store_options
+@store_options
 @click.option("--dry-run", is_flag=True, help="Only say what would run, as plan does.")
 @click.option("--inline", is_flag=True, help="Run in this process, one trial after another, without Ray.")
 @click.option("--address", metavar="ADDRESS", help="Join this Ray cluster, or `auto`, instead of starting Ray here.")
-@_json_option
+@json_option
 def submit(
     file: Path,
     store: str | None,
@@ -226,8 +212,8 @@ def _print_outcome(name: str, trials: Any, counts: Counter[str], failed: list[An
 
 @cli.command()
 @click.argument("sweep", required=False)
-@_store_options
-@_json_option
+@store_options
+@json_option
 def status(sweep: str | None, store: str | None, tracking_uri: str | None, as_json: bool) -> None:
     """How the sweeps of a store stand, or the cells of one SWEEP.
 
@@ -261,8 +247,8 @@ def status(sweep: str | None, store: str | None, tracking_uri: str | None, as_js
 
 @cli.command()
 @click.argument("key")
-@_store_options
-@_json_option
+@store_options
+@json_option
 def show(key: str, store: str | None, tracking_uri: str | None, as_json: bool) -> None:
     """One trial: its settings, state, scores and files. KEY may be the first digits of a key.
 
@@ -289,7 +275,7 @@ def show(key: str, store: str | None, tracking_uri: str | None, as_json: bool) -
 
 @cli.command()
 @click.argument("key")
-@_store_options
+@store_options
 def logs(key: str, store: str | None, tracking_uri: str | None) -> None:
     """What a trial printed and logged, with the traceback of any error.
 
@@ -306,7 +292,7 @@ def logs(key: str, store: str | None, tracking_uri: str | None) -> None:
 
 @cli.command()
 @click.argument("sweep")
-@_store_options
+@store_options
 def stop(sweep: str, store: str | None, tracking_uri: str | None) -> None:
     """Ask a running SWEEP to checkpoint its trials and stop; submit it again to go on.
 
@@ -322,7 +308,7 @@ def stop(sweep: str, store: str | None, tracking_uri: str | None) -> None:
 
 
 @cli.command()
-@_store_options
+@store_options
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def dashboard(store: str | None, tracking_uri: str | None, port: int) -> None:
     """Open MLflow's pages on this store, on this machine only, until Ctrl-C.
@@ -341,7 +327,7 @@ def dashboard(store: str | None, tracking_uri: str | None, port: int) -> None:
 @click.option("--t", "times", metavar="T,T,…", default="0,0.1,0.25,0.5,0.75,0.9,1", show_default=True)
 @click.option("--b", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Input scale.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a picture of it to this file.")
-@_json_option
+@json_option
 def schedule(spec: str, times: str, b: float, plot: Path | None, as_json: bool) -> None:
     """γ(t), log-SNR and the density over log-SNR of a noise schedule SPEC.
 
@@ -393,8 +379,8 @@ def yaml_schema() -> None:
 
 
 @cli.command()
-@_store_options
-@_json_option
+@store_options
+@json_option
 def doctor(store: str | None, tracking_uri: str | None, as_json: bool) -> None:
     """Check what a sweep needs on this machine: torch and GPU, Ray, MLflow, disk, Inception weights.
 

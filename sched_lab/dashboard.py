@@ -7,8 +7,7 @@ import sys
 
 import click
 
-from sched_lab.execution import OutOfReach
-from sched_lab.store import Store
+from sched_lab.store import OutOfReach, Store
 
 
 def serve(store: Store, port: int) -> None:

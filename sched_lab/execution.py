@@ -11,10 +11,6 @@ from sched_lab.grid import Trial
 from sched_lab.worker import Orders, Report, work
 
 
-class OutOfReach(Exception):
-    """Something that the sweep needs is not there: a resource, a server, a cluster."""
-
-
 def ray_environment(address: str | None) -> dict[str, str]:
     """What must stand in the environment before Ray is imported, less what the user has set.
 

@@ -31,4 +31,4 @@ RESULT_FILE = "result.json"
 JOURNAL_FILE = "journal.jsonl"
 LOG_FILE = "log.txt"
 SWEEP_FILE = "sweep.yaml"  # on the parent run: the file as submitted
-CELLS_FILE = "cells.json"  # on the parent run: every cell of the sweep as last submitted: [{"key", "settings"}, …]
+CELLS_FILE = "cells.json"  # on the parent run: {"cells": [{"key", "settings", "params"}, …]}, as last submitted

@@ -17,8 +17,9 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
-from sched_lab.execution import Listener, OutOfReach
+from sched_lab.execution import Listener
 from sched_lab.grid import Trial
+from sched_lab.store import OutOfReach
 from sched_lab.sweep import Resources, RunSpec
 from sched_lab.worker import Orders, Report, work
 

@@ -14,6 +14,10 @@ from sched_lab import names
 from trainers.files import write_json
 
 
+class OutOfReach(Exception):
+    """Something that a sweep needs is not there: a resource, a server, a cluster, a store."""
+
+
 @dataclass(frozen=True)
 class Store:
     """A lab's folder, absolute, and the tracking server that holds its runs."""

@@ -17,10 +17,10 @@ from typing import Any
 from rich.console import Console
 
 from sched_lab import cost, names
-from sched_lab.execution import OutOfReach, execute_inline, ray_environment
+from sched_lab.execution import execute_inline, ray_environment
 from sched_lab.grid import Grid, Trial
 from sched_lab.progress import Board, better, shown
-from sched_lab.store import Store
+from sched_lab.store import OutOfReach, Store
 from sched_lab.sweep import SweepSpec, read_sweep, trials
 from sched_lab.tracking import Courier, Tracker, flat_params
 from sched_lab.worker import Orders, Report, conclude
@@ -128,14 +128,17 @@ def _open_tracker(plan: Plan) -> Tracker:
 
 def cells(plan: Plan) -> list[dict[str, Any]]:
     """Every cell of the sweep: its key, its settings, and those of its params that a table is made of."""
-    shown = {"resolution", "schedule", "b", "seed", *plan.grid.axes}
+    params = [flat_params(trial.spec) for trial in plan.trials]
+    first = params[0]
+    shown = {"resolution", "schedule", "b", "seed"}
+    shown |= {name for each in params for name in each.keys() | first.keys() if each.get(name) != first.get(name)}
     return [
         {
             "key": trial.key,
             "settings": trial.settings,
-            "params": {name: value for name, value in flat_params(trial.spec).items() if name in shown},
+            "params": {name: value for name, value in each.items() if name in shown},
         }
-        for trial in plan.trials
+        for trial, each in zip(plan.trials, params, strict=True)
     ]
 
 

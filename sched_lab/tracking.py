@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sched_lab import names
-from sched_lab.execution import OutOfReach
 from sched_lab.grid import Trial
 from sched_lab.journal import read
 from sched_lab.plots import schedule_figure
-from sched_lab.store import Store
+from sched_lab.store import OutOfReach, Store
 from trainers.spec import TrialSpec
 
 if TYPE_CHECKING:

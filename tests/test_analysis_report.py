@@ -22,6 +22,7 @@ from analysis.cli import report
 from analysis.report import analyse, write_report
 from analysis.runs import UnknownSweepError, load_runs, read_sweep, sample_grid
 from sched_lab import names
+from sched_lab.store import OutOfReach
 from tests.conftest import Command
 
 if TYPE_CHECKING:
@@ -320,9 +321,9 @@ def test_the_command_exits_with_2_for_an_unknown_sweep(store: Path, sched_lab: C
     assert "Traceback" not in result.stderr
 
 
-def test_a_server_that_does_not_answer_is_a_connection_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(ConnectionError, match=r"http://127\.0\.0\.1:9 can't be used"):
+    with pytest.raises(OutOfReach, match=r"http://127\.0\.0\.1:9 can't be used"):
         load_runs("scale", "http://127.0.0.1:9")
 
 

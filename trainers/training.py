@@ -109,7 +109,7 @@ def train(
     network = _compiled(state.network, spec.train, device)
     parameters = list(state.network.parameters())
     ema_parameters = list(state.ema.parameters())
-    update_ema = get_ema_multi_avg_fn(spec.train.ema)
+    update_ema = get_ema_multi_avg_fn(spec.train.ema)  # type: ignore[no-untyped-call]
     autocast = autocast_for(spec.train, device)
     loss_sum = torch.zeros((), device=device)
     limit = EXPLODED * max(1.0, spec.b**2)
