@@ -16,7 +16,6 @@ from trainers.data import ImageSet
 
 SIDE = 32  # every image is resized to this side first, so that one classifier serves all resolutions
 FEATURES = 64
-SIDES = (32, 32, 16, 8)  # what training images are shrunk to, in turn, so that small and blurred ones are known too
 STEPS, BATCH, LR = 300, 64, 1e-2
 HELD_OUT = 10  # every tenth image, in a random order, is kept from training and measures accuracy
 
@@ -58,9 +57,9 @@ def train(images: ImageSet, seed: int = 0) -> tuple[Classifier, float]:
         model = Classifier(images.pixels.shape[1], len(images.class_names), seed).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=STEPS)
-        for step in range(STEPS):
+        for _ in range(STEPS):
             batch = np.sort(random.choice(train, BATCH))
-            pixels = _resize(torch.from_numpy(images.pixels[batch]).float(), SIDES[step % len(SIDES)])
+            pixels = torch.from_numpy(images.pixels[batch])
             labels = torch.from_numpy(images.labels[batch])
             loss = F.cross_entropy(model.head(model(pixels)), labels, label_smoothing=0.1)
             optimizer.zero_grad()

@@ -176,7 +176,7 @@ class TrainSpec(Part):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the network's forward pass; auto is bf16 autocast on a GPU that has it and fp32 elsewhere."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile; auto compiles on a GPU."""
+    """torch.compile; auto compiles on a GPU when training is long enough to repay it."""
 
 
 class SampleSpec(Part):

@@ -28,6 +28,8 @@ from trainers.spec import TrainSpec, TrialSpec
 
 BIN_EDGES = np.arange(-20.0, 20.1, 2.0)
 """Edges of the log-SNR bins that losses are averaged in; what lies outside counts in the outermost bins."""
+COMPILE_FROM = 10_000
+"""Training steps from which the minute that compiling takes pays on a GPU."""
 EXPLODED = 100.0
 """A mean loss this many times that of predicting zero ends the trial."""
 
@@ -224,8 +226,11 @@ def autocast_for(train: TrainSpec, device: torch.device) -> torch.autocast:
 
 
 def _compiled(network: nn.Module, train: TrainSpec, device: torch.device) -> nn.Module:
-    on = train.compile == "on" or (train.compile == "auto" and device.type == "cuda")
-    return torch.compile(network) if on else network  # type: ignore[return-value]
+    worth_it = device.type == "cuda" and train.steps >= COMPILE_FROM
+    if train.compile == "off" or (train.compile == "auto" and not worth_it):
+        return network
+    torch.compiler.reset()  # a worker's earlier trials would count towards the limit of recompilations
+    return torch.compile(network)  # type: ignore[return-value]
 
 
 def _mix(seed: int, stream: int, position: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections import defaultdict
@@ -94,6 +95,7 @@ def run(
     checkpoint behind. A trial that diverges returns a failed result; any other error propagates.
     """
     on = pick_device(device)
+    _repeatable(on)
     clock: dict[str, float] = defaultdict(float)
     with timed(clock, "prepare"):
         images = data.prepare(spec.data, spec.resolution, cache)
@@ -198,6 +200,13 @@ def write_grid(samples: Tensor, path: Path, side: int = 8) -> None:
 def pick_device(device: str) -> torch.device:
     """`auto` is the GPU this process sees first, or the CPU where it sees none."""
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+
+
+def _repeatable(device: torch.device) -> None:
+    """Have this process's GPU work give the same bits every time, where torch can; on a CPU it does anyway."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def environment(device: torch.device) -> dict[str, str]:
