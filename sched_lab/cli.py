@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import traceback
 from collections import Counter
@@ -70,10 +69,6 @@ def _print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 @cli.command()
 @_file_argument
 @store_options
@@ -91,62 +86,22 @@ def plan(file: Path, store: str | None, tracking_uri: str | None, cells: bool, m
 
 
 def _plan(file: Path, store: Store, cells: bool, measure: bool, as_json: bool) -> None:
-    from sched_lab import submission
-    from sched_lab.progress import label
+    from sched_lab import plan as planning
 
-    plan = submission.plan(file, store)
+    plan = planning.make(file, store)
     seconds = plan.expected_seconds
     if measure and plan.to_run:
         from sched_lab.probe import probe
 
-        rates = probe([trial.spec for trial in plan.to_run], store)
-        seconds = sum(rates.seconds(trial.spec) for trial in plan.to_run)
-    gpu = plan.sweep.resources.gpu
-    states = Counter(plan.states.values())
+        specs = [trial.spec for trial in plan.to_run]
+        seconds = probe(specs, store).total(specs)
     if as_json:
-        return _print_json(
-            {
-                "sweep": plan.sweep.name,
-                "cells": len(plan.trials),
-                "duplicates": plan.grid.duplicates,
-                "excluded": plan.grid.excluded,
-                "finished": states[names.FINISHED],
-                "failed": states[names.FAILED],
-                "to_run": len(plan.to_run),
-                "expected_seconds": _number(seconds),
-                "expected_gpu_hours": _number(seconds * gpu / 3600) if gpu is not None else None,
-                "warnings": [str(warning) for warning in plan.grid.warnings],
-                "trials": [
-                    {"key": t.key, "state": plan.states.get(t.key, "missing"), "settings": t.settings}
-                    for t in plan.trials
-                ],
-            }
-        )
+        return _print_json(planning.record(plan, seconds))
     for warning in plan.grid.warnings:
         click.echo(f"warning: {warning}", err=True)
-    if cells:
-        for trial in plan.trials:
-            click.echo(f"{trial.key}  {plan.states.get(trial.key, 'missing'):<9} {label(trial)}")
-    axes = f" ({' x '.join(plan.grid.axes)})" if plan.grid.axes else ""
-    click.echo(f"sweep      {plan.sweep.name}")
-    click.echo(f"cells      {len(plan.trials)}{axes}")
-    click.echo(f"collapsed  {plan.grid.duplicates} that denote the same trial as another")
-    click.echo(f"excluded   {plan.grid.excluded}")
-    click.echo(f"finished   {states[names.FINISHED]}")
-    if states[names.FAILED]:
-        click.echo(f"failed     {states[names.FAILED]}, to be run again")
-    click.echo(f"to run     {len(plan.to_run)}")
-    click.echo(f"expected   {_cost(seconds, gpu)}")
+    for line in planning.lines(plan, seconds, cells):
+        click.echo(line)
     return None
-
-
-def _cost(seconds: float, gpu: float | None) -> str:
-    from sched_lab.progress import clock
-
-    if not math.isfinite(seconds):
-        return "unknown until a trial with this network has finished in this store; --measure times a few steps"
-    hours = f", {seconds * gpu / 3600:.2g} GPU-hours" if gpu else ""
-    return f"{clock(seconds)} of compute on one slot{hours}"
 
 
 @cli.command()
@@ -181,10 +136,11 @@ def submit(
         raise click.UsageError("--inline runs without Ray: it takes no --address")
     from rich.console import Console
 
-    from sched_lab import submission
+    from sched_lab import plan as planning
+    from sched_lab.submission import submit as run
 
-    plan = submission.plan(file, where)
-    states = submission.submit(plan, inline=inline, address=address, console=Console(stderr=True))
+    plan = planning.make(file, where)
+    states = run(plan, inline=inline, address=address, console=Console(stderr=True))
     counts = Counter(states.values())
     failed = [trial for trial in plan.trials if states[trial.key] == names.FAILED]
     if as_json:

@@ -43,6 +43,10 @@ class Rates:
         rate = exact if exact is not None else (fmean(others) if others else float("nan"))
         return rate * passes(spec)
 
+    def total(self, specs: Iterable[TrialSpec]) -> float:
+        """The seconds expected for all of these; NaN when one is not known."""
+        return math.fsum(self.seconds(spec) for spec in specs)
+
 
 def measured(store: Store, keys: Iterable[str]) -> Rates:
     """The rates of the newest finished trials among `keys`."""

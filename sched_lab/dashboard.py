@@ -26,7 +26,7 @@ def serve(store: Store, port: int) -> None:
         store.artifacts.as_uri(),
     ]
     arguments += ["--host", "127.0.0.1", "--port", str(port), "--allowed-hosts", hosts, "--workers", "1"]
-    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ}
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     click.echo(f"dashboard: http://127.0.0.1:{port}   (Ctrl-C ends it)", err=True)
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, "-m", "mlflow", *arguments], environment)
+    os.execve(sys.executable, [sys.executable, "-m", "mlflow", *arguments], {**quiet, **os.environ})

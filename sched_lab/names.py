@@ -9,6 +9,7 @@ STATE = "sched_lab.state"
 REASON = "sched_lab.reason"
 ROLE = "sched_lab.role"  # `sweep` on the parent run, `trial` on its children
 PARENT = "mlflow.parentRunId"
+EXPERIMENT_KIND = "mlflow.experimentKind"  # of an experiment: what MLflow's pages show of it first
 RANKED_BY = "sched_lab.ranked_by"  # on the parent: the metric that ranks the trials, such as fd_classifier
 
 ROLE_SWEEP, ROLE_TRIAL = "sweep", "trial"

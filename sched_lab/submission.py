@@ -1,4 +1,4 @@
-"""From a sweep file to finished trials: what is there, what is missing, and the run that fills the gap."""
+"""Runs what a plan says is missing, keeps MLflow up to date, and lets the user stop it."""
 
 from __future__ import annotations
 
@@ -8,65 +8,21 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
-from sched_lab import cost, names
+from sched_lab import names
 from sched_lab.execution import execute_inline, ray_environment
-from sched_lab.grid import Grid, Trial
+from sched_lab.plan import Plan
 from sched_lab.progress import Board, better, shown
-from sched_lab.store import OutOfReach, Store
-from sched_lab.sweep import SweepSpec, read_sweep, trials
+from sched_lab.store import OutOfReach
 from sched_lab.tracking import Courier, Tracker, flat_params
 from sched_lab.worker import Orders, Report, conclude
 from trainers import detectors
 from trainers.files import write_json
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A sweep against a store: its trials by what their folders say of them."""
-
-    sweep: SweepSpec
-    yaml_text: str
-    grid: Grid
-    trials: tuple[Trial, ...]
-    states: dict[str, str]  # of the trials that have ended
-    store: Store = field(repr=False)
-
-    @property
-    def to_run(self) -> list[Trial]:
-        """The trials without a finished result, the longest first, so that no long one is left for the end."""
-        missing = [trial for trial in self.trials if self.states.get(trial.key) != names.FINISHED]
-        return sorted(missing, key=lambda trial: -cost.passes(trial.spec))
-
-    @property
-    def finished(self) -> list[Trial]:
-        return [trial for trial in self.trials if self.states.get(trial.key) == names.FINISHED]
-
-    @cached_property
-    def expected_seconds(self) -> float:
-        """Of compute for what is to run, on one slot; NaN when nothing like it has run in this store."""
-        rates = cost.measured(self.store, self.store.trial_keys())
-        return sum(rates.seconds(trial.spec) for trial in self.to_run)
-
-
-def plan(file: Path, store: Store) -> Plan:
-    """Validate a sweep file and compare it with the store. Writes nothing but fingerprints to the cache.
-
-    Raises SweepError for a wrong sweep, and ValueError or OSError when its images can't be fingerprinted.
-    """
-    sweep = read_sweep(file)
-    cells = tuple(trials(sweep, lambda data: data.fingerprint(store.cache)))
-    there = store.trial_keys()
-    results = {trial.key: store.result(trial.key) for trial in cells if trial.key in there}
-    states = {key: str(result["state"]) for key, result in results.items() if result}
-    return Plan(sweep.spec, sweep.source.text, sweep.grid, cells, states, store)
 
 
 def submit(plan: Plan, *, inline: bool = False, address: str | None = None, console: Console) -> dict[str, str]:

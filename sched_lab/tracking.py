@@ -110,8 +110,11 @@ class Tracker:
                     self._client.restore_experiment(found.experiment_id)
                 return str(found.experiment_id)
             try:
+                here = location if self._store.local_tracking else None
                 return str(
-                    self._client.create_experiment(self._sweep, location if self._store.local_tracking else None)
+                    self._client.create_experiment(
+                        self._sweep, here, {names.EXPERIMENT_KIND: "custom_model_development"}
+                    )
                 )
             except MlflowException as error:  # another driver was faster
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# Read by OpenMP and BLAS when they load: tests that train side by side would fight for the cores.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
 ROOT = Path(__file__).parents[1]
 
 SMALL_SWEEP = """\

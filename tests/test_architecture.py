@@ -50,7 +50,7 @@ def test_an_import_against_the_contracts_is_found(copy: Path, package: str, line
     assert "astray" in result.stdout
 
 
-@pytest.mark.parametrize("module", ["sched_lab.cli", "sched_lab.submission", "analysis.cli", "trainers.spec"])
+@pytest.mark.parametrize("module", ["sched_lab.cli", "sched_lab.plan", "analysis.cli", "trainers.spec"])
 def test_the_light_modules_import_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -200,7 +200,7 @@ def test_every_shipped_sweep_is_valid_and_says_what_it_asks_costs_and_expects(fi
 def test_the_shipped_sweeps_hold_the_cells_they_are_named_for() -> None:
     sweeps = {file.stem: read_sweep(file) for file in SWEEPS}
     assert {name: len(sweep.grid.cells) for name, sweep in sweeps.items()} == {
-        "quickstart": 9,
+        "quickstart": 8,
         "headline": 45,
         "chen2023_schedules": 36,
         "chen2023_input_scale": 48,

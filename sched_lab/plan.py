@@ -1,0 +1,110 @@
+"""A sweep file against a store: which of its trials are there, which are missing, and what those will cost."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sched_lab import cost, names
+from sched_lab.grid import Grid, Trial
+from sched_lab.progress import clock, label
+from sched_lab.store import Store
+from sched_lab.sweep import SweepSpec, read_sweep, trials
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep against a store: its trials by what their folders say of them."""
+
+    sweep: SweepSpec
+    yaml_text: str
+    grid: Grid
+    trials: tuple[Trial, ...]
+    states: dict[str, str]  # of the trials that have ended
+    store: Store = field(repr=False)
+
+    @property
+    def to_run(self) -> list[Trial]:
+        """The trials without a finished result, the longest first, so that no long one is left for the end."""
+        missing = [trial for trial in self.trials if self.states.get(trial.key) != names.FINISHED]
+        return sorted(missing, key=lambda trial: -cost.passes(trial.spec))
+
+    @property
+    def finished(self) -> list[Trial]:
+        return [trial for trial in self.trials if self.states.get(trial.key) == names.FINISHED]
+
+    @cached_property
+    def expected_seconds(self) -> float:
+        """Of compute for what is to run, on one slot; NaN when nothing like it has run in this store."""
+        return cost.measured(self.store, self.store.trial_keys()).total([trial.spec for trial in self.to_run])
+
+
+def make(file: Path, store: Store) -> Plan:
+    """Validate a sweep file and compare it with the store. Writes nothing but fingerprints to the cache.
+
+    Raises SweepError for a wrong sweep, and ValueError or OSError when its images can't be fingerprinted.
+    """
+    sweep = read_sweep(file)
+    cells = tuple(trials(sweep, lambda data: data.fingerprint(store.cache)))
+    there = store.trial_keys()
+    results = {trial.key: store.result(trial.key) for trial in cells if trial.key in there}
+    states = {key: str(result["state"]) for key, result in results.items() if result}
+    return Plan(sweep.spec, sweep.source.text, sweep.grid, cells, states, store)
+
+
+def record(plan: Plan, seconds: float) -> dict[str, Any]:
+    """The plan as JSON values; `seconds` is the compute expected for what is to run, NaN when that is not known."""
+    states, gpu = Counter(plan.states.values()), plan.sweep.resources.gpu
+    known = math.isfinite(seconds)
+    return {
+        "sweep": plan.sweep.name,
+        "cells": len(plan.trials),
+        "duplicates": plan.grid.duplicates,
+        "excluded": plan.grid.excluded,
+        "finished": states[names.FINISHED],
+        "failed": states[names.FAILED],
+        "to_run": len(plan.to_run),
+        "expected_seconds": seconds if known else None,
+        "expected_gpu_hours": seconds * gpu / 3600 if known and gpu is not None else None,
+        "warnings": [str(warning) for warning in plan.grid.warnings],
+        "trials": [
+            {"key": trial.key, "state": _state(plan, trial), "settings": trial.settings} for trial in plan.trials
+        ],
+    }
+
+
+def lines(plan: Plan, seconds: float, cells: bool) -> Iterator[str]:
+    """The plan as text; `cells` adds a line for each trial."""
+    if cells:
+        for trial in plan.trials:
+            yield f"{trial.key}  {_state(plan, trial):<9} {label(trial)}"
+    states, axes = Counter(plan.states.values()), " x ".join(plan.grid.axes)
+    yield f"sweep      {plan.sweep.name}"
+    yield f"cells      {len(plan.trials)}{f' ({axes})' if axes else ''}"
+    if plan.grid.duplicates:
+        yield f"collapsed  {plan.grid.duplicates} that denote the same trial as another"
+    if plan.grid.excluded:
+        yield f"excluded   {plan.grid.excluded}"
+    yield f"finished   {states[names.FINISHED]}"
+    if states[names.FAILED]:
+        yield f"failed     {states[names.FAILED]}, to be run again"
+    yield f"to run     {len(plan.to_run)}"
+    yield f"expected   {_cost(plan, seconds)}"
+
+
+def _state(plan: Plan, trial: Trial) -> str:
+    return plan.states.get(trial.key, "missing")
+
+
+def _cost(plan: Plan, seconds: float) -> str:
+    if not plan.to_run:
+        return "nothing: every trial has finished"
+    if not math.isfinite(seconds):
+        return "unknown until a trial with this network has finished in this store; --measure times a few steps"
+    gpu = plan.sweep.resources.gpu
+    return f"{clock(seconds)} of compute on one slot{f', {seconds * gpu / 3600:.2g} GPU-hours' if gpu else ''}"
