@@ -140,7 +140,7 @@ def submit(
     from sched_lab.submission import submit as run
 
     plan = planning.make(file, where)
-    states = run(plan, inline=inline, address=address, console=Console(stderr=True))
+    states = run(plan, inline=inline, address=address, console=Console(file=sys.stderr))
     counts = Counter(states.values())
     failed = [trial for trial in plan.trials if states[trial.key] == names.FAILED]
     if as_json:

@@ -56,7 +56,10 @@ def measured(store: Store, keys: Iterable[str]) -> Rates:
         result, raw = store.result(key), read_json(store.trial(key) / names.SPEC_FILE)
         if result is None or raw is None or result["state"] != names.FINISHED:
             continue
-        spec = TrialSpec.model_validate(raw)
+        try:
+            spec = TrialSpec.model_validate(raw)
+        except ValueError:  # of a plug-in or a file that is no longer there
+            continue
         network = spec.train.network.model_dump_json()
         seen[network, spec.resolution].append(result["seconds"]["total"] / passes(spec))
     return Rates({group: fmean(rates) for group, rates in seen.items()})

@@ -43,8 +43,8 @@ class Listener(Protocol):
     def pruned(self, key: str, report: Report) -> None:
         """Early stopping has ended the trial after this report."""
 
-    def lost(self, key: str) -> None:
-        """The trial's process has died, more often than may be."""
+    def lost(self, key: str, reason: str) -> None:
+        """The trial could not be run to an end of its own, for this reason, as often as it may be tried."""
 
     def stopping(self) -> bool:
         """Whether the user wants no further trial to start."""

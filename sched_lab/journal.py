@@ -7,6 +7,8 @@ it last was, so an outage or a crash delays what is delivered and loses nothing.
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +26,8 @@ class Journal:
         self._file = path.open("r+b" if path.exists() else "x+b")
         self._file.truncate(end)  # a line cut short by a crash was never read by anyone
         self._file.seek(end)
+        if end == 0:
+            self.write(journal=secrets.token_hex(4))
 
     def write(self, **event: Any) -> None:
         """Append one event; `metrics` (finite or not) stand at `step`."""
@@ -33,6 +37,8 @@ class Journal:
             }
             self._last |= dict.fromkeys(event["metrics"], event["step"])
             if not event["metrics"]:
+                del event["metrics"]
+            if event.keys() <= {"step"}:
                 return
         line = json.dumps({"time_ms": int(time.time() * 1000), **event})
         self._file.write(line.encode() + b"\n")
@@ -42,7 +48,17 @@ class Journal:
         return self
 
     def __exit__(self, *error: object) -> None:
+        os.fsync(self._file.fileno())
         self._file.close()
+
+
+def identity(path: Path) -> str:
+    """The name that a journal was given when it was begun; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            return str(json.loads(file.readline()).get("journal", ""))
+    except (FileNotFoundError, ValueError):
+        return ""
 
 
 def read(path: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:

@@ -7,21 +7,29 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sched_lab import __version__
 from sched_lab.execution import Listener
 from sched_lab.grid import Trial
+from sched_lab.progress import better
 from sched_lab.store import OutOfReach
 from sched_lab.sweep import Resources, RunSpec
 from sched_lab.worker import Orders, Report, work
+from trainers.detectors import INCEPTION_VARIABLE
+from trainers.spec import TrialSpec
 
 
 class TrialActor(tune.Trainable):
@@ -74,7 +82,12 @@ class _Relay(_Unsaved, tune.Callback):
             self._listener.pruned(trial.config["key"], last)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._listener.lost(trial.config["key"])
+        try:
+            lines = Path(trial.error_file or "").read_text(errors="replace").split("\n")
+        except OSError:
+            lines = []
+        told = [line.strip() for line in lines if line.strip()]
+        self._listener.lost(trial.config["key"], f"its process died: {told[-1]}" if told else "its process died")
 
 
 class _UntilStopped(_Unsaved, tune.Stopper):
@@ -90,19 +103,18 @@ class _UntilStopped(_Unsaved, tune.Stopper):
         return self._listener.stopping()
 
 
-class _PerSize(tune.schedulers.TrialScheduler):
-    """Early stopping that compares a trial with those of its own image size only: scores of two sizes don't compare."""
+class _AmongAlike(tune.schedulers.TrialScheduler):
+    """Early stopping that compares a trial only with those whose scores compare: same size, images, metric, samples."""
 
-    def __init__(self, trials: Sequence[Trial], kind: str, mode: str) -> None:
-        self._size = {trial.key: trial.spec.resolution for trial in trials}
-        most = {
-            size: max(t.spec.train.steps for t in trials if t.spec.resolution == size)
-            for size in {*self._size.values()}
-        }
-        self._by_size = {size: _scheduler(kind, mode, steps) for size, steps in most.items()}
+    def __init__(self, trials: Sequence[Trial], kind: str) -> None:
+        self._group = {trial.key: _comparable(trial.spec) for trial in trials}
+        members = defaultdict(list)
+        for trial in trials:
+            members[self._group[trial.key]].append(trial.spec)
+        self._schedulers = {group: _scheduler(kind, specs) for group, specs in members.items()}
 
     def _of(self, trial: TuneTrial) -> tune.schedulers.TrialScheduler:
-        return self._by_size[self._size[trial.config["key"]]]
+        return self._schedulers[self._group[trial.config["key"]]]
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         return True
@@ -114,7 +126,9 @@ class _PerSize(tune.schedulers.TrialScheduler):
         self._of(trial).on_trial_error(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        return str(self._of(trial).on_trial_result(tune_controller, trial, result))
+        decision = str(self._of(trial).on_trial_result(tune_controller, trial, result))
+        # A pause would have Tune save and restore the trial, which keeps its own checkpoints.
+        return self.CONTINUE if decision == self.PAUSE else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
         self._of(trial).on_trial_complete(tune_controller, trial, result)
@@ -129,24 +143,40 @@ class _PerSize(tune.schedulers.TrialScheduler):
         return next(ready, None)
 
     def debug_string(self) -> str:
-        return "per size"
+        return "among trials whose scores compare"
 
 
-def _scheduler(kind: str, mode: str, steps: int) -> tune.schedulers.TrialScheduler:
+def _comparable(spec: TrialSpec) -> tuple[Any, ...]:
+    return (spec.resolution, spec.data.model_dump_json(), spec.score.metric_names[0], spec.sample.count)
+
+
+def _scheduler(kind: str, specs: Sequence[TrialSpec]) -> tune.schedulers.TrialScheduler:
+    mode = "max" if better(specs[0].score.metrics[0], 1, 0) else "min"
+    steps = max(spec.train.steps for spec in specs)
+    grace = max(1, steps // 8)
     if kind == "asha":
         return tune.schedulers.ASHAScheduler(
-            time_attr="step", metric="score", mode=mode, max_t=steps, grace_period=max(1, steps // 8)
+            time_attr="step", metric="score", mode=mode, max_t=steps, grace_period=grace, stop_last_trials=False
         )
     return tune.schedulers.MedianStoppingRule(
-        time_attr="step", metric="score", mode=mode, grace_period=max(1, steps // 8), min_samples_required=2
+        time_attr="step", metric="score", mode=mode, grace_period=grace, min_samples_required=2
     )
 
 
 @contextmanager
 def cluster(address: str | None) -> Iterator[None]:
     """Ray on this machine for as long as the context lasts, or the cluster at `address`. Raises OutOfReach."""
+    if address is not None and "://" in address:
+        raise OutOfReach(f"--address takes HOST:PORT or auto, got {address}: Ray's client can't drive Tune")
+    weights = {name: value for name in (INCEPTION_VARIABLE,) if (value := os.environ.get(name))}
     try:
-        ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(
+            address or "local",
+            include_dashboard=False if address is None else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": weights} if address and weights else None,
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise OutOfReach(f"Ray can't be {f'reached at {address}' if address else 'started'}: {reason}") from error
@@ -175,36 +205,46 @@ def fitting(wanted: Resources) -> dict[str, float]:
     return {"cpu": cpu, "gpu": gpu}
 
 
-def slots(per_trial: dict[str, float]) -> int:
-    """How many trials run at once."""
-    nodes = [node["Resources"] for node in _nodes()]
-    kinds = {"CPU": per_trial["cpu"], "GPU": per_trial["gpu"]}
-    return sum(int(min(node.get(kind, 0) / need for kind, need in kinds.items() if need)) for node in nodes)
+def check_nodes(root: Path) -> None:
+    """Raise OutOfReach unless every node of the cluster has this version of sched-lab and shares the store's folder."""
+    root.mkdir(parents=True, exist_ok=True)
+    token = root / f".shared-{secrets.token_hex(4)}"
+    token.write_text(__version__)
+    probe = ray.remote(num_cpus=0, max_retries=0)(_version_here)
+    try:
+        for node in _nodes():
+            here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            try:
+                found, shared = ray.get(probe.options(scheduling_strategy=here).remote(str(token)))
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().rpartition("\n")[2]
+                raise OutOfReach(f"node {node['NodeManagerAddress']} can't run sched-lab: {reason}") from error
+            if found != __version__:
+                raise OutOfReach(f"node {node['NodeManagerAddress']} has sched-lab {found}, this is {__version__}")
+            if not shared:
+                raise OutOfReach(f"node {node['NodeManagerAddress']} does not see the store {root}: share that folder")
+    finally:
+        token.unlink()
 
 
-def check_shared(root: str) -> None:
-    """Raise OutOfReach when a node of the cluster does not see the store's folder: trials write there."""
-    nodes = _nodes()
-    if len(nodes) < 2:
-        return
-    seen = ray.remote(num_cpus=0)(os.path.isdir)
-    for node in nodes:
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        if not ray.get(seen.options(scheduling_strategy=here).remote(root)):
-            raise OutOfReach(f"node {node['NodeManagerAddress']} does not see the store {root}: it must be shared")
+def _version_here(token: str) -> tuple[str, bool]:
+    return __version__, Path(token).exists()
 
 
 def execute(
-    trials: Sequence[Trial], *, run: RunSpec, orders: Orders, per_trial: dict[str, float], mode: str, listener: Listener
+    trials: Sequence[Trial], *, run: RunSpec, orders: Orders, per_trial: dict[str, float], listener: Listener
 ) -> None:
     """Run every trial, or as many as start before the listener says stop; what becomes of each goes to the listener."""
+    keys = iter([trial.key for trial in trials])
     with tempfile.TemporaryDirectory(prefix="sched-lab-tune-") as scratch:
         tune.Tuner(
             tune.with_resources(TrialActor, per_trial),
-            param_space={"key": tune.grid_search([trial.key for trial in trials]), "orders": asdict(orders)},
+            # One key a trial: a grid search would copy the list of keys for each of them.
+            param_space={"key": tune.sample_from(lambda _: next(keys)), "orders": asdict(orders)},
             tune_config=tune.TuneConfig(
+                num_samples=len(trials),
                 reuse_actors=True,
-                scheduler=None if run.early_stop == "none" else _PerSize(trials, run.early_stop, mode),
+                scheduler=None if run.early_stop == "none" else _AmongAlike(trials, run.early_stop),
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(

@@ -12,6 +12,7 @@ from typing import Any
 
 from sched_lab import cost, names
 from sched_lab.grid import Grid, Trial
+from sched_lab.located_yaml import Located
 from sched_lab.progress import clock, label
 from sched_lab.store import Store
 from sched_lab.sweep import SweepSpec, read_sweep, trials
@@ -22,21 +23,31 @@ class Plan:
     """A sweep against a store: its trials by what their folders say of them."""
 
     sweep: SweepSpec
-    yaml_text: str
+    source: Located
     grid: Grid
     trials: tuple[Trial, ...]
     states: dict[str, str]  # of the trials that have ended
     store: Store = field(repr=False)
 
-    @property
+    @cached_property
     def to_run(self) -> list[Trial]:
-        """The trials without a finished result, the longest first, so that no long one is left for the end."""
-        missing = [trial for trial in self.trials if self.states.get(trial.key) != names.FINISHED]
+        """The trials that have not come to their end, the longest first, so that no long one is left for last."""
+        missing = [trial for trial in self.trials if not self._is_done(trial)]
         return sorted(missing, key=lambda trial: -cost.passes(trial.spec))
 
     @property
-    def finished(self) -> list[Trial]:
-        return [trial for trial in self.trials if self.states.get(trial.key) == names.FINISHED]
+    def done(self) -> list[Trial]:
+        """The trials that are not run again: finished, or stopped early where the sweep still asks for that."""
+        return [trial for trial in self.trials if self._is_done(trial)]
+
+    def _is_done(self, trial: Trial) -> bool:
+        state = self.states.get(trial.key)
+        return state == names.FINISHED or (state == names.STOPPED and self.sweep.run.early_stop != "none")
+
+    @property
+    def ranked_by(self) -> str:
+        """The score that ranks the trials: the first metric of most of them."""
+        return Counter(trial.spec.score.metric_names[0] for trial in self.trials).most_common(1)[0][0]
 
     @cached_property
     def expected_seconds(self) -> float:
@@ -54,7 +65,7 @@ def make(file: Path, store: Store) -> Plan:
     there = store.trial_keys()
     results = {trial.key: store.result(trial.key) for trial in cells if trial.key in there}
     states = {key: str(result["state"]) for key, result in results.items() if result}
-    return Plan(sweep.spec, sweep.source.text, sweep.grid, cells, states, store)
+    return Plan(sweep.spec, sweep.source, sweep.grid, cells, states, store)
 
 
 def record(plan: Plan, seconds: float) -> dict[str, Any]:

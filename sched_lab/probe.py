@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -11,7 +10,7 @@ from sched_lab.cost import TRAINING_PASSES, Rates
 from sched_lab.store import Store
 from trainers import data
 from trainers.spec import TrialSpec
-from trainers.training import Training, train
+from trainers.training import Training, TrainProgress, train
 from trainers.trial import pick_device
 
 STEPS = 6
@@ -28,8 +27,7 @@ def probe(specs: Iterable[TrialSpec], store: Store) -> Rates:
             continue
         images = data.prepare(spec.data, spec.resolution, store.cache)
         state = Training.start(spec, channels=images.pixels.shape[1], classes=len(images.class_names), device=device)
-        last = math.nan
-        for report in train(state, spec, images, until=2 * STEPS, report_every=STEPS):
-            last = report.images_per_second  # the first report holds the warm-up
-        rates[group] = 1 / (TRAINING_PASSES * last)
+        events = train(state, spec, images, until=2 * STEPS, report_every=STEPS)
+        reports = [event for event in events if isinstance(event, TrainProgress)]
+        rates[group] = 1 / (TRAINING_PASSES * reports[-1].images_per_second)  # the first report holds the warm-up
     return Rates(rates)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -62,9 +62,12 @@ class _Running:
 class Board:
     """The state of every trial of a sweep, told by the executor and read by the display."""
 
-    def __init__(self, store: Store, sweep: str, finished: Iterable[Trial], to_run: Iterable[Trial]) -> None:
-        self._store, self.sweep = store, sweep
-        self.trials = {trial.key: trial for trial in [*finished, *to_run]}
+    def __init__(
+        self, store: Store, sweep: str, done: Iterable[Trial], to_run: Iterable[Trial], trouble: Callable[[], str]
+    ) -> None:
+        """`trouble` says what is wrong at the moment, "" when nothing is."""
+        self._store, self.sweep, self._trouble = store, sweep, trouble
+        self.trials = {trial.key: trial for trial in [*done, *to_run]}
         self.states: dict[str, str] = {}
         self.best: dict[int, tuple[float, Trial]] = {}
         self._running: dict[str, _Running] = {}
@@ -72,9 +75,21 @@ class Board:
         self._lock = threading.Lock()
         self._work = sum(passes(trial.spec) for trial in to_run)
         self._work_done = 0.0
-        self.notice = ""
-        for trial in finished:
-            self._finish(trial.key, (store.result(trial.key) or {}).get("scores", {}))
+        self._said = ""
+        for trial in done:
+            result = store.result(trial.key) or {}
+            self.states[trial.key] = result.get("state", names.STOPPED)
+            self._rank(trial, result.get("scores", {}))
+
+    def say(self, notice: str) -> None:
+        """Show this notice from now on."""
+        self._said = notice
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user should know now."""
+        trouble = self._trouble()
+        return [notice for notice in (self._said, trouble and f"MLflow: {trouble}") if notice]
 
     def started(self, key: str) -> None:
         with self._lock:
@@ -88,11 +103,9 @@ class Board:
             self._work_done += passes(self.trials[key].spec)
             self.states[key] = state
             if state == names.FINISHED:
-                self._finish(key, scores)
+                self._rank(self.trials[key], scores)
 
-    def _finish(self, key: str, scores: Mapping[str, float | None]) -> None:
-        trial = self.trials[key]
-        self.states[key] = names.FINISHED
+    def _rank(self, trial: Trial, scores: Mapping[str, float | None]) -> None:
         score = scores.get(trial.spec.score.metric_names[0])
         if score is None:
             return
@@ -137,8 +150,7 @@ class Board:
         parts: list[RenderableType] = [Text(f"{self.sweep}: {summary}", style="bold"), rows]
         if self.best:
             parts.append(Text("best so far\n" + "\n".join(self.best_lines())))
-        if self.notice:
-            parts.append(Text(self.notice, style="yellow"))
+        parts += [Text(notice, style="yellow") for notice in self.notices]
         return Group(*parts)
 
 
@@ -180,7 +192,7 @@ def shown(board: Board, console: Console) -> Iterator[None]:
 
     def lines() -> None:
         while not over.wait(PLAIN_PERIOD):
-            console.print(f"{board.sweep}: {board.summary()}", highlight=False)
+            console.print("\n".join([f"{board.sweep}: {board.summary()}", *board.notices]), highlight=False)
 
     thread = threading.Thread(target=lines, name="progress", daemon=True)
     thread.start()

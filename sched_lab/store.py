@@ -94,6 +94,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def without_password(uri: str) -> str:
+    """A URI as it may be shown: the password in it replaced by stars."""
+    return re.sub(r"(://[^/@:]*:)[^/@]*@", r"\1***@", uri)
+
+
 def safe_name(name: str) -> str:
     """A folder name for any sweep's name: itself where that is safe, else its safe part and a digest."""
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name):

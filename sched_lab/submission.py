@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from sched_lab import names
 from sched_lab.execution import execute_inline, ray_environment
+from sched_lab.located_yaml import SweepError
 from sched_lab.plan import Plan
-from sched_lab.progress import Board, better, shown
-from sched_lab.store import OutOfReach
+from sched_lab.progress import Board, shown
+from sched_lab.store import OutOfReach, Store, read_json
 from sched_lab.tracking import Courier, Tracker, flat_params
 from sched_lab.worker import Orders, Report, conclude
 from trainers import detectors
 from trainers.files import write_json
+
+PATIENCE = 30.0  # seconds in which MLflow must take the last results
 
 
 def submit(plan: Plan, *, inline: bool = False, address: str | None = None, console: Console) -> dict[str, str]:
@@ -30,56 +34,74 @@ def submit(plan: Plan, *, inline: bool = False, address: str | None = None, cons
 
     `inline` runs in this process, `address` joins a Ray cluster; otherwise Ray is started on this machine. A first
     Ctrl-C, or `stop`, lets running trials write a checkpoint and end; a second raises KeyboardInterrupt at once.
-    Raises OutOfReach, before anything is spent, when the cluster or the tracking server isn't there.
+    Before anything is spent, raises SweepError where a source can't be judged, and OutOfReach when weights, the cluster
+    or the tracking server aren't there, or another submit is at work on this store.
     """
-    store, sweep = plan.store, plan.sweep
-    console.print(
-        f"{sweep.name}: {len(plan.trials)} cells, {len(plan.to_run)} to run, in {store.root}", highlight=False
-    )
-    threads = max(1, int(sweep.resources.cpu or 1))
-    orders = Orders(sweep.name, str(store.root), threads, sweep.run.max_failures)
+    store, sweep, to_run = plan.store, plan.sweep, plan.to_run
+    console.print(f"{sweep.name}: {len(plan.trials)} cells, {len(to_run)} to run, in {store.root}", highlight=False)
     _check_detectors(plan)
     with ExitStack() as stack:
-        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open_tracker, plan)  # while Ray starts
-        if plan.to_run and not inline:
+        stack.enter_context(_alone(store))
+        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(Tracker, store, sweep.name)  # while Ray starts
+        device = "cpu" if sweep.resources.gpu == 0 else "auto"
+        if to_run and not inline:
             console.print(f"{'joining' if address else 'starting'} Ray …", highlight=False)
             os.environ |= ray_environment(address)
             from sched_lab import on_ray
 
             stack.enter_context(on_ray.cluster(address))
-            on_ray.check_shared(orders.root)
+            if address:
+                on_ray.check_nodes(store.root)
             per_trial = on_ray.fitting(sweep.resources)
+            device = "auto" if per_trial["gpu"] else "cpu"
+        orders = Orders(
+            sweep.name, str(store.root), max(1, int(sweep.resources.cpu or 1)), device, sweep.run.max_failures
+        )
         tracker = opening.result()
-        _lay_out(plan)
-        following = _Following(plan, Courier(tracker))
-        with _interruptible(store.stop_file(sweep.name), following.board), shown(following.board, console):
-            if inline:
-                execute_inline(plan.to_run, orders, following)
-            elif plan.to_run:
-                mode = "max" if better(plan.trials[0].spec.score.metrics[0], 1, 0) else "min"
-                on_ray.execute(
-                    plan.to_run, run=sweep.run, orders=orders, per_trial=per_trial, mode=mode, listener=following
-                )
-    states = {trial.key: following.board.states.get(trial.key, names.STOPPED) for trial in plan.trials}
-    following.close(tracker, states)
-    return states
+        sheet = cells(plan)
+        tracker.open(sweep.description, plan.source.text, sheet, plan.ranked_by)
+        store.write_sweep(sweep.name, plan.source.text, sheet)
+        store.stop_file(sweep.name).unlink(missing_ok=True)
+        following = _Following(plan, tracker)
+        stack.enter_context(following)
+        stack.enter_context(_interruptible(store.stop_file(sweep.name), following.board))
+        stack.enter_context(shown(following.board, console))
+        if inline:
+            execute_inline(to_run, orders, following)
+        elif to_run:
+            on_ray.execute(to_run, run=sweep.run, orders=orders, per_trial=per_trial, listener=following)
+    return following.states
+
+
+@contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    """Hold the store's lock: two drivers would run the same trials and write the same journals."""
+    store.root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(store.root / "submit.lock", timeout=0)
+    holder = store.root / "submit.json"
+    try:
+        lock.acquire()
+    except Timeout:
+        held = read_json(holder) or {}
+        by = ", ".join(f"{name} {value}" for name, value in held.items()) or "unknown"
+        raise OutOfReach(f"another submit is at work on {store.root} ({by}): wait for it, or stop it") from None
+    try:
+        write_json(holder, {"pid": os.getpid(), "host": platform.node()})
+        yield
+    finally:
+        lock.release()
 
 
 def _check_detectors(plan: Plan) -> None:
-    """Raise before anything is spent: OutOfReach where weights are missing, ValueError where a source has no labels."""
-    distinct = {(trial.spec.score.detector, trial.spec.data): trial.spec for trial in plan.to_run}
+    """Raise before anything is spent: OutOfReach where weights are missing, SweepError where a source has no labels."""
+    distinct = {(trial.spec.score.detector, trial.spec.data.model_dump_json()): trial.spec for trial in plan.to_run}
     for spec in distinct.values():
         try:
             detectors.check(spec.score, spec.data, plan.store.cache)
         except detectors.WeightsMissing as error:
             raise OutOfReach(str(error)) from error
-
-
-def _open_tracker(plan: Plan) -> Tracker:
-    tracker = Tracker(plan.store, plan.sweep.name)
-    ranked_by = Counter(trial.spec.score.metric_names[0] for trial in plan.trials).most_common(1)[0][0]
-    tracker.open(plan.sweep.description, plan.yaml_text, cells(plan), ranked_by)
-    return tracker
+        except ValueError as error:
+            raise SweepError([plan.source.problem(("score", "detector"), str(error))]) from error
 
 
 def cells(plan: Plan) -> list[dict[str, Any]]:
@@ -98,47 +120,56 @@ def cells(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def _lay_out(plan: Plan) -> None:
-    """Write what the workers read: the spec of each trial that is to run."""
-    plan.store.write_sweep(plan.sweep.name, plan.yaml_text, cells(plan))
-    plan.store.stop_file(plan.sweep.name).unlink(missing_ok=True)
-    for trial in plan.to_run:
-        folder = plan.store.trial(trial.key)
-        (folder / names.RESULT_FILE).unlink(missing_ok=True)
-        write_json(folder / names.SPEC_FILE, trial.spec.model_dump(mode="json"))
-
-
 class _Following:
-    """The listener of one submission: keeps the board, and the courier that delivers to MLflow."""
+    """The listener of one submission: keeps the board, and has a courier deliver to MLflow while it is open."""
 
-    def __init__(self, plan: Plan, courier: Courier) -> None:
-        self._store = plan.store
+    def __init__(self, plan: Plan, tracker: Tracker) -> None:
+        self._plan, self._tracker = plan, tracker
         self._stop_file = plan.store.stop_file(plan.sweep.name)
-        self.board = Board(plan.store, plan.sweep.name, plan.finished, plan.to_run)
-        self._courier = courier
+        self._courier = Courier(tracker)
+        self.board = Board(plan.store, plan.sweep.name, plan.done, plan.to_run, trouble=lambda: self._courier.error)
         self._running: set[str] = set()
         self._last: frozenset[str] | None = None  # what ran when the user asked to stop
-        for trial in plan.finished:  # a run may be missing where another sweep has done the work
-            courier.started(trial)
-            courier.ended(trial.key)
-        courier.start()
+
+    def __enter__(self) -> Self:
+        for trial in self._plan.done:  # a run may be missing where another sweep has done the work
+            self._courier.follow(trial)
+        self._courier.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        delivered = self._courier.drain(PATIENCE if kind is None else 2.0)
+        worst = [state for state in (names.FAILED, names.STOPPED) if state in self.states.values()]
+        if delivered:
+            self._tracker.close(worst[0] if worst else names.FINISHED)
+        elif kind is None:
+            raise OutOfReach(
+                f"MLflow did not take the last results: {self._courier.error}. "
+                "They are safe in the store; submit again to deliver them"
+            )
+
+    @property
+    def states(self) -> dict[str, str]:
+        """The state of every trial of the sweep; what has not come to an end is stopped."""
+        return {trial.key: self.board.states.get(trial.key, names.STOPPED) for trial in self._plan.trials}
 
     def started(self, key: str) -> None:
+        trial, folder = self.board.trials[key], self._plan.store.trial(key)
+        (folder / names.RESULT_FILE).unlink(missing_ok=True)
+        write_json(folder / names.SPEC_FILE, trial.spec.model_dump(mode="json"))
         self._running.add(key)
         self.board.started(key)
-        self._courier.started(self.board.trials[key])
+        self._courier.follow(trial)
 
     def ended(self, key: str, report: Report) -> None:
         self._running.discard(key)
-        self.board.ended(key, report.state, (self._store.result(key) or {}).get("scores", {}))
-        self._courier.ended(key)
-        self.board.notice = f"MLflow: {self._courier.error}" if self._courier.error else ""
+        self.board.ended(key, report.state, (self._plan.store.result(key) or {}).get("scores", {}))
 
     def pruned(self, key: str, report: Report) -> None:
-        self.ended(key, conclude(self._store, key, names.STOPPED, f"stopped early at step {report.step}"))
+        self.ended(key, conclude(self._plan.store, key, names.STOPPED, f"stopped early at step {report.step}"))
 
-    def lost(self, key: str) -> None:
-        self.ended(key, conclude(self._store, key, names.FAILED, "its process died"))
+    def lost(self, key: str, reason: str) -> None:
+        self.ended(key, conclude(self._plan.store, key, names.FAILED, reason))
 
     def stopping(self) -> bool:
         if not self._stop_file.exists():
@@ -146,16 +177,6 @@ class _Following:
         if self._last is None:
             self._last = frozenset(self._running)
         return not self._last & self._running
-
-    def close(self, tracker: Tracker, states: dict[str, str]) -> None:
-        """Deliver what is left; raises OutOfReach when the server does not take it."""
-        if not self._courier.drain():
-            raise OutOfReach(
-                f"MLflow did not take the last results: {self._courier.error}. "
-                "They are safe in the store; submit again to deliver them"
-            )
-        worst = [state for state in (names.FAILED, names.STOPPED) if state in states.values()]
-        tracker.close(worst[0] if worst else names.FINISHED)
 
 
 @contextmanager
@@ -166,7 +187,7 @@ def _interruptible(stop_file: Path, board: Board) -> Iterator[None]:
         if stop_file.exists():
             raise KeyboardInterrupt
         stop_file.touch()
-        board.notice = "stopping: running trials write a checkpoint first; Ctrl-C again stops at once"
+        board.say("stopping: running trials write a checkpoint first; Ctrl-C again stops at once")
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:

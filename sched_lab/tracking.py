@@ -1,8 +1,8 @@
 """The only writer of MLflow: one experiment a sweep, one run a trial, delivered from the trials' journals.
 
 Trials never speak to MLflow. A courier thread in the driver reads what they have written down and sends it on; how far
-it has come stands in a tag of the run, set in the same request, so a delivery that was cut short is taken up where it
-ended, by this driver or the next.
+it has come stands in a tag of the run, set last. A delivery that was cut short is made again, by this driver or the
+next: a point with the same time, step and value is one point to MLflow.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sched_lab import names
 from sched_lab.grid import Trial
-from sched_lab.journal import read
+from sched_lab.journal import identity, read
 from sched_lab.plots import schedule_figure
-from sched_lab.store import OutOfReach, Store
+from sched_lab.store import OutOfReach, Store, without_password
 from trainers.spec import TrialSpec
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-DELIVERED = "sched_lab.delivered"  # byte of the journal up to which a run is complete
-MAX_METRICS = 1000  # per request, MLflow's own limit
+DELIVERED = "sched_lab.delivered"  # identity of the journal, and the byte up to which the run has it
 MLFLOW_STATUS = {
     names.FINISHED: "FINISHED",
     names.FAILED: "FAILED",
@@ -65,22 +65,40 @@ def run_name(spec: TrialSpec) -> str:
     return f"{spec.resolution}px {spec.schedule} b={spec.b:g} seed={spec.seed}"
 
 
-def connect(store: Store) -> MlflowClient:
-    """A client of the store's tracking server. Raises OutOfReach when it does not answer."""
+@contextmanager
+def reaching(uri: str) -> Iterator[None]:
+    """Turns what MLflow raises when a server can't be used into OutOfReach."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError, ImportError) as error:
+        shown, told = without_password(uri), str(error).replace(uri, without_password(uri))
+        raise OutOfReach(f"the MLflow tracking server {shown} can't be used: {told}") from None
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of a tracking server. Raises OutOfReach when it does not answer."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
-    store.root.mkdir(parents=True, exist_ok=True)
-    try:
-        client = MlflowClient(store.tracking_uri)
+    with reaching(uri):
+        client = MlflowClient(uri)
         client.search_experiments(max_results=1)
-    except (MlflowException, OSError) as error:
-        raise OutOfReach(f"the MLflow tracking server {store.tracking_uri} can't be used: {error}") from error
     return client
+
+
+@dataclass(frozen=True)
+class _Delivery:
+    """How far a run has come: its journal's identity, the byte up to which it was sent, and whether that is all."""
+
+    run_id: str = ""
+    journal: str = ""
+    end: int = 0
+    complete: bool = False
 
 
 class Tracker:
@@ -88,16 +106,20 @@ class Tracker:
 
     def __init__(self, store: Store, sweep: str) -> None:
         self._store, self._sweep = store, sweep
-        self._client = connect(store)
-        self._experiment = self._open_experiment()
-        self._runs: dict[str, tuple[str, int]] = {}  # key → run id, byte delivered
+        self._client = connect(store.tracking_uri)
+        self._runs: dict[str, _Delivery] = {}
         self._parent = ""
-        for run in self._search(f"tags.`{names.SWEEP}` != ''"):
-            tags = run.data.tags
-            if tags.get(names.ROLE) == names.ROLE_SWEEP:
-                self._parent = run.info.run_id
-            elif names.TRIAL_KEY in tags:
-                self._runs[tags[names.TRIAL_KEY]] = (run.info.run_id, int(tags.get(DELIVERED, 0)))
+        with reaching(store.tracking_uri):
+            self._experiment = self._open_experiment()
+            for run in self._search(f"tags.`{names.SWEEP}` != ''"):
+                tags = run.data.tags
+                if tags.get(names.ROLE) == names.ROLE_SWEEP:
+                    self._parent = run.info.run_id
+                elif names.TRIAL_KEY in tags:
+                    journal, _, end = tags.get(DELIVERED, "").rpartition(":")
+                    self._runs[tags[names.TRIAL_KEY]] = _Delivery(
+                        run.info.run_id, journal, int(end or 0), tags.get(names.STATE) != names.RUNNING
+                    )
 
     def _open_experiment(self) -> str:
         from mlflow.exceptions import MlflowException
@@ -131,7 +153,11 @@ class Tracker:
                 return
 
     def open(self, description: str, yaml_text: str, cells: Sequence[Mapping[str, Any]], ranked_by: str) -> None:
-        """Create or find the sweep's own run, and record there what is being submitted."""
+        """Create or find the sweep's own run, and record there what is being submitted. Raises OutOfReach."""
+        with reaching(self._store.tracking_uri):
+            self._open(description, yaml_text, cells, ranked_by)
+
+    def _open(self, description: str, yaml_text: str, cells: Sequence[Mapping[str, Any]], ranked_by: str) -> None:
         if not self._parent:
             tags = {names.ROLE: names.ROLE_SWEEP, names.SWEEP: self._sweep}
             self._parent = self._client.create_run(self._experiment, tags=tags, run_name=self._sweep).info.run_id
@@ -142,47 +168,58 @@ class Tracker:
         self._client.update_run(self._parent, "RUNNING")
 
     def close(self, state: str) -> None:
-        """Record how the sweep ended."""
-        self._client.set_tag(self._parent, names.STATE, state)
-        self._client.set_terminated(self._parent, MLFLOW_STATUS[state])
+        """Record how the sweep ended. Raises OutOfReach."""
+        with reaching(self._store.tracking_uri):
+            self._client.set_tag(self._parent, names.STATE, state)
+            self._client.set_terminated(self._parent, MLFLOW_STATUS[state])
 
-    def deliver(self, trial: Trial) -> None:
-        """Send what the trial's journal holds beyond what its run has; creates the run when there is none."""
-        from mlflow.entities import Metric, Param, RunTag
+    def deliver(self, trial: Trial) -> bool:
+        """Send what the trial's journal holds beyond what its run has; creates the run when there is none.
+
+        Returns whether the run is complete: the journal's last word is that the trial has ended.
+        """
+        from mlflow.entities import Metric, Param
 
         folder = self._store.trial(trial.key)
-        run_id, start = self._runs.get(trial.key, ("", 0))
-        events, end = read(folder / names.JOURNAL_FILE, start)
+        path = folder / names.JOURNAL_FILE
+        journal, sent = identity(path), self._runs.get(trial.key, _Delivery())
+        if sent.journal != journal:  # another store's, or one begun anew: what it says is said from its first line
+            sent = _Delivery(sent.run_id, journal)
+        events, end = read(path, sent.end)
         if not events:
-            return
-        params = []
-        if not run_id:
-            run_id = self._create(trial, events[0]["time_ms"])
+            return sent.complete
+        if not sent.run_id:
+            sent = replace(sent, run_id=self._create(trial, events[0]["time_ms"]))
+            self._runs[trial.key] = sent
+        if sent.end == 0:
             params = [Param(name, value) for name, value in flat_params(trial.spec).items()]
-            self._runs[trial.key] = (run_id, 0)
-        metrics, states = [], [event for event in events if "state" in event]
+            self._client.log_batch(sent.run_id, params=params)
+        metrics = []
         for event in events:
             metrics += [
                 Metric(name, value, event["time_ms"], event["step"]) for name, value in event.get("metrics", {}).items()
             ]
             if "file" in event:
-                self._client.log_artifact(run_id, str(folder / event["file"]), names.SAMPLES_FOLDER)
-        tags = {DELIVERED: str(end)}
-        if states:
-            tags |= {names.STATE: states[-1]["state"], names.REASON: states[-1].get("reason", "")}
-        if states and states[-1]["state"] != names.RUNNING:
-            self._describe(run_id, trial, folder)
-        while len(metrics) > MAX_METRICS:
-            self._client.log_batch(run_id, metrics[:MAX_METRICS])
-            del metrics[:MAX_METRICS]
-        self._client.log_batch(run_id, metrics, params, [RunTag(name, value) for name, value in tags.items()])
-        if states:
-            status = MLFLOW_STATUS[states[-1]["state"]]
-            if status == "RUNNING":
-                self._client.update_run(run_id, status)
-            else:
-                self._client.set_terminated(run_id, status, end_time=states[-1]["time_ms"])
-        self._runs[trial.key] = (run_id, end)
+                self._client.log_artifact(sent.run_id, str(folder / event["file"]), names.SAMPLES_FOLDER)
+        self._client.log_batch(sent.run_id, metrics)
+        complete = self._tell_state(sent.run_id, trial, [event for event in events if "state" in event])
+        self._client.set_tag(sent.run_id, DELIVERED, f"{journal}:{end}")
+        self._runs[trial.key] = _Delivery(sent.run_id, journal, end, complete)
+        return complete
+
+    def _tell_state(self, run_id: str, trial: Trial, said: Sequence[Mapping[str, Any]]) -> bool:
+        """Bring the run's state up to the last of these events; returns whether the trial has ended."""
+        if not said:
+            return False
+        last = said[-1]
+        self._client.set_tag(run_id, names.STATE, last["state"])
+        self._client.set_tag(run_id, names.REASON, last.get("reason", ""))
+        if last["state"] == names.RUNNING:
+            self._client.update_run(run_id, MLFLOW_STATUS[names.RUNNING])
+            return False
+        self._describe(run_id, trial)
+        self._client.set_terminated(run_id, MLFLOW_STATUS[last["state"]], end_time=last["time_ms"])
+        return True
 
     def _create(self, trial: Trial, start_ms: int) -> str:
         tags = {
@@ -195,66 +232,57 @@ class Tracker:
         run = self._client.create_run(self._experiment, start_ms, tags, run_name(trial.spec))
         return str(run.info.run_id)
 
-    def _describe(self, run_id: str, trial: Trial, folder: Path) -> None:
+    def _describe(self, run_id: str, trial: Trial) -> None:
         """The artifacts of a trial that has ended: its spec, what it ran on, its schedule."""
-        self._client.log_artifact(run_id, str(folder / names.SPEC_FILE))
+        self._client.log_dict(run_id, trial.spec.model_dump(mode="json"), names.SPEC_FILE)
         result = self._store.result(trial.key) or {}
         self._client.log_dict(run_id, result.get("environment", {}), names.ENVIRONMENT_FILE)
         self._client.log_figure(run_id, schedule_figure(trial.spec.noise_schedule, trial.spec.b), names.SCHEDULE_FILE)
 
 
 class Courier(threading.Thread):
-    """Delivers the journals of started trials, again and again, beside the work."""
+    """Delivers the journals of the trials it follows, again and again, beside the work."""
 
     def __init__(self, tracker: Tracker, period: float = 1.0) -> None:
         super().__init__(name="mlflow-courier", daemon=True)
         self._tracker, self._period = tracker, period
         self._open: dict[str, Trial] = {}
-        self._ended: set[str] = set()
         self._lock = threading.Lock()
         self._finish = threading.Event()
         self.error = ""
-        """Why the last delivery failed; empty when it did not."""
+        """Why a delivery of the last round failed; empty when none did."""
 
-    def started(self, trial: Trial) -> None:
-        """Follow this trial's journal from now on."""
+    def follow(self, trial: Trial) -> None:
+        """Deliver this trial's journal from now on, until its last word."""
         with self._lock:
             self._open[trial.key] = trial
-
-    def ended(self, key: str) -> None:
-        """The trial's journal has its last line."""
-        with self._lock:
-            self._ended.add(key)
 
     def run(self) -> None:
         while not self._finish.wait(self._period):
             self._round()
 
     def _round(self) -> None:
-        from mlflow.exceptions import MlflowException
-
         with self._lock:
-            following = [(trial, trial.key in self._ended) for trial in self._open.values()]
-        for trial, ended in following:
+            following = list(self._open.values())
+        error = ""
+        for trial in following:
             try:
-                self._tracker.deliver(trial)
-            except (MlflowException, OSError) as error:
-                self.error = str(error)
-                return
-            self.error = ""
-            if ended:
+                complete = self._tracker.deliver(trial)
+            except Exception as failure:  # whatever a server or an artifact store raises: the others go on
+                error = str(failure).partition("\n")[0]
+                continue
+            if complete:
                 with self._lock:
-                    del self._open[trial.key]
+                    self._open.pop(trial.key, None)
+        self.error = error
 
-    def drain(self, patience: float = 30.0) -> bool:
-        """Deliver the rest; False when the server did not take it all within `patience` seconds."""
+    def drain(self, patience: float) -> bool:
+        """Deliver what is left; False when the server did not take it within `patience` seconds."""
         self._finish.set()
         self.join()
-        with self._lock:
-            self._ended |= set(self._open)
         deadline = time.monotonic() + patience
         self._round()
-        while self._open and time.monotonic() < deadline:
+        while self.error and time.monotonic() < deadline:
             time.sleep(self._period)
             self._round()
-        return not self._open
+        return not self.error

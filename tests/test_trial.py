@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from trainers.spec import TrialSpec
-from trainers.training import TrainProgress
+from trainers.training import Beat, TrainProgress
 from trainers.trial import CHECKPOINT_FILE, Evaluation, Sampled, TrialResult, run, run_trial, to_uint8, write_grid
 
 
@@ -64,6 +64,28 @@ def test_a_trial_closed_anywhere_goes_on_to_the_same_result(tmp_path: Path, cach
     assert (tmp_path / "part" / CHECKPOINT_FILE).exists()
     resumed = run_trial(of, key="k", folder=tmp_path / "part", cache=cache)
     assert resumed.scores == whole.scores
+    assert resumed.loss == whole.loss
+    assert not (tmp_path / "part" / CHECKPOINT_FILE).exists()
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_trial_starts_again(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / CHECKPOINT_FILE).write_bytes(b"damaged")
+    assert run_trial(spec(), key="k", folder=tmp_path, cache=cache).state == "finished"
+    assert (tmp_path / "checkpoint.bad").read_bytes() == b"damaged"
+
+
+def test_long_silent_training_lets_the_caller_in_between_reports(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainers.training.BEAT_SECONDS", 0.0)
+    of = spec(train={"steps": 200})  # a report every 4 steps
+    whole = [event for event in run(of, key="k", folder=tmp_path / "1", cache=cache)]
+    events = run(of, key="k", folder=tmp_path / "2", cache=cache)
+    assert next(event for event in events if isinstance(event, Beat) and event.step == 6)
+    events.close()
+    rest = list(run(of, key="k", folder=tmp_path / "2", cache=cache))
+    losses = {event.step: event.loss for event in whole if isinstance(event, TrainProgress)}
+    assert {e.step: e.loss for e in rest if isinstance(e, TrainProgress)} == {s: v for s, v in losses.items() if s > 6}
 
 
 def test_a_diverging_trial_fails_with_the_reason_and_without_a_score(tmp_path: Path, cache: Path) -> None:

@@ -7,8 +7,10 @@ generator's state and a resumed run goes on with the bits it would have had.
 from __future__ import annotations
 
 import copy
+import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +34,9 @@ COMPILE_FROM = 10_000
 """Training steps from which the minute that compiling takes pays on a GPU."""
 EXPLODED = 100.0
 """A mean loss this many times that of predicting zero ends the trial."""
+BEAT_SECONDS = 10.0
+_SUMS = ("loss_sum", "bin_loss", "bin_count")  # what a checkpoint holds beside the networks and the optimizer
+_VALUES = ("step", "evaluated", "reported", "loss", "seconds")
 
 
 class Diverged(RuntimeError):
@@ -51,24 +56,41 @@ class TrainProgress:
     images_per_second: float
 
 
+@dataclass(frozen=True)
+class Beat:
+    """Training is under way, at `step`; told when there has been nothing to report for `BEAT_SECONDS`."""
+
+    step: int
+
+
 @dataclass
 class Training:
     """The state of one training run: all that a checkpoint holds."""
 
     network: nn.Module
+    forward: nn.Module
+    """The network as it is called in training: itself, or compiled."""
     ema: nn.Module
     optimizer: torch.optim.Optimizer
     step: int = 0
     evaluated: int = 0
     """The step of the last evaluation that was done."""
+    reported: int = 0
+    """The step of the last report."""
+    loss: float = math.nan
+    """The mean loss of the last report."""
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Time spent so far, by phase; kept by the caller."""
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    """Since the last report."""
     bin_loss: Tensor = field(default_factory=lambda: torch.zeros(len(BIN_EDGES) - 1, dtype=torch.float64))
     bin_count: Tensor = field(default_factory=lambda: torch.zeros(len(BIN_EDGES) - 1, dtype=torch.float64))
 
     @classmethod
     def start(cls, spec: TrialSpec, *, channels: int, classes: int, device: torch.device) -> Training:
         """A fresh state; the weights are drawn from the trial's seed, the same on every device."""
-        with torch.random.fork_rng():
-            torch.random.manual_seed(_mix(spec.seed, 0, 0))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(_mix(spec.seed, 0, 0))
             network = spec.train.network.build(
                 channels=channels, resolution=spec.resolution, classes=classes if spec.train.class_conditional else 0
             )
@@ -77,17 +99,27 @@ class Training:
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=spec.train.lr, weight_decay=spec.train.weight_decay, fused=True
         )
-        state = cls(network, ema, optimizer)
-        state.bin_loss, state.bin_count = state.bin_loss.to(device), state.bin_count.to(device)
+        state = cls(network, _compiled(network, spec.train, device), ema, optimizer)
+        for name in _SUMS:
+            setattr(state, name, getattr(state, name).to(device))
         return state
 
+    def copy_buffers(self) -> None:
+        """Give the averaged network the buffers of the trained one, such as BatchNorm's running statistics."""
+        for averaged, trained in zip(self.ema.buffers(), self.network.buffers(), strict=True):
+            averaged.copy_(trained)
+
     def loss_by_log_snr(self) -> dict[float, float]:
-        """Mean loss in each bin of log-SNR (with b) that any example fell into, by its centre; clears the sums."""
-        total, count = self.bin_loss.tolist(), self.bin_count.tolist()
+        """Mean loss since the last evaluation in each bin of log-SNR (with b) that has examples, by its centre."""
+        centres = (BIN_EDGES[:-1] + BIN_EDGES[1:]) / 2
+        sums = zip(centres, self.bin_loss.tolist(), self.bin_count.tolist(), strict=True)
+        return {float(centre): total / count for centre, total, count in sums if count}
+
+    def mark_evaluated(self) -> None:
+        """Have what follows count towards the next evaluation."""
+        self.evaluated = self.step
         self.bin_loss.zero_()
         self.bin_count.zero_()
-        centres = (BIN_EDGES[:-1] + BIN_EDGES[1:]) / 2
-        return {float(c): float(s / n) for c, s, n in zip(centres, total, count, strict=True) if n}
 
 
 def lr_at(train: TrainSpec, step: int) -> float:
@@ -101,21 +133,18 @@ def lr_at(train: TrainSpec, step: int) -> float:
 
 def train(
     state: Training, spec: TrialSpec, images: ImageSet, *, until: int, report_every: int
-) -> Iterator[TrainProgress]:
-    """Train to step `until`, reporting every `report_every` steps and at the end; the caller may stop between reports.
+) -> Iterator[TrainProgress | Beat]:
+    """Train to step `until`, reporting every `report_every` steps and at the end; the caller may stop between events.
 
     Raises Diverged when the mean loss since the last report is not finite or has exploded.
     """
-    device = state.bin_loss.device
+    device = state.loss_sum.device
     batches = _Batches(spec, images, device)
-    network = _compiled(state.network, spec.train, device)
     parameters = list(state.network.parameters())
     ema_parameters = list(state.ema.parameters())
     update_ema = get_ema_multi_avg_fn(spec.train.ema)  # type: ignore[no-untyped-call]
     autocast = autocast_for(spec.train, device)
-    loss_sum = torch.zeros((), device=device)
-    limit = EXPLODED * max(1.0, spec.b**2)
-    reported, clock = state.step, time.perf_counter()
+    told, clock_step = time.perf_counter(), state.step
     state.network.train()
     while state.step < until:
         x0, label, gamma, noise, bins = batches.draw(state.step)
@@ -123,7 +152,7 @@ def train(
             group["lr"] = lr_at(spec.train, state.step)
         with autocast:
             losses = diffusion_loss(
-                network,
+                state.forward,
                 x0,
                 label,
                 gamma,
@@ -144,22 +173,29 @@ def train(
             losses = losses.detach()
             state.bin_loss.index_add_(0, bins, losses.double())
             state.bin_count.index_add_(0, bins, torch.ones_like(losses, dtype=torch.float64))
-            loss_sum += loss.detach()
+            state.loss_sum += loss.detach()
         state.step += 1
+        now = time.perf_counter()
         if state.step % report_every == 0 or state.step == until:
-            mean, now = loss_sum.item() / (state.step - reported), time.perf_counter()
-            if not mean <= limit:
-                raise Diverged(
-                    f"mean loss {mean:.3g} at step {state.step}: "
-                    + (
-                        "not a number"
-                        if not math.isfinite(mean)
-                        else f"above {limit:g}, far worse than predicting zero"
-                    )
-                )
-            yield TrainProgress(state.step, mean, (state.step - reported) * spec.train.batch / (now - clock))
-            loss_sum.zero_()
-            reported, clock = state.step, time.perf_counter()
+            _close_report(state, spec)
+            images_per_second = (state.step - clock_step) * spec.train.batch / (time.perf_counter() - told)
+            yield TrainProgress(state.step, state.loss, images_per_second)
+        elif now - told > BEAT_SECONDS:
+            yield Beat(state.step)
+        else:
+            continue
+        told, clock_step = time.perf_counter(), state.step
+
+
+def _close_report(state: Training, spec: TrialSpec) -> None:
+    """Turn the sum of losses since the last report into their mean. Raises Diverged."""
+    state.loss = state.loss_sum.item() / (state.step - state.reported)
+    limit = EXPLODED * max(1.0, spec.b**2)
+    if not state.loss <= limit:
+        what = f"above {limit:g}, far worse than predicting zero" if math.isfinite(state.loss) else "not a number"
+        raise Diverged(f"mean loss {state.loss:.3g} at step {state.step}: {what}")
+    state.loss_sum.zero_()
+    state.reported = state.step
 
 
 class _Batches:
@@ -229,7 +265,7 @@ def _compiled(network: nn.Module, train: TrainSpec, device: torch.device) -> nn.
     worth_it = device.type == "cuda" and train.steps >= COMPILE_FROM
     if train.compile == "off" or (train.compile == "auto" and not worth_it):
         return network
-    torch.compiler.reset()  # a worker's earlier trials would count towards the limit of recompilations
+    torch.compiler.reset()  # or a worker's earlier trials would count towards the limit of recompilations
     return torch.compile(network)  # type: ignore[return-value]
 
 
@@ -244,8 +280,8 @@ def save_checkpoint(state: Training, path: Path, key: str) -> None:
     tensors |= {f"ema.{k}": v for k, v in state.ema.state_dict().items()}
     for index, moments in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in moments.items()}
-    tensors |= {"bins.loss": state.bin_loss, "bins.count": state.bin_count}
-    meta = {"key": key, "step": str(state.step), "evaluated": str(state.evaluated)}
+    tensors |= {f"sum.{name}": getattr(state, name) for name in _SUMS}
+    meta = {"key": key, "state": json.dumps({name: getattr(state, name) for name in _VALUES})}
     with replacing(path) as part:
         save_file({k: v.contiguous() for k, v in tensors.items()}, part, meta)
 
@@ -271,9 +307,12 @@ def load_checkpoint(state: Training, path: Path, key: str) -> None:
         state.network.load_state_dict(_under("network.", tensors))
         state.ema.load_state_dict(_under("ema.", tensors))
         state.optimizer.load_state_dict({**optimizer, "state": dict(sorted(moments.items()))})
-        state.bin_loss.copy_(tensors["bins.loss"])
-        state.bin_count.copy_(tensors["bins.count"])
-        state.step, state.evaluated = int(meta["step"]), int(meta["evaluated"])
+        for name in _SUMS:
+            getattr(state, name).copy_(tensors[f"sum.{name}"])
+        values = json.loads(meta["state"])
+        for name in _VALUES:
+            setattr(state, name, values[name])
+        state.seconds = defaultdict(float, state.seconds)
     except (SafetensorError, KeyError, RuntimeError, OSError, ValueError) as error:
         if isinstance(error, BadCheckpoint):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import time
@@ -22,6 +23,8 @@ from trainers import data, detectors, sampling, scores
 from trainers.files import write_json
 from trainers.spec import TrialSpec
 from trainers.training import (
+    BadCheckpoint,
+    Beat,
     Diverged,
     Training,
     TrainProgress,
@@ -30,6 +33,8 @@ from trainers.training import (
     save_checkpoint,
     train,
 )
+
+log = logging.getLogger(__name__)
 
 FINISHED: Final = "finished"
 FAILED: Final = "failed"
@@ -52,7 +57,6 @@ class Evaluation:
 
     step: int
     scores: dict[str, float]
-    loss: float
     loss_by_log_snr: dict[float, float]
     grid: str  # the sample grid's file, relative to the trial's folder
 
@@ -71,7 +75,7 @@ class TrialResult:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-Event = TrainProgress | Sampled | Evaluation
+Event = TrainProgress | Beat | Sampled | Evaluation
 
 
 def run_trial(spec: TrialSpec, *, key: str, folder: Path, cache: Path, device: str = "auto") -> TrialResult:
@@ -95,29 +99,28 @@ def run(
     checkpoint behind. A trial that diverges returns a failed result; any other error propagates.
     """
     on = pick_device(device)
-    _repeatable(on)
-    clock: dict[str, float] = defaultdict(float)
-    with timed(clock, "prepare"):
+    _clean_slate(on)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / CHECKPOINT_FILE
+    preparing: dict[str, float] = defaultdict(float)
+    with timed(preparing, "prepare"):
         images = data.prepare(spec.data, spec.resolution, cache)
         if spec.train.class_conditional and images.labels is None:
             raise ValueError(f"train.class_conditional needs labels, which this {spec.data.source} source has not")
         detector = detectors.load_detector(spec.score.detector, spec.data, cache, on, spec.score.weights)
         reference = scores.load_reference(spec.data, spec.resolution, detector, cache, images)
-        state = Training.start(spec, channels=images.pixels.shape[1], classes=len(images.class_names), device=on)
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = folder / CHECKPOINT_FILE
-        if checkpoint.exists():
-            load_checkpoint(state, checkpoint, key)
+        state = _start(spec, images, on, checkpoint, key)
+    clock = state.seconds
+    clock["prepare"] += preparing["prepare"]
     every = spec.score.every or spec.train.steps
-    loss, final = float("nan"), Evaluation(0, {}, float("nan"), {}, "")
+    final = Evaluation(0, {}, {}, "")
     try:
-        while state.evaluated < spec.train.steps:
+        while True:
             until = min(spec.train.steps, state.evaluated + every)
             with timed(clock, "train"):
                 saved = time.monotonic()
-                for report in train(state, spec, images, until=until, report_every=max(1, spec.train.steps // 50)):
-                    loss = report.loss
-                    yield report
+                for event in train(state, spec, images, until=until, report_every=max(1, spec.train.steps // 50)):
+                    yield event
                     if time.monotonic() - saved > checkpoint_seconds:
                         save_checkpoint(state, checkpoint, key)
                         saved = time.monotonic()
@@ -127,9 +130,12 @@ def run(
                 values = scores.score(samples, reference, detector, spec.score.metric_names)
                 grid = f"samples/step-{until:06d}.png"
                 write_grid(samples, folder / grid)
-            final = Evaluation(until, values, loss, state.loss_by_log_snr(), grid)
+            final = Evaluation(until, values, state.loss_by_log_snr(), grid)
+            if until < spec.train.steps:  # the last one counts as done only with its result
+                state.mark_evaluated()
             yield final
-            state.evaluated = until
+            if until == spec.train.steps:
+                break
     except GeneratorExit:
         save_checkpoint(state, checkpoint, key)
         raise
@@ -137,16 +143,35 @@ def run(
         outcome, why = FAILED, f"diverged: {reason}"
     else:
         outcome, why = FINISHED, ""
-    clock["total"] = sum(clock.values())
-    result = TrialResult(key, outcome, why, state.step, final.scores, loss, dict(clock), environment(on))
+    seconds = {**clock, "total": sum(clock.values())}
+    result = TrialResult(key, outcome, why, state.step, final.scores, state.loss, seconds, environment(on))
     write_json(folder / RESULT_FILE, asdict(result))
+    checkpoint.unlink(missing_ok=True)
     return result
+
+
+def _start(spec: TrialSpec, images: data.ImageSet, on: torch.device, checkpoint: Path, key: str) -> Training:
+    """Training from the checkpoint, or from the start where there is none that can be read."""
+
+    def fresh() -> Training:
+        return Training.start(spec, channels=images.pixels.shape[1], classes=len(images.class_names), device=on)
+
+    state = fresh()
+    if checkpoint.exists():
+        try:
+            load_checkpoint(state, checkpoint, key)
+        except BadCheckpoint as error:
+            log.warning("starting again: %s", error)
+            checkpoint.replace(checkpoint.with_suffix(".bad"))
+            state = fresh()
+    return state
 
 
 def _draw(
     state: Training, spec: TrialSpec, images: data.ImageSet, on: torch.device
 ) -> Generator[Sampled, None, Tensor]:
     """Samples (count, C, H, W) uint8 from the EMA's network, with the labels' own frequencies where it takes labels."""
+    state.copy_buffers()
     shape = images.pixels.shape[1:]  # (C, H, W)
     samples = torch.empty((spec.sample.count, *shape), dtype=torch.uint8)
     labels = _sample_labels(spec, images)
@@ -202,9 +227,10 @@ def pick_device(device: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
 
-def _repeatable(device: torch.device) -> None:
-    """Have this process's GPU work give the same bits every time, where torch can; on a CPU it does anyway."""
+def _clean_slate(device: torch.device) -> None:
+    """Free what earlier trials held on the GPU, and have it give the same bits every time, as a CPU does anyway."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what this process's last trial held is wanted by those that share the GPU
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
 
