@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import click
 
-from sched_lab.options import json_option, store_options
+from sched_lab.options import json_option, store_option, tracking_option
 
 
 @click.command()
 @click.argument("name")
-@store_options
+@store_option
+@tracking_option
 @click.option(
     "--out",
     metavar="DIR",
@@ -30,11 +32,15 @@ def report(name: str, store: str | None, tracking_uri: str | None, out: Path | N
       sched-lab report quickstart
     """
     from analysis.report import answer_records, write_report
+    from analysis.runs import UnknownSweepError
     from analysis.tables import terminal
     from sched_lab.store import Store
 
     lab = Store.at(store, tracking_uri)
-    written = write_report(name, lab.tracking_uri, out or lab.report(name))
+    try:
+        written = write_report(name, lab.tracking_uri, out or lab.report(name))
+    except UnknownSweepError as error:
+        raise click.UsageError(str(error)) from error
     if as_json:
         found = {
             "sweep": name,
@@ -47,5 +53,5 @@ def report(name: str, store: str | None, tracking_uri: str | None, out: Path | N
     from rich.console import Console
 
     Console().print(terminal(written.analysis.answer))
-    where = f" --store {store}" if store else ""
+    where = f" --store {shlex.quote(store)}" if store else ""
     click.echo(f"report:    {written.files['html']}\ndashboard: sched-lab dashboard{where}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from sched_lab.mlflow_client import connect
 from sched_lab.names import (
     CELLS_FILE,
     FINISHED,
@@ -28,7 +28,6 @@ from sched_lab.names import (
     SWEEP_FILE,
     TRIAL_KEY,
 )
-from sched_lab.store import OutOfReach
 from trainers.plugins import nearest
 
 if TYPE_CHECKING:
@@ -80,12 +79,7 @@ def read_sweep(name: str, tracking_uri: str) -> Sweep:
     Raises UnknownSweepError, naming the sweeps there are, and OutOfReach when the tracking server does not answer.
     """
     client = _client(tracking_uri)
-    from mlflow.exceptions import MlflowException
-
-    try:
-        experiment = client.get_experiment_by_name(name)
-    except MlflowException as error:
-        raise OutOfReach(f"the MLflow tracking server {tracking_uri} can't be used: {error}") from error
+    experiment = client.get_experiment_by_name(name)
     parents = list(_search(client, [experiment.experiment_id], ROLE_SWEEP)) if experiment else []
     if not experiment or not parents:
         raise UnknownSweepError(f"no sweep {name!r} in {tracking_uri}{nearest(name, sweep_names(tracking_uri))}")
@@ -134,12 +128,7 @@ def _client(tracking_uri: str) -> MlflowClient:
     database = Path(tracking_uri.removeprefix(SQLITE))
     if tracking_uri.startswith(SQLITE) and not database.exists():  # MLflow would create an empty one
         raise UnknownSweepError(f"no sweep in {tracking_uri}: the database does not exist")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is first imported
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri)
+    return connect(tracking_uri)
 
 
 def _pages(query: Any, **fixed: Any) -> Iterator[Any]:

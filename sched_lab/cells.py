@@ -113,7 +113,7 @@ class Assembly:
             inside = mentioned(str(error), whole.value) if isinstance(whole.value, Mapping) else []
             self.refuse((*whole.path, *inside[:1]), str(error))
             return None
-        read = {name: chosen[name] for name in schedules.parameters(schedule.kind) if name in chosen}
+        read = {name: chosen[name] for name, _ in schedule.params if name in chosen}
         if read:
             self.parameters_read.update(read)
             given = {name: value for name, value in schedule.params if value is not None}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shlex
 import sys
 import traceback
 from collections import Counter
@@ -14,7 +16,7 @@ import click
 
 from sched_lab import __version__, names
 from sched_lab.located_yaml import SweepError
-from sched_lab.options import json_option, store_options
+from sched_lab.options import json_option, store_option, tracking_option
 from sched_lab.store import OutOfReach, Store
 
 DONE, SOME_FAILED, WRONG_INPUT, OUT_OF_REACH, INTERRUPTED = 0, 1, 2, 3, 130
@@ -69,20 +71,20 @@ def _print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
-@cli.command()
+@cli.command(short_help="Say what submitting a sweep would run and cost.")
 @_file_argument
-@store_options
+@store_option
 @click.option("--cells", is_flag=True, help="List every cell.")
 @click.option("--measure", is_flag=True, help="Time a few training steps of each network and size for the estimate.")
 @json_option
-def plan(file: Path, store: str | None, tracking_uri: str | None, cells: bool, measure: bool, as_json: bool) -> None:
+def plan(file: Path, store: str | None, cells: bool, measure: bool, as_json: bool) -> None:
     """Validate a sweep FILE and say what submitting it would run, and what that would cost.
 
     \b
     Example:
       sched-lab plan sweeps/headline.yaml --cells
     """
-    _plan(file, Store.at(store, tracking_uri), cells, measure, as_json)
+    _plan(file, Store.at(store), cells, measure, as_json)
 
 
 def _plan(file: Path, store: Store, cells: bool, measure: bool, as_json: bool) -> None:
@@ -94,19 +96,23 @@ def _plan(file: Path, store: Store, cells: bool, measure: bool, as_json: bool) -
         from sched_lab.probe import probe
 
         specs = [trial.spec for trial in plan.to_run]
-        seconds = probe(specs, store).total(specs)
+        try:
+            seconds = probe(specs, store).total(specs)
+        except ValueError as error:  # of images that can't be prepared
+            raise click.UsageError(str(error)) from error
     if as_json:
         return _print_json(planning.record(plan, seconds))
-    for warning in plan.grid.warnings:
+    for warning in planning.warnings(plan):
         click.echo(f"warning: {warning}", err=True)
     for line in planning.lines(plan, seconds, cells):
         click.echo(line)
     return None
 
 
-@cli.command()
+@cli.command(short_help="Run what is missing of a sweep.")
 @_file_argument
-@store_options
+@store_option
+@tracking_option
 @click.option("--dry-run", is_flag=True, help="Only say what would run, as plan does.")
 @click.option("--inline", is_flag=True, help="Run in this process, one trial after another, without Ray.")
 @click.option("--address", metavar="ADDRESS", help="Join this Ray cluster, or `auto`, instead of starting Ray here.")
@@ -163,14 +169,14 @@ def _print_outcome(name: str, trials: Any, counts: Counter[str], failed: list[An
     if failed:
         click.echo(f"  see     sched-lab logs {failed[0].key}", err=True)
     if counts[names.FINISHED]:
-        click.echo(f"report:    sched-lab report {name}\ndashboard: sched-lab dashboard")
+        click.echo(f"report:    sched-lab report {shlex.quote(name)}\ndashboard: sched-lab dashboard")
 
 
-@cli.command()
+@cli.command(short_help="How sweeps stand.")
 @click.argument("sweep", required=False)
-@store_options
+@store_option
 @json_option
-def status(sweep: str | None, store: str | None, tracking_uri: str | None, as_json: bool) -> None:
+def status(sweep: str | None, store: str | None, as_json: bool) -> None:
     """How the sweeps of a store stand, or the cells of one SWEEP.
 
     \b
@@ -180,7 +186,7 @@ def status(sweep: str | None, store: str | None, tracking_uri: str | None, as_js
     """
     from sched_lab.inspection import cell_states, trial_line
 
-    where = Store.at(store, tracking_uri)
+    where = Store.at(store)
     sweeps = where.sweeps()
     if sweep is not None:
         if sweep not in sweeps:
@@ -201,11 +207,11 @@ def status(sweep: str | None, store: str | None, tracking_uri: str | None, as_js
     return None
 
 
-@cli.command()
+@cli.command(short_help="One trial: settings, state, scores, files.")
 @click.argument("key")
-@store_options
+@store_option
 @json_option
-def show(key: str, store: str | None, tracking_uri: str | None, as_json: bool) -> None:
+def show(key: str, store: str | None, as_json: bool) -> None:
     """One trial: its settings, state, scores and files. KEY may be the first digits of a key.
 
     \b
@@ -214,7 +220,7 @@ def show(key: str, store: str | None, tracking_uri: str | None, as_json: bool) -
     """
     from sched_lab.inspection import describe, find
 
-    where = Store.at(store, tracking_uri)
+    where = Store.at(store)
     trial = describe(where, _found(find(where, key), key, where))
     if as_json:
         return _print_json(trial)
@@ -229,10 +235,10 @@ def show(key: str, store: str | None, tracking_uri: str | None, as_json: bool) -
     return None
 
 
-@cli.command()
+@cli.command(short_help="What a trial printed and logged.")
 @click.argument("key")
-@store_options
-def logs(key: str, store: str | None, tracking_uri: str | None) -> None:
+@store_option
+def logs(key: str, store: str | None) -> None:
     """What a trial printed and logged, with the traceback of any error.
 
     \b
@@ -241,30 +247,34 @@ def logs(key: str, store: str | None, tracking_uri: str | None) -> None:
     """
     from sched_lab.inspection import find
 
-    where = Store.at(store, tracking_uri)
+    where = Store.at(store)
     log = where.trial(_found(find(where, key), key, where)) / names.LOG_FILE
-    click.echo(log.read_text(errors="replace") if log.exists() else "the trial has printed nothing", nl=False)
+    text = log.read_text(errors="replace") if log.exists() else ""
+    click.echo(text or "nothing was printed or logged\n", nl=False)
 
 
-@cli.command()
+@cli.command(short_help="Ask a running sweep to checkpoint and stop.")
 @click.argument("sweep")
-@store_options
-def stop(sweep: str, store: str | None, tracking_uri: str | None) -> None:
+@store_option
+def stop(sweep: str, store: str | None) -> None:
     """Ask a running SWEEP to checkpoint its trials and stop; submit it again to go on.
 
     \b
     Example:
       sched-lab stop quickstart
     """
-    where = Store.at(store, tracking_uri)
+    where = Store.at(store)
     if sweep not in where.sweeps():
         _unknown("sweep", sweep, where.sweeps(), where)
+    if where.holder() is None:
+        return click.echo(f"nothing to stop: no submit is at work on {where.root}")
     where.stop_file(sweep).touch()
-    click.echo(f"asked {sweep} to stop; its trials write a checkpoint first")
+    return click.echo(f"asked {sweep} to stop; its trials write a checkpoint first")
 
 
-@cli.command()
-@store_options
+@cli.command(short_help="MLflow's pages, on this machine only.")
+@store_option
+@tracking_option
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def dashboard(store: str | None, tracking_uri: str | None, port: int) -> None:
     """Open MLflow's pages on this store, on this machine only, until Ctrl-C.
@@ -278,7 +288,7 @@ def dashboard(store: str | None, tracking_uri: str | None, port: int) -> None:
     serve(Store.at(store, tracking_uri), port)
 
 
-@cli.command()
+@cli.command(short_help="γ, log-SNR and density of a noise schedule.")
 @click.argument("spec")
 @click.option("--t", "times", metavar="T,T,…", default="0,0.1,0.25,0.5,0.75,0.9,1", show_default=True)
 @click.option("--b", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Input scale.")
@@ -297,6 +307,8 @@ def schedule(spec: str, times: str, b: float, plot: Path | None, as_json: bool) 
     try:
         found = parse(spec)
         t = [float(value) for value in times.split(",")]
+        if not math.isfinite(b):
+            raise ScheduleError(f"--b must be finite, got {b:g}")
         gamma, log_snr = found.gamma(t).tolist(), found.log_snr(t, b).tolist()
         density = found.density(t).tolist()
     except ScheduleError as error:
@@ -306,8 +318,8 @@ def schedule(spec: str, times: str, b: float, plot: Path | None, as_json: bool) 
     if plot is not None:
         from sched_lab.plots import schedule_figure
 
-        plot.parent.mkdir(parents=True, exist_ok=True)
         schedule_figure(found, b).savefig(plot)
+        click.echo(f"wrote {plot}", err=True)
     if as_json:
         return click.echo(_with_infinities({"t": t, "gamma": gamma, "log_snr": log_snr}))
     click.echo(f"{found}  b = {b:g}\n{'t':>8} {'gamma':>12} {'log-SNR':>10} {'density':>10}")
@@ -321,7 +333,7 @@ def _with_infinities(value: object) -> str:
     return json.dumps(value).replace("-Infinity", "-1e999").replace("Infinity", "1e999")
 
 
-@cli.command("yaml-schema")
+@cli.command("yaml-schema", short_help="The JSON Schema of sweep files, for editors.")
 def yaml_schema() -> None:
     """Print the JSON Schema of sweep files, for editors that complete and check YAML.
 
@@ -334,8 +346,9 @@ def yaml_schema() -> None:
     _print_json(json_schema())
 
 
-@cli.command()
-@store_options
+@cli.command(short_help="Check what a sweep needs on this machine.")
+@store_option
+@tracking_option
 @json_option
 def doctor(store: str | None, tracking_uri: str | None, as_json: bool) -> None:
     """Check what a sweep needs on this machine: torch and GPU, Ray, MLflow, disk, Inception weights.
@@ -376,14 +389,17 @@ def main() -> NoReturn:
         code = cli.main(standalone_mode=False, args=[argument for argument in sys.argv[1:] if argument != "--debug"])
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", INTERRUPTED, debug)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(WRONG_INPUT)
     except click.ClickException as error:
         _fail(error.format_message(), WRONG_INPUT, debug, getattr(error, "ctx", None))
     except SweepError as error:
         _fail(str(error), WRONG_INPUT, debug)
     except OutOfReach as error:
         _fail(str(error), OUT_OF_REACH, debug)
-    except (ValueError, FileNotFoundError) as error:
-        _fail(str(error), WRONG_INPUT, debug)
+    except OSError as error:
+        _fail(str(error), OUT_OF_REACH, debug)
     except Exception as error:
         _fail(f"{type(error).__name__}: {error}\nThis is a bug of sched-lab; --debug shows where", SOME_FAILED, debug)
     sys.exit(code or DONE)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from sched_lab.store import Store
+from sched_lab.mlflow_client import connect
+from sched_lab.store import Store, without_password
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,14 @@ class Finding:
 
 
 def examine(store: Store) -> list[Finding]:
-    """All checks, each really tried; an error becomes a finding."""
+    """All checks; what one raises becomes its finding."""
     checks: dict[str, Callable[[], tuple[str, str]]] = {
         "torch": _torch,
         "torch-fidelity": _torch_fidelity,
         "ray": lambda: _package("ray"),
         "mlflow": lambda: _package("mlflow"),
         "store": lambda: _disk(store),
+        "tracking": lambda: _tracking(store),
         "inception weights": lambda: _inception(store),
         "datasets": lambda: _package("datasets", "optional"),
     }
@@ -36,7 +38,7 @@ def examine(store: Store) -> list[Finding]:
         try:
             verdict, detail = check()
         except Exception as error:
-            verdict, detail = "missing", f"{type(error).__name__}: {error}"
+            verdict, detail = "missing", str(error) or type(error).__name__
         findings.append(Finding(what, verdict, detail))
     return findings
 
@@ -70,14 +72,20 @@ def _disk(store: Store) -> tuple[str, str]:
     while not there.exists():
         there = there.parent
     free = shutil.disk_usage(there).free / 2**30
-    if not os.access(there, os.W_OK):
-        return "missing", f"{store.root} can't be written to"
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return "missing", f"{store.root} is not a folder that can be written to"
     return ("ok" if free > 5 else "missing"), f"{store.root}, {free:.0f} GiB free"
+
+
+def _tracking(store: Store) -> tuple[str, str]:
+    if store.local_tracking:
+        return "ok", "SQLite in the store"
+    connect(store.tracking_uri)
+    return "ok", without_password(store.tracking_uri)
 
 
 def _inception(store: Store) -> tuple[str, str]:
     from trainers.detectors import check
-
     from trainers.sources import Digits
     from trainers.spec import ScoreSpec
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sched_lab import names
 from sched_lab.journal import read
-from sched_lab.progress import clock
+from sched_lab.progress import clock, settings_text
 from sched_lab.store import Store, read_json
 from sched_lab.tracking import flat_params
 from trainers.spec import TrialSpec
@@ -35,7 +36,7 @@ def cell_states(store: Store, cells: Iterable[Mapping[str, Any]]) -> list[dict[s
 
 def trial_line(row: Mapping[str, Any]) -> str:
     """A cell's state in one line."""
-    settings = " ".join(f"{name}={value}" for name, value in row["settings"].items())
+    settings = settings_text(row["settings"])
     scores = " ".join(f"{name}={'missing' if v is None else f'{v:.4g}'}" for name, v in row["scores"].items())
     heard = f"last heard of {clock(row['heard'])} ago" if row["heard"] is not None else ""
     return "  ".join(
@@ -52,7 +53,10 @@ def describe(store: Store, key: str) -> dict[str, Any]:
     """A trial's params, state, scores, seconds and folder."""
     row = cell_states(store, [{"key": key, "settings": {}}])[0]
     raw = read_json(store.trial(key) / names.SPEC_FILE)
-    params = flat_params(TrialSpec.model_validate(raw)) if raw else {}
+    try:
+        params = flat_params(TrialSpec.model_validate(raw)) if raw else {}
+    except ValueError:  # of a plug-in or a file that is no longer there
+        params = {"spec": json.dumps(raw)}
     result = store.result(key) or {}
     return {
         **{name: row[name] for name in ("key", "state", "reason", "scores")},

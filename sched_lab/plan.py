@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,10 +13,11 @@ from typing import Any
 
 from sched_lab import cost, names
 from sched_lab.grid import Grid, Trial
-from sched_lab.located_yaml import Located
+from sched_lab.located_yaml import Located, SweepError
 from sched_lab.progress import clock, label
-from sched_lab.store import Store
+from sched_lab.store import OutOfReach, Store
 from sched_lab.sweep import SweepSpec, read_sweep, trials
+from trainers import detectors
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,41 @@ def make(file: Path, store: Store) -> Plan:
     return Plan(sweep.spec, sweep.source, sweep.grid, cells, states, store)
 
 
+def check(plan: Plan) -> None:
+    """Raise what would keep the trials from running, before anything is spent.
+
+    SweepError where a source has no labels and needs some; OutOfReach where a detector's weights are not there.
+    """
+    distinct = {
+        (spec.score.detector, spec.train.class_conditional, spec.data.model_dump_json()): spec
+        for spec in (trial.spec for trial in plan.to_run)
+    }
+    for spec in distinct.values():
+        where = ("score", "detector")
+        try:
+            detectors.check(spec.score, spec.data, plan.store.cache)
+            where = ("train", "class_conditional")
+            if spec.train.class_conditional and not spec.data.images(spec.resolution).class_names:
+                raise ValueError(f"needs labels, which this {spec.data.source} source has not")
+        except detectors.WeightsMissing as error:
+            raise OutOfReach(str(error)) from error
+        except ValueError as error:
+            raise SweepError([plan.source.problem(where, str(error))]) from error
+
+
+def warnings(plan: Plan) -> list[str]:
+    """What the user should know before submitting, such as why submit would refuse on this machine."""
+    found = [str(warning) for warning in plan.grid.warnings]
+    try:
+        check(plan)
+    except (SweepError, OutOfReach) as error:
+        found.append(f"submit would refuse: {error}")
+    cpu, here = plan.sweep.resources.cpu or 1, os.cpu_count() or 1
+    if cpu > here:
+        found.append(f"a trial asks for {cpu:g} CPU, more than the {here} of this machine: it needs a larger cluster")
+    return found
+
+
 def record(plan: Plan, seconds: float) -> dict[str, Any]:
     """The plan as JSON values; `seconds` is the compute expected for what is to run, NaN when that is not known."""
     states, gpu = Counter(plan.states.values()), plan.sweep.resources.gpu
@@ -82,7 +119,7 @@ def record(plan: Plan, seconds: float) -> dict[str, Any]:
         "to_run": len(plan.to_run),
         "expected_seconds": seconds if known else None,
         "expected_gpu_hours": seconds * gpu / 3600 if known and gpu is not None else None,
-        "warnings": [str(warning) for warning in plan.grid.warnings],
+        "warnings": warnings(plan),
         "trials": [
             {"key": trial.key, "state": _state(plan, trial), "settings": trial.settings} for trial in plan.trials
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
@@ -160,15 +161,18 @@ def better(metric: str, score: float, than: float) -> bool:
 
 
 def label(trial: Trial) -> str:
-    """A trial in the words of its sweep: the axes it varies on, or its size and schedule where there are none."""
-    settings: Mapping[str, Any] = trial.settings or {
-        "resolution": trial.spec.resolution,
-        "schedule": trial.spec.schedule,
-        "b": trial.spec.b,
-    }
-    return " ".join(
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items()
-    )
+    """A trial in the words of its sweep: the settings it differs in, or its size and schedule where it is alone."""
+    spec = trial.spec
+    return settings_text(trial.settings or {"resolution": spec.resolution, "schedule": spec.schedule, "b": spec.b})
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings as name=value, in the notation of YAML."""
+
+    def text(value: Any) -> str:
+        return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
+
+    return " ".join(f"{name}={text(value)}" for name, value in settings.items())
 
 
 def clock(seconds: float) -> str:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from sched_lab import names
 from trainers.files import write_json
@@ -83,6 +88,37 @@ class Store:
         )
         found = [value for value in map(read_json, files) if value]
         return {value["name"]: value["cells"] for value in found}
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold this store as the one submit at work on it: two would run the same trials. Raises OutOfReach."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self._lock, timeout=0):
+                write_json(self._holder, {"pid": os.getpid(), "host": platform.node()})
+                yield
+        except Timeout:
+            by = self.holder() or {}
+            who = f"process {by.get('pid')} on {by.get('host')}"
+            raise OutOfReach(f"another submit is at work on {self.root} ({who}): wait for it, or stop it") from None
+
+    def holder(self) -> dict[str, Any] | None:
+        """The process whose submit is at work on this store; None when there is none."""
+        if not self._lock.exists():
+            return None
+        try:
+            with FileLock(self._lock, timeout=0):
+                return None
+        except Timeout:
+            return read_json(self._holder) or {}
+
+    @property
+    def _lock(self) -> Path:
+        return self.root / "submit.lock"
+
+    @property
+    def _holder(self) -> Path:
+        return self.root / "submit.json"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,18 +11,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from sched_lab import names
 from sched_lab.execution import execute_inline, ray_environment
-from sched_lab.located_yaml import SweepError
-from sched_lab.plan import Plan
+from sched_lab.plan import Plan, check
 from sched_lab.progress import Board, shown
-from sched_lab.store import OutOfReach, Store, read_json
+from sched_lab.store import OutOfReach
 from sched_lab.tracking import Courier, Tracker, flat_params
 from sched_lab.worker import Orders, Report, conclude
-from trainers import detectors
 from trainers.files import write_json
 
 PATIENCE = 30.0  # seconds in which MLflow must take the last results
@@ -39,9 +35,9 @@ def submit(plan: Plan, *, inline: bool = False, address: str | None = None, cons
     """
     store, sweep, to_run = plan.store, plan.sweep, plan.to_run
     console.print(f"{sweep.name}: {len(plan.trials)} cells, {len(to_run)} to run, in {store.root}", highlight=False)
-    _check_detectors(plan)
+    check(plan)
     with ExitStack() as stack:
-        stack.enter_context(_alone(store))
+        stack.enter_context(store.held())
         opening = stack.enter_context(ThreadPoolExecutor(1)).submit(Tracker, store, sweep.name)  # while Ray starts
         device = "cpu" if sweep.resources.gpu == 0 else "auto"
         if to_run and not inline:
@@ -71,37 +67,6 @@ def submit(plan: Plan, *, inline: bool = False, address: str | None = None, cons
         elif to_run:
             on_ray.execute(to_run, run=sweep.run, orders=orders, per_trial=per_trial, listener=following)
     return following.states
-
-
-@contextmanager
-def _alone(store: Store) -> Iterator[None]:
-    """Hold the store's lock: two drivers would run the same trials and write the same journals."""
-    store.root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(store.root / "submit.lock", timeout=0)
-    holder = store.root / "submit.json"
-    try:
-        lock.acquire()
-    except Timeout:
-        held = read_json(holder) or {}
-        by = ", ".join(f"{name} {value}" for name, value in held.items()) or "unknown"
-        raise OutOfReach(f"another submit is at work on {store.root} ({by}): wait for it, or stop it") from None
-    try:
-        write_json(holder, {"pid": os.getpid(), "host": platform.node()})
-        yield
-    finally:
-        lock.release()
-
-
-def _check_detectors(plan: Plan) -> None:
-    """Raise before anything is spent: OutOfReach where weights are missing, SweepError where a source has no labels."""
-    distinct = {(trial.spec.score.detector, trial.spec.data.model_dump_json()): trial.spec for trial in plan.to_run}
-    for spec in distinct.values():
-        try:
-            detectors.check(spec.score, spec.data, plan.store.cache)
-        except detectors.WeightsMissing as error:
-            raise OutOfReach(str(error)) from error
-        except ValueError as error:
-            raise SweepError([plan.source.problem(("score", "detector"), str(error))]) from error
 
 
 def cells(plan: Plan) -> list[dict[str, Any]]:

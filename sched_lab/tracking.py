@@ -8,24 +8,19 @@ next: a point with the same time, step and value is one point to MLflow.
 from __future__ import annotations
 
 import json
-import logging
-import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sched_lab import names
 from sched_lab.grid import Trial
 from sched_lab.journal import identity, read
+from sched_lab.mlflow_client import connect, reaching
 from sched_lab.plots import schedule_figure
-from sched_lab.store import OutOfReach, Store, without_password
+from sched_lab.store import OutOfReach, Store
 from trainers.spec import TrialSpec
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 DELIVERED = "sched_lab.delivered"  # identity of the journal, and the byte up to which the run has it
 MLFLOW_STATUS = {
@@ -63,32 +58,6 @@ def flat_params(spec: TrialSpec) -> dict[str, str]:
 def run_name(spec: TrialSpec) -> str:
     """What a run is called: the settings that a reader looks for."""
     return f"{spec.resolution}px {spec.schedule} b={spec.b:g} seed={spec.seed}"
-
-
-@contextmanager
-def reaching(uri: str) -> Iterator[None]:
-    """Turns what MLflow raises when a server can't be used into OutOfReach."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (MlflowException, OSError, ImportError) as error:
-        shown, told = without_password(uri), str(error).replace(uri, without_password(uri))
-        raise OutOfReach(f"the MLflow tracking server {shown} can't be used: {told}") from None
-
-
-def connect(uri: str) -> MlflowClient:
-    """A client of a tracking server. Raises OutOfReach when it does not answer."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    with reaching(uri):
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
-    return client
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import socket
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from sched_lab.store import Store
 from tests.conftest import SMALL_SWEEP, Command
 
 
@@ -197,3 +199,53 @@ def test_a_failing_trial_is_exit_1_with_its_reason_and_does_not_stop_the_others(
     shown = json.loads(sched_lab("show", said["failed"][0], "--json", cwd=tmp_path).stdout)
     assert shown["reason"].startswith("diverged: mean loss")
     assert shown["scores"] == {}
+
+
+def test_a_second_submit_on_one_store_is_told_who_holds_it(sched_lab: Command, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
+    with Store.at(tmp_path / "lab").held():
+        result = sched_lab("submit", "small.yaml", "--inline", cwd=tmp_path)
+    assert result.returncode == 3
+    assert f"process {os.getpid()}" in result.stderr
+    assert "nothing to stop" in sched_lab("stop", "small", "--store", small_store(tmp_path)).stdout
+
+
+def small_store(folder: Path) -> Path:
+    """A store to which a sweep was submitted, with nobody at work on it."""
+    store = Store.at(folder / "other")
+    store.write_sweep("small", SMALL_SWEEP, [])
+    return store.root
+
+
+def test_plan_warns_of_what_submit_would_refuse(sched_lab: Command, tmp_path: Path) -> None:
+    weights = f"score: {{detector: inception, weights: {tmp_path / 'none.pth'}}}\nresources: {{cpu: 4096}}"
+    text = SMALL_SWEEP.replace("score: {every: 10}\nresources: {cpu: 1}", weights)
+    (tmp_path / "some.yaml").write_text(text)
+    done = sched_lab("plan", "some.yaml", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "submit would refuse" in done.stderr
+    assert "none.pth" in done.stderr
+    assert "4096 CPU" in done.stderr
+    assert sched_lab("submit", "some.yaml", "--inline", cwd=tmp_path).returncode == 3
+
+
+def test_unlabelled_images_are_refused_for_what_needs_labels_before_anything_starts(
+    sched_lab: Command, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "images.npy", np.zeros((40, 8, 8), np.uint8))
+    data = "data: {source: array, path: images.npy}"
+    (tmp_path / "some.yaml").write_text(SMALL_SWEEP.replace("data: digits", data))
+    done = sched_lab("submit", "some.yaml", "--inline", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "some.yaml" in done.stderr
+    assert "classifier needs a source with at least two labels" in done.stderr
+    assert not (tmp_path / "lab" / "trials").exists()
+
+
+def test_no_password_of_a_server_is_shown(sched_lab: Command, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
+    uri = "http://user:sesame@127.0.0.1:9"
+    for command in (["submit", "small.yaml", "--inline"], ["report", "small"], ["doctor"]):
+        done = sched_lab(*command, "--tracking-uri", uri, cwd=tmp_path)
+        assert done.returncode == 3
+        assert "sesame" not in done.stdout + done.stderr

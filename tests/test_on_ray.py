@@ -60,20 +60,29 @@ def test_an_address_where_no_cluster_is_fails_with_exit_3(sched_lab: Command, tm
     assert "127.0.0.1:1" in result.stderr
 
 
-def test_a_trial_stopped_early_is_never_ranked(sched_lab: Command, tmp_path: Path) -> None:
-    text = SMALL_SWEEP.replace("[8, 16]", "[8]").replace("b: [0.5, 1.0]", "train.lr: [1.0e-9, 1.0e-3, 3.0e-3, 1.0e-8]")
-    text = text.replace("steps: 20", "steps: 40").replace("every: 10", "every: 5") + "run: {early_stop: asha}\n"
-    (tmp_path / "asha.yaml").write_text(text.replace("name: small", "name: asha"))
-    done = sched_lab("submit", "asha.yaml", cwd=tmp_path)
+@pytest.mark.parametrize("rule", ["asha", "median"])
+def test_early_stopping_ends_bad_trials_never_ranks_them_and_lets_the_best_finish(
+    sched_lab: Command, tmp_path: Path, rule: str
+) -> None:
+    text = SMALL_SWEEP.replace("[8, 16]", "[8]").replace("b: [0.5, 1.0]", "train.lr: [3.0e-3, 1.0e-3, 1.0e-9, 1.0e-8]")
+    text = (
+        text.replace("steps: 20", "steps: 80").replace("every: 10", "every: 10").replace("name: small", "name: early")
+    )
+    (tmp_path / "early.yaml").write_text(text + f"run: {{early_stop: {rule}}}\n")
+    done = sched_lab("submit", "early.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = states(sched_lab, tmp_path, "asha")
-    assert set(found) == {"finished", "stopped"}, found
-    stopped = [
-        row
-        for row in json.loads(sched_lab("status", "asha", "--json", cwd=tmp_path).stdout)
-        if row["state"] == "stopped"
-    ]
-    assert all(row["scores"] == {} and row["reason"].startswith("stopped early") for row in stopped)
+    rows = json.loads(sched_lab("status", "early", "--json", cwd=tmp_path).stdout)
+    assert {row["state"] for row in rows} == {"finished", "stopped"}, rows
+    for row in rows:
+        stopped = row["state"] == "stopped"
+        assert (row["scores"] == {}) == stopped
+        assert row["reason"].startswith("stopped early at step") == stopped
+    best = json.loads(sched_lab("report", "early", "--json", cwd=tmp_path).stdout)["best"]
+    assert [each["train.lr"] for each in best] == [3.0e-3] or [each["train.lr"] for each in best] == [1.0e-3]
+    again = sched_lab("submit", "early.yaml", "--json", cwd=tmp_path)  # what was stopped stays so
+    assert json.loads(again.stdout)["states"] == {
+        state: sum(row["state"] == state for row in rows) for state in ("finished", "stopped")
+    }
 
 
 def test_ctrl_c_checkpoints_and_submitting_again_ends_as_if_never_interrupted(

@@ -79,7 +79,7 @@ def test_long_silent_training_lets_the_caller_in_between_reports(
 ) -> None:
     monkeypatch.setattr("trainers.training.BEAT_SECONDS", 0.0)
     of = spec(train={"steps": 200})  # a report every 4 steps
-    whole = [event for event in run(of, key="k", folder=tmp_path / "1", cache=cache)]
+    whole = list(run(of, key="k", folder=tmp_path / "1", cache=cache))
     events = run(of, key="k", folder=tmp_path / "2", cache=cache)
     assert next(event for event in events if isinstance(event, Beat) and event.step == 6)
     events.close()

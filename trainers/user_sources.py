@@ -155,6 +155,8 @@ class ArrayFile(DataSpec):
         shape, dtype = self._header()
         if dtype != np.uint8 and dtype.kind != "f":
             raise self._error(f"must hold uint8 or floats, got {dtype}")
+        if not all(shape):
+            raise self._error(f"holds no images: its shape is {shape}")
         if len(shape) == 3:
             return 1, (0, 1)
         if len(shape) == 4 and shape[3] in (1, 3):
