@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -168,6 +169,8 @@ def cluster(address: str | None) -> Iterator[None]:
     """Ray on this machine for as long as the context lasts, or the cluster at `address`. Raises OutOfReach."""
     if address is not None and "://" in address:
         raise OutOfReach(f"--address takes HOST:PORT or auto, got {address}: Ray's client can't drive Tune")
+    if address is not None and address != "auto":
+        _knock(address)
     weights = {name: value for name in (INCEPTION_VARIABLE,) if (value := os.environ.get(name))}
     try:
         ray.init(
@@ -184,6 +187,15 @@ def cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str, seconds: float = 5.0) -> None:
+    """Raise OutOfReach when nobody listens at HOST:PORT: Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), seconds).close()
+    except (OSError, ValueError) as error:
+        raise OutOfReach(f"there is no Ray cluster at {address}: {error}") from error
 
 
 def _nodes() -> list[dict[str, Any]]:
