@@ -65,9 +65,7 @@ def test_early_stopping_ends_bad_trials_never_ranks_them_and_lets_others_finish(
     sched_lab: Command, tmp_path: Path, rule: str
 ) -> None:
     text = SMALL_SWEEP.replace("[8, 16]", "[8]").replace("b: [0.5, 1.0]", "train.lr: [3.0e-3, 1.0e-3, 1.0e-9, 1.0e-8]")
-    text = (
-        text.replace("steps: 20", "steps: 80").replace("name: small", "name: early")
-    )
+    text = text.replace("steps: 20", "steps: 80").replace("name: small", "name: early")
     (tmp_path / "early.yaml").write_text(text + f"run: {{early_stop: {rule}}}\n")
     done = sched_lab("submit", "early.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
