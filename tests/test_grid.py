@@ -114,11 +114,12 @@ def test_a_schedules_lists_expand_for_that_schedule_alone() -> None:
 
 
 def test_a_schedule_parameter_acts_on_the_schedules_that_read_it_and_the_rest_collapse() -> None:
-    grid = grid_of(grid={"schedule": ["linear", "sigmoid@-3,3", "cosine"], "tau": [0.5, 1, 2]})
+    grid = grid_of(grid={"schedule": ["linear", "sigmoid@-3,3", "cosine@0,1", "cosine"], "tau": [0.5, 1, 2]})
     sigmoids, cosines = ([f"{kind},{tau}" for tau in ("0.5", "1", "2")] for kind in ("sigmoid@-3,3", "cosine@0,1"))
-    assert [cell.spec.schedule for cell in grid.cells] == ["linear", *sigmoids, *cosines]
-    assert grid.duplicates == 2
-    assert [cell.settings.get("tau") for cell in grid.cells] == [None, 0.5, 1.0, 2.0, 0.5, 1.0, 2.0]
+    # bare cosine is the authors' own and reads nothing: a tau must not turn it into another schedule
+    assert [cell.spec.schedule for cell in grid.cells] == ["linear", *sigmoids, *cosines, "cosine"]
+    assert grid.duplicates == 4
+    assert [cell.settings.get("tau") for cell in grid.cells] == [None, 0.5, 1.0, 2.0, 0.5, 1.0, 2.0, None]
 
 
 def test_two_spellings_of_one_trial_collapse_into_the_first() -> None:

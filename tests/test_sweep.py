@@ -193,7 +193,8 @@ def test_every_shipped_sweep_is_valid_and_says_what_it_asks_costs_and_expects(fi
     assert (sweep.grid.warnings, sweep.grid.duplicates) == ((), 0)
     assert len(set(keys(sweep))) == len(sweep.grid.cells)
     head = file.read_text().split("\nname:")[0]
-    assert all(heading in head for heading in ("# Asks ", "# Costs ", "stimate", "# Expects "))
+    assert all(heading in head for heading in ("# Asks ", "# Costs ", "# Expects "))
+    assert "n estimate" in head or "measured" in head  # a cost says where it is from
     assert not list(SCHEMA.iter_errors(loads(file.read_text()).data))
 
 
