@@ -29,11 +29,11 @@ def measure() -> Iterator[tuple[str, str, str]]:
         trials = [read(journal) for journal in Path(folder).glob("trials/*/journal.jsonl")]
         yield from figures(trials, start, submitted)
         prepared = Path(folder) / "prepared.yaml"  # new trials on a store whose cache and database are there
-        prepared.write_text(
-            SWEEP.read_text().replace("seed: [0]", "seed: [1]").replace("name: quickstart", "name: again")
-        )
+        other = SWEEP.read_text().replace("name: quickstart", "name: again").replace("grid:", "grid:\n  seed: [1]")
+        prepared.write_text(other)
         start = time.time()
-        driver = subprocess.Popen([sched_lab, "submit", prepared, "--store", folder], stderr=subprocess.DEVNULL)
+        command = [sched_lab, "submit", prepared, "--store", folder]
+        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         known = {trial["key"] for trial in trials}
         first = None
         while first is None and driver.poll() is None:
