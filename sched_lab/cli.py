@@ -168,6 +168,8 @@ def _print_outcome(name: str, trials: Any, counts: Counter[str], failed: list[An
         click.echo(f"  failed  {trial.key}  {label(trial)}: {reason}", err=True)
     if failed:
         click.echo(f"  see     sched-lab logs {failed[0].key}", err=True)
+    if counts[names.STOPPED]:
+        click.echo("submit again to go on with what was stopped")
     if counts[names.FINISHED]:
         click.echo(f"report:    sched-lab report {shlex.quote(name)}\ndashboard: sched-lab dashboard")
 
