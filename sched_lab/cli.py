@@ -171,7 +171,8 @@ def _print_outcome(name: str, trials: Any, counts: Counter[str], failed: list[An
     if counts[names.STOPPED]:
         click.echo("submit again to go on with what was stopped")
     if counts[names.FINISHED]:
-        click.echo(f"report:    sched-lab report {shlex.quote(name)}\ndashboard: sched-lab dashboard")
+        where = "" if store.root == Store.at().root else f" --store {shlex.quote(str(store.root))}"
+        click.echo(f"report:    sched-lab report {shlex.quote(name)}{where}\ndashboard: sched-lab dashboard{where}")
 
 
 @cli.command(short_help="How sweeps stand.")
