@@ -60,7 +60,7 @@ class Plan:
 def make(file: Path, store: Store) -> Plan:
     """Validate a sweep file and compare it with the store. Writes nothing but fingerprints to the cache.
 
-    Raises SweepError for a wrong sweep, and ValueError or OSError when its images can't be fingerprinted.
+    Raises SweepError for a wrong sweep, and where its images can't be read.
     """
     sweep = read_sweep(file)
     cells = tuple(trials(sweep, lambda data: data.fingerprint(store.cache)))

@@ -53,7 +53,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of samples drawn after `step` training steps, by metric name, and the training loss since the last one."""
+    """Scores of samples drawn after `step` training steps, by metric name, and the loss by log-SNR since the last one."""
 
     step: int
     scores: dict[str, float]
