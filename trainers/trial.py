@@ -53,7 +53,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of samples drawn after `step` training steps, by metric name, and the loss by log-SNR since the last one."""
+    """Scores, by metric name, of samples drawn after `step` training steps, and the losses since the last one."""
 
     step: int
     scores: dict[str, float]
