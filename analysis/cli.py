@@ -52,6 +52,6 @@ def report(name: str, store: str | None, tracking_uri: str | None, out: Path | N
         return
     from rich.console import Console
 
-    Console().print(terminal(written.analysis.answer))
+    Console(markup=False, emoji=False).print(terminal(written.analysis.answer))
     where = f" --store {shlex.quote(store)}" if store else ""
     click.echo(f"report:    {written.files['html']}\ndashboard: sched-lab dashboard{where}")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from sched_lab.mlflow_client import connect
-from sched_lab.store import Store, without_password
+from sched_lab.redaction import redacted
+from sched_lab.store import Store
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def examine(store: Store) -> list[Finding]:
         try:
             verdict, detail = check()
         except Exception as error:
-            verdict, detail = "missing", str(error) or type(error).__name__
+            verdict, detail = "missing", redacted(str(error)) or type(error).__name__
         findings.append(Finding(what, verdict, detail))
     return findings
 
@@ -81,7 +82,7 @@ def _tracking(store: Store) -> tuple[str, str]:
     if store.local_tracking:
         return "ok", "SQLite in the store"
     connect(store.tracking_uri)
-    return "ok", without_password(store.tracking_uri)
+    return "ok", redacted(store.tracking_uri)
 
 
 def _inception(store: Store) -> tuple[str, str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+import time
 from typing import Protocol
 
-from sched_lab.grid import Trial
+from sched_lab.queue import Queue
 from sched_lab.worker import Orders, Report, work
 
 
@@ -15,7 +15,8 @@ def ray_environment(address: str | None) -> dict[str, str]:
     """What must stand in the environment before Ray is imported, less what the user has set.
 
     Usage statistics, Tune's own loggers and messages are off; trials stay in the working folder; Ctrl-C is ours. A Ray
-    of our own is closed to everyone without its token, which no file holds; a cluster at `address` has its own ways.
+    of our own listens on loopback only and takes nobody without its token, which no file holds; a cluster at `address`
+    has its own ways.
     """
     values = {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -28,6 +29,7 @@ def ray_environment(address: str | None) -> dict[str, str]:
     }
     if address is None:
         values |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        values["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on any system: Ray is no cluster and listens on loopback
     return {name: value for name, value in values.items() if name not in os.environ}
 
 
@@ -37,25 +39,26 @@ class Listener(Protocol):
     def started(self, key: str) -> None:
         """The trial has been given to a worker."""
 
-    def ended(self, key: str, report: Report) -> None:
-        """The trial has ended, as its last report says."""
+    def reported(self, key: str, report: Report) -> None:
+        """The trial's worker has said this; with `report.done` it was its last word."""
 
     def pruned(self, key: str, report: Report) -> None:
         """Early stopping has ended the trial after this report."""
 
     def lost(self, key: str, reason: str) -> None:
-        """The trial could not be run to an end of its own, for this reason, as often as it may be tried."""
+        """The trial's worker has died, for this reason."""
 
     def stopping(self) -> bool:
         """Whether the user wants no further trial to start."""
 
 
-def execute_inline(trials: Sequence[Trial], orders: Orders, listener: Listener) -> None:
+def execute_inline(queue: Queue, orders: Orders, listener: Listener) -> None:
     """Run the trials one after another in this process: for debugging, and where Ray is not wanted."""
-    for trial in trials:
-        if listener.stopping():
-            return
+    while not (queue.over or listener.stopping()):
+        trial = queue.take()
+        if trial is None:
+            time.sleep(0.2)  # other processes are at work on what is left
+            continue
         listener.started(trial.key)
-        for report in work(trial.key, orders):
-            if report.done:
-                listener.ended(trial.key, report)
+        for report in work(trial.key, trial.spec, orders):
+            listener.reported(trial.key, report)

@@ -14,21 +14,21 @@ from sched_lab.store import Store, read_json
 from sched_lab.tracking import flat_params
 from trainers.spec import TrialSpec
 
-MISSING = "missing"
-
 
 def cell_states(store: Store, cells: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Each cell with its state and reason; `heard` is how many seconds ago a trial without a result last wrote."""
     rows = []
     for cell in cells:
-        row = {**cell, "state": MISSING, "reason": "", "scores": {}, "heard": None}
+        row = {**cell, "state": names.MISSING, "reason": "", "failure": "", "scores": {}, "heard": None}
         if result := store.result(cell["key"]):
-            row |= {name: result[name] for name in ("state", "reason", "scores")}
+            row |= {name: result[name] for name in ("state", "reason", "failure", "scores")}
         else:
             events, _ = read(store.trial(cell["key"]) / names.JOURNAL_FILE)
             said = [event for event in events if "state" in event]
             if said:
                 row |= {"state": said[-1]["state"], "reason": said[-1].get("reason", "")}
+                if row["state"] == names.RUNNING and not store.busy(cell["key"]):
+                    row["state"] = names.INTERRUPTED  # its process is gone
                 row["heard"] = round(time.time() - events[-1]["time_ms"] / 1000, 1)
         rows.append(row)
     return rows
@@ -59,7 +59,7 @@ def describe(store: Store, key: str) -> dict[str, Any]:
         params = {"spec": json.dumps(raw)}
     result = store.result(key) or {}
     return {
-        **{name: row[name] for name in ("key", "state", "reason", "scores")},
+        **{name: row[name] for name in ("key", "state", "reason", "failure", "scores")},
         **{name: result.get(name) for name in ("step", "loss", "environment")},
         "seconds": result.get("seconds", {}),
         "params": params,

@@ -7,6 +7,7 @@ TRIAL_KEY = "sched_lab.trial_key"
 SWEEP = "sched_lab.sweep"
 STATE = "sched_lab.state"
 REASON = "sched_lab.reason"
+FAILURE = "sched_lab.failure"  # the kind of failure: one of trainers.failures.KINDS
 ROLE = "sched_lab.role"  # `sweep` on the parent run, `trial` on its children
 PARENT = "mlflow.parentRunId"
 EXPERIMENT_KIND = "mlflow.experimentKind"  # of an experiment: what MLflow's pages show of it first
@@ -16,6 +17,9 @@ ROLE_SWEEP, ROLE_TRIAL = "sweep", "trial"
 
 # Values of STATE, and of `state` in result.json.
 FINISHED, FAILED, STOPPED, RUNNING = "finished", "failed", "stopped", "running"
+
+# Further states that a worker or `status` tells of, which stand in no result.
+PAUSED, ELSEWHERE, INTERRUPTED, MISSING = "paused", "elsewhere", "interrupted", "missing"
 
 # Metrics beside the scores, which carry their detector's name: fid, fd_<detector>, kid_<detector>, …
 LOSS = "loss"
@@ -29,6 +33,7 @@ ENVIRONMENT_FILE = "environment.json"
 SCHEDULE_FILE = "schedule.png"
 SAMPLES_FOLDER = "samples"  # step-001500.png: a grid of samples at that step
 RESULT_FILE = "result.json"
+CHECKPOINT_FILE = "checkpoint.safetensors"
 JOURNAL_FILE = "journal.jsonl"
 LOG_FILE = "log.txt"
 SWEEP_FILE = "sweep.yaml"  # on the parent run: the file as submitted

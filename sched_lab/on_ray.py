@@ -6,6 +6,7 @@ Ray reads the environment when it is imported: see `sched_lab.execution.ray_envi
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import socket
@@ -26,6 +27,7 @@ from sched_lab import __version__
 from sched_lab.execution import Listener
 from sched_lab.grid import Trial
 from sched_lab.progress import better
+from sched_lab.queue import Queue
 from sched_lab.store import OutOfReach
 from sched_lab.sweep import Resources, RunSpec
 from sched_lab.worker import Orders, Report, work
@@ -34,10 +36,11 @@ from trainers.spec import TrialSpec
 
 
 class TrialActor(tune.Trainable):
-    """A worker process that runs one trial after another; a step is one evaluation."""
+    """A worker process that runs one trial after another; a step is one report."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._reports = work(config["key"], Orders(**config["orders"]))
+        spec = TrialSpec.model_validate_json(config["spec"])
+        self._reports = work(config["key"], spec, Orders(**config["orders"]))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -59,6 +62,26 @@ class _Unsaved:
         return {}
 
 
+class _FromQueue(_Unsaved, tune.search.Searcher):
+    """Has Tune run what the queue hands out, until the queue is over or the user wants to stop."""
+
+    def __init__(self, queue: Queue, listener: Listener) -> None:
+        super().__init__()
+        self._queue, self._listener = queue, listener
+
+    def suggest(self, trial_id: str) -> Any:
+        if self._queue.over or self._listener.stopping():
+            return self.FINISHED
+        trial = self._queue.take()
+        return None if trial is None else {"key": trial.key, "spec": trial.spec.model_dump_json()}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass  # the listener is told
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        pass
+
+
 class _Relay(_Unsaved, tune.Callback):
     """Passes what Tune says of its trials on to the listener."""
 
@@ -74,8 +97,7 @@ class _Relay(_Unsaved, tune.Callback):
     ) -> None:
         report = Report(**{name: result[name] for name in Report.__dataclass_fields__})
         self._last[trial.config["key"]] = report
-        if report.done:
-            self._listener.ended(trial.config["key"], report)
+        self._listener.reported(trial.config["key"], report)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         last = self._last.get(trial.config["key"])
@@ -88,7 +110,7 @@ class _Relay(_Unsaved, tune.Callback):
         except OSError:
             lines = []
         told = [line.strip() for line in lines if line.strip()]
-        self._listener.lost(trial.config["key"], f"its process died: {told[-1]}" if told else "its process died")
+        self._listener.lost(trial.config["key"], "\n".join(told))
 
 
 class _UntilStopped(_Unsaved, tune.Stopper):
@@ -127,6 +149,8 @@ class _AmongAlike(tune.schedulers.TrialScheduler):
         self._of(trial).on_trial_error(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        if math.isnan(result["score"]):
+            return self.CONTINUE
         decision = str(self._of(trial).on_trial_result(tune_controller, trial, result))
         # A pause would have Tune save and restore the trial, which keeps its own checkpoints.
         return self.CONTINUE if decision == self.PAUSE else decision
@@ -243,20 +267,19 @@ def _version_here(token: str) -> tuple[str, bool]:
     return __version__, Path(token).exists()
 
 
-def execute(
-    trials: Sequence[Trial], *, run: RunSpec, orders: Orders, per_trial: dict[str, float], listener: Listener
-) -> None:
-    """Run every trial, or as many as start before the listener says stop; what becomes of each goes to the listener."""
-    keys = iter([trial.key for trial in trials])
-    with tempfile.TemporaryDirectory(prefix="sched-lab-tune-") as scratch:
+def execute(queue: Queue, *, run: RunSpec, orders: Orders, per_trial: dict[str, float], listener: Listener) -> None:
+    """Run what the queue holds, until the listener says stop; what becomes of each trial goes to the listener."""
+    # Tune asks for so many trials ahead of those that run; fewer would cost actors that could be used again.
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(_slots(per_trial)))
+    with tempfile.TemporaryDirectory(prefix="sched-lab-tune-", ignore_cleanup_errors=True) as scratch:
         tune.Tuner(
             tune.with_resources(TrialActor, per_trial),
-            # One key a trial: a grid search would copy the list of keys for each of them.
-            param_space={"key": tune.sample_from(lambda _: next(keys)), "orders": asdict(orders)},
+            param_space={"orders": asdict(orders)},
             tune_config=tune.TuneConfig(
-                num_samples=len(trials),
+                num_samples=-1,
+                search_alg=_FromQueue(queue, listener),
                 reuse_actors=True,
-                scheduler=None if run.early_stop == "none" else _AmongAlike(trials, run.early_stop),
+                scheduler=None if run.early_stop == "none" else _AmongAlike(queue.trials, run.early_stop),
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
@@ -264,7 +287,12 @@ def execute(
                 verbose=0,
                 callbacks=[_Relay(listener)],
                 stop=_UntilStopped(listener),
-                failure_config=tune.FailureConfig(max_failures=run.max_failures),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
+
+
+def _slots(per_trial: dict[str, float]) -> int:
+    """How many trials the cluster can run at once."""
+    whole = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return max(1, int(min(whole.get(name.upper(), 0) / amount for name, amount in per_trial.items() if amount)))

@@ -15,7 +15,7 @@ from sched_lab import cost, names
 from sched_lab.grid import Grid, Trial
 from sched_lab.located_yaml import Located, SweepError
 from sched_lab.progress import clock, label
-from sched_lab.store import OutOfReach, Store
+from sched_lab.store import OutOfReach, Store, settled
 from sched_lab.sweep import SweepSpec, read_sweep, trials
 from trainers import detectors
 
@@ -29,6 +29,7 @@ class Plan:
     grid: Grid
     trials: tuple[Trial, ...]
     states: dict[str, str]  # of the trials that have ended
+    settled: frozenset[str]  # the keys of those whose end stands for good
     store: Store = field(repr=False)
 
     @cached_property
@@ -39,12 +40,12 @@ class Plan:
 
     @property
     def done(self) -> list[Trial]:
-        """The trials that are not run again: finished, or stopped early where the sweep still asks for that."""
+        """The trials that are not run again: finished, diverged, or stopped early where the sweep still asks so."""
         return [trial for trial in self.trials if self._is_done(trial)]
 
     def _is_done(self, trial: Trial) -> bool:
-        state = self.states.get(trial.key)
-        return state == names.FINISHED or (state == names.STOPPED and self.sweep.run.early_stop != "none")
+        stopped_early = self.states.get(trial.key) == names.STOPPED and self.sweep.run.early_stop != "none"
+        return trial.key in self.settled or stopped_early
 
     @property
     def ranked_by(self) -> str:
@@ -67,7 +68,8 @@ def make(file: Path, store: Store) -> Plan:
     there = store.trial_keys()
     results = {trial.key: store.result(trial.key) for trial in cells if trial.key in there}
     states = {key: str(result["state"]) for key, result in results.items() if result}
-    return Plan(sweep.spec, sweep.source, sweep.grid, cells, states, store)
+    standing = frozenset(key for key, result in results.items() if settled(result))
+    return Plan(sweep.spec, sweep.source, sweep.grid, cells, states, standing, store)
 
 
 def check(plan: Plan) -> None:
@@ -139,8 +141,11 @@ def lines(plan: Plan, seconds: float, cells: bool) -> Iterator[str]:
     if plan.grid.excluded:
         yield f"excluded   {plan.grid.excluded}"
     yield f"finished   {states[names.FINISHED]}"
-    if states[names.FAILED]:
-        yield f"failed     {states[names.FAILED]}, to be run again"
+    if failed := [trial for trial in plan.trials if plan.states.get(trial.key) == names.FAILED]:
+        left = sum(trial.key in plan.settled for trial in failed)
+        again = f"{len(failed) - left} to be run again" if len(failed) > left else ""
+        diverged = f"{left} diverged and left so (sched-lab retry has them run again)" if left else ""
+        yield f"failed     {len(failed)}: {', '.join(part for part in (again, diverged) if part)}"
     yield f"to run     {len(plan.to_run)}"
     yield f"expected   {_cost(plan, seconds)}"
 

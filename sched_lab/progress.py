@@ -64,9 +64,14 @@ class Board:
     """The state of every trial of a sweep, told by the executor and read by the display."""
 
     def __init__(
-        self, store: Store, sweep: str, done: Iterable[Trial], to_run: Iterable[Trial], trouble: Callable[[], str]
+        self,
+        store: Store,
+        sweep: str,
+        done: Iterable[Trial],
+        to_run: Iterable[Trial],
+        trouble: Callable[[], Iterable[str]],
     ) -> None:
-        """`trouble` says what is wrong at the moment, "" when nothing is."""
+        """`trouble` says what is out of the ordinary at the moment."""
         self._store, self.sweep, self._trouble = store, sweep, trouble
         self.trials = {trial.key: trial for trial in [*done, *to_run]}
         self.states: dict[str, str] = {}
@@ -89,14 +94,20 @@ class Board:
     @property
     def notices(self) -> list[str]:
         """What the user should know now."""
-        trouble = self._trouble()
-        return [notice for notice in (self._said, trouble and f"MLflow: {trouble}") if notice]
+        return [notice for notice in (self._said, *self._trouble()) if notice]
 
     def started(self, key: str) -> None:
         with self._lock:
+            if self.states.pop(key, None):
+                self._work_done -= passes(self.trials[key].spec)
             if not self._running and not self._work_done:
                 self._begun = time.monotonic()
             self._running[key] = _Running(self.trials[key])
+
+    def left(self, key: str) -> None:
+        """The trial does not run here any more, and has not ended."""
+        with self._lock:
+            self._running.pop(key, None)
 
     def ended(self, key: str, state: str, scores: Mapping[str, float]) -> None:
         with self._lock:
@@ -195,8 +206,15 @@ def shown(board: Board, console: Console) -> Iterator[None]:
     over = threading.Event()
 
     def lines() -> None:
-        while not over.wait(PLAIN_PERIOD):
-            console.print("\n".join([f"{board.sweep}: {board.summary()}", *board.notices]), highlight=False)
+        said, told = time.monotonic(), list[str]()
+        while not over.wait(1.0):
+            if board.notices != told:
+                told = board.notices
+                for notice in told:
+                    console.print(f"{board.sweep}: {notice}", highlight=False)
+            if time.monotonic() - said > PLAIN_PERIOD:
+                said = time.monotonic()
+                console.print(f"{board.sweep}: {board.summary()}", highlight=False)
 
     thread = threading.Thread(target=lines, name="progress", daemon=True)
     thread.start()

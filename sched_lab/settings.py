@@ -116,8 +116,12 @@ _RULES = {
 
 def breaches(error: ValidationError, model: type[BaseModel]) -> Iterator[Breach]:
     """What pydantic found wrong in an input for `model`, in short and plain rules."""
-    for found in error.errors(include_url=False):
+    every = error.errors(include_url=False)
+    inside = {found["loc"][:-1] for found in every}
+    for found in every:
         loc, context = found["loc"], found.get("ctx", {})
+        if found["type"] == "too_short" and loc in inside:
+            continue  # pydantic counts the valid items alone, and the others have been told of
         if found["type"] == "extra_forbidden":
             yield Breach(loc, f"unknown key{nearest(str(loc[-1]), _fields(model, loc[:-1]))}", at_key=True)
         elif found["type"] == "literal_error":

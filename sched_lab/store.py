@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sched_lab import names
-from trainers.files import write_json
+from trainers.failures import DIVERGED
+from trainers.files import replacing, write_json
+
+_SUBMIT_LOCK, _SUBMIT_FILE, _TRIAL_LOCK = "submit.lock", "submit.json", "claim.lock"
+_RESULT = {"key": str, "state": str, "reason": str, "failure": str, "step": int, "scores": dict}
+_SHEET = {"name": str, "cells": list}
+_CELL = {"key": str, "settings": dict}
 
 
 class OutOfReach(Exception):
@@ -67,8 +73,9 @@ class Store:
         return self.sweep(name) / "stop"
 
     def result(self, key: str) -> dict[str, Any] | None:
-        """What a trial came to, as it stands in its folder; None while it has not ended."""
-        return read_json(self.trial(key) / names.RESULT_FILE)
+        """What a trial came to, as it stands in its folder; None while it has not ended, or the file is damaged."""
+        result = read_json(self.trial(key) / names.RESULT_FILE)
+        return result if _has(result, _RESULT) else None
 
     def trial_keys(self) -> set[str]:
         """The keys of all trials that have a folder."""
@@ -79,55 +86,97 @@ class Store:
         """Keep what was last submitted under this name."""
         folder = self.sweep(name)
         write_json(folder / names.CELLS_FILE, {"name": name, "cells": cells})
-        (folder / names.SWEEP_FILE).write_text(yaml_text)
+        with replacing(folder / names.SWEEP_FILE) as part:
+            part.write_text(yaml_text)
 
     def sweeps(self) -> dict[str, list[dict[str, Any]]]:
         """The cells of every sweep submitted to this store, by the sweep's name, the last submitted first."""
         files = sorted(
             (self.root / "sweeps").glob(f"*/{names.CELLS_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True
         )
-        found = [value for value in map(read_json, files) if value]
-        return {value["name"]: value["cells"] for value in found}
+        sheets = [sheet for sheet in map(read_json, files) if sheet and _has(sheet, _SHEET)]
+        return {sheet["name"]: [cell for cell in sheet["cells"] if _has(cell, _CELL)] for sheet in sheets}
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold this store as the one submit at work on it: two would run the same trials. Raises OutOfReach."""
-        self.root.mkdir(parents=True, exist_ok=True)
+    def held(self, sweep: str) -> Iterator[None]:
+        """Hold this sweep as the one submit at work on it. Raises OutOfReach when another process does.
+
+        The lock is the operating system's: it goes with its process, however that ends.
+        """
+        folder = self.sweep(sweep)
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(self._lock, timeout=0):
-                write_json(self._holder, {"pid": os.getpid(), "host": platform.node()})
+            with FileLock(folder / _SUBMIT_LOCK, timeout=0):
+                write_json(folder / _SUBMIT_FILE, {"pid": os.getpid(), "host": platform.node()})
                 yield
         except Timeout:
-            by = self.holder() or {}
+            by = self.holder(sweep) or {}
             who = f"process {by.get('pid')} on {by.get('host')}"
-            raise OutOfReach(f"another submit is at work on {self.root} ({who}): wait for it, or stop it") from None
+            raise OutOfReach(
+                f"another submit of {sweep} is at work on {self.root} ({who}): wait for it, or stop it"
+            ) from None
 
-    def holder(self) -> dict[str, Any] | None:
-        """The process whose submit is at work on this store; None when there is none."""
-        if not self._lock.exists():
-            return None
+    def holder(self, sweep: str) -> dict[str, Any] | None:
+        """The process whose submit of this sweep is at work; None when there is none."""
+        folder = self.sweep(sweep)
+        return (read_json(folder / _SUBMIT_FILE) or {}) if locked(folder / _SUBMIT_LOCK) else None
+
+    @contextmanager
+    def claimed(self, key: str, patience: float = 2.0) -> Iterator[bool]:
+        """Hold a trial as the one process that runs it, or give False when another does, after `patience` seconds."""
+        folder = self.trial(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _TRIAL_LOCK, timeout=patience, thread_local=False)
         try:
-            with FileLock(self._lock, timeout=0):
-                return None
+            lock.acquire()
         except Timeout:
-            return read_json(self._holder) or {}
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
-    @property
-    def _lock(self) -> Path:
-        return self.root / "submit.lock"
+    def reopen(self, key: str) -> bool:
+        """Take away a trial's result, so that it is run again; False when some process runs it now."""
+        with self.claimed(key, patience=0) as mine:
+            if mine:
+                (self.trial(key) / names.RESULT_FILE).unlink(missing_ok=True)
+            return mine
 
-    @property
-    def _holder(self) -> Path:
-        return self.root / "submit.json"
+    def busy(self, key: str) -> bool:
+        """Whether some process runs this trial now."""
+        return locked(self.trial(key) / _TRIAL_LOCK)
+
+
+def locked(path: Path) -> bool:
+    """Whether some process holds the lock of this file."""
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def settled(result: Mapping[str, Any] | None) -> bool:
+    """Whether a trial's result stands for good: it finished, or it diverged and would do so again."""
+    return result is not None and (result["state"] == names.FINISHED or result["failure"] == DIVERGED)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where there is no such file or it holds something else."""
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _has(value: object, members: Mapping[str, type]) -> bool:
+    """Whether a JSON value is an object with these members."""
+    return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in members.items())
 
 
 def without_password(uri: str) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -17,11 +19,14 @@ from sched_lab import names
 from sched_lab.execution import execute_inline, ray_environment
 from sched_lab.plan import Plan, check
 from sched_lab.progress import Board, shown
+from sched_lab.queue import Queue
+from sched_lab.redaction import redacted
 from sched_lab.store import OutOfReach
 from sched_lab.tracking import Courier, Tracker, flat_params
-from sched_lab.worker import Orders, Report, conclude
-from trainers.files import write_json
+from sched_lab.worker import Orders, Report, conclude, mend
+from trainers.failures import LOST_PROCESS, OUT_OF_MEMORY, disk_is_full
 
+EXIT_OUT_OF_REACH = 3
 PATIENCE = 30.0  # seconds in which MLflow must take the last results
 
 
@@ -31,19 +36,19 @@ def submit(plan: Plan, *, inline: bool = False, address: str | None = None, cons
     `inline` runs in this process, `address` joins a Ray cluster; otherwise Ray is started on this machine. A first
     Ctrl-C, or `stop`, lets running trials write a checkpoint and end; a second raises KeyboardInterrupt at once.
     Before anything is spent, raises SweepError where a source can't be judged, and OutOfReach when weights, the cluster
-    or the tracking server aren't there, or another submit is at work on this store.
+    or the tracking server aren't there, or another submit is at work on this sweep.
     """
     store, sweep, to_run = plan.store, plan.sweep, plan.to_run
     console.print(f"{sweep.name}: {len(plan.trials)} cells, {len(to_run)} to run, in {store.root}", highlight=False)
     check(plan)
     with ExitStack() as stack:
-        stack.enter_context(store.held())
+        stack.enter_context(store.held(sweep.name))
         opening = stack.enter_context(ThreadPoolExecutor(1)).submit(Tracker, store, sweep.name)  # while Ray starts
         device = "cpu" if sweep.resources.gpu == 0 else "auto"
         if to_run and not inline:
             console.print(f"{'joining' if address else 'starting'} Ray …", highlight=False)
             os.environ |= ray_environment(address)
-            from sched_lab import on_ray
+            from sched_lab import on_ray, ray_watch
 
             stack.enter_context(on_ray.cluster(address))
             if address:
@@ -51,21 +56,23 @@ def submit(plan: Plan, *, inline: bool = False, address: str | None = None, cons
             per_trial = on_ray.fitting(sweep.resources)
             device = "auto" if per_trial["gpu"] else "cpu"
         orders = Orders(
-            sweep.name, str(store.root), max(1, int(sweep.resources.cpu or 1)), device, sweep.run.max_failures
+            sweep.name, str(store.root), max(1, int(sweep.resources.cpu or 1)), device, sweep.run.checkpoint_every
         )
         tracker = opening.result()
         sheet = cells(plan)
         tracker.open(sweep.description, plan.source.text, sheet, plan.ranked_by)
         store.write_sweep(sweep.name, plan.source.text, sheet)
         store.stop_file(sweep.name).unlink(missing_ok=True)
-        following = _Following(plan, tracker)
+        queue = Queue(store, to_run)
+        following = _Following(plan, queue, tracker, console)
         stack.enter_context(following)
         stack.enter_context(_interruptible(store.stop_file(sweep.name), following.board))
         stack.enter_context(shown(following.board, console))
         if inline:
-            execute_inline(to_run, orders, following)
+            execute_inline(queue, orders, following)
         elif to_run:
-            on_ray.execute(to_run, run=sweep.run, orders=orders, per_trial=per_trial, listener=following)
+            stack.enter_context(ray_watch.watched(following.stop, following.end_without_ray))
+            on_ray.execute(queue, run=sweep.run, orders=orders, per_trial=per_trial, listener=following)
     return following.states
 
 
@@ -86,18 +93,21 @@ def cells(plan: Plan) -> list[dict[str, Any]]:
 
 
 class _Following:
-    """The listener of one submission: keeps the board, and has a courier deliver to MLflow while it is open."""
+    """The listener of one submission: keeps the board, has trials tried again, and a courier deliver to MLflow."""
 
-    def __init__(self, plan: Plan, tracker: Tracker) -> None:
-        self._plan, self._tracker = plan, tracker
+    def __init__(self, plan: Plan, queue: Queue, tracker: Tracker, console: Console) -> None:
+        self._plan, self._queue, self._tracker, self._console = plan, queue, tracker, console
+        self._failures: dict[str, Counter[str]] = defaultdict(Counter)
         self._stop_file = plan.store.stop_file(plan.sweep.name)
         self._courier = Courier(tracker)
-        self.board = Board(plan.store, plan.sweep.name, plan.done, plan.to_run, trouble=lambda: self._courier.error)
+        self.board = Board(plan.store, plan.sweep.name, plan.done, plan.to_run, self._trouble)
         self._running: set[str] = set()
+        self._paused: dict[str, str] = {}  # why, by key
         self._last: frozenset[str] | None = None  # what ran when the user asked to stop
 
     def __enter__(self) -> Self:
         for trial in self._plan.done:  # a run may be missing where another sweep has done the work
+            mend(self._plan.store, trial.key)
             self._courier.follow(trial)
         self._courier.start()
         return self
@@ -119,22 +129,78 @@ class _Following:
         return {trial.key: self.board.states.get(trial.key, names.STOPPED) for trial in self._plan.trials}
 
     def started(self, key: str) -> None:
-        trial, folder = self.board.trials[key], self._plan.store.trial(key)
-        (folder / names.RESULT_FILE).unlink(missing_ok=True)
-        write_json(folder / names.SPEC_FILE, trial.spec.model_dump(mode="json"))
         self._running.add(key)
         self.board.started(key)
-        self._courier.follow(trial)
+        self._courier.follow(self.board.trials[key])
 
-    def ended(self, key: str, report: Report) -> None:
+    def reported(self, key: str, report: Report) -> None:
+        self._pause(key, report.reason if report.state == names.PAUSED else "")
+        if not report.done:
+            return
         self._running.discard(key)
-        self.board.ended(key, report.state, (self._plan.store.result(key) or {}).get("scores", {}))
+        if report.state == names.ELSEWHERE:
+            self._queue.occupied(key)
+            self.board.left(key)
+        elif report.state == names.FAILED and self._tried_again(key, report.failure):
+            self._queue.again(key)
+            self.board.left(key)
+        else:
+            self._queue.ended(key, failed=report.state == names.FAILED)
+            self.board.ended(key, report.state, (self._plan.store.result(key) or {}).get("scores", {}))
 
     def pruned(self, key: str, report: Report) -> None:
-        self.ended(key, conclude(self._plan.store, key, names.STOPPED, f"stopped early at step {report.step}"))
+        self._conclude(key, names.STOPPED, f"stopped early at step {report.step}")
 
-    def lost(self, key: str, reason: str) -> None:
-        self.ended(key, conclude(self._plan.store, key, names.FAILED, reason))
+    def lost(self, key: str, told: str) -> None:
+        lines = told.splitlines() or ["its process died without a word"]
+        memory = any(word in told for word in ("OutOfMemoryError", "running low on memory"))
+        self._conclude(key, names.FAILED, lines[-1], OUT_OF_MEMORY if memory else LOST_PROCESS)
+
+    def _conclude(self, key: str, state: str, reason: str, failure: str = "") -> None:
+        while True:
+            try:
+                return self.reported(key, conclude(self._plan.store, key, state, redacted(reason), failure))
+            except OSError as error:
+                if not disk_is_full(error):
+                    raise
+                self._pause(key, f"no space left for {self._plan.store.root}: free some to go on")
+                time.sleep(1.0)
+
+    def _pause(self, key: str, reason: str) -> None:
+        if reason:
+            self._paused[key] = reason
+        else:
+            self._paused.pop(key, None)
+
+    def _trouble(self) -> Iterator[str]:
+        if self._courier.error:
+            yield f"MLflow: {self._courier.error}"
+        if self._queue.elsewhere:
+            yield f"{len(self._queue.elsewhere)} of the trials are run by another submit"
+        yield from sorted(set(self._paused.values()))
+
+    def _tried_again(self, key: str, failure: str) -> bool:
+        """Count a failure; whether the sweep's policy has the trial tried again after it."""
+        counts, run = self._failures[key], self._plan.sweep.run
+        counts[failure] += 1
+        by_kind: int | None = getattr(run.retries, failure)
+        within = by_kind is None or counts[failure] <= by_kind
+        return within and counts.total() <= run.max_failures and not self._stop_file.exists()
+
+    def stop(self) -> None:
+        """Have running trials write a checkpoint and stop; returns when they have, or when patience ends."""
+        self._stop_file.touch()
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and any(self._plan.store.busy(key) for key in list(self._running)):
+            time.sleep(0.5)
+
+    def end_without_ray(self, reason: str) -> None:
+        """End this process, whose main thread waits inside Ray."""
+        with suppress(OutOfReach):
+            self.__exit__(OutOfReach)
+        self._console.show_cursor()
+        self._console.print(f"error: {reason}", highlight=False)
+        os._exit(EXIT_OUT_OF_REACH)
 
     def stopping(self) -> bool:
         if not self._stop_file.exists():

@@ -26,6 +26,8 @@ class _Strict(BaseModel):
 def _name(value: str) -> str:
     if not value.isprintable() or value != value.strip():
         raise ValueError("must be printable, on one line, and without spaces around it")
+    if value.startswith("-"):
+        raise ValueError("must not begin with a dash: commands would take it for an option")
     return value
 
 
@@ -44,11 +46,33 @@ class Resources(_Strict):
     """GPUs, or the fraction of one; null for one where the machine has GPUs."""
 
 
+Times = Annotated[int, Field(ge=0)]
+
+
+class Retries(_Strict):
+    """How often a trial is tried again after each kind of failure; null for as often as max_failures allows."""
+
+    diverged: Times | None = 0
+    """The loss was not finite or exploded; the same seed would do so again."""
+    out_of_memory: Times | None = None
+    """Memory ran out; each further try cuts the batches into twice as many micro-batches."""
+    bad_data: Times | None = 0
+    """The images can't be read, or lack what the trial needs."""
+    lost_process: Times | None = None
+    """The trial's process or its node died."""
+    bug: Times | None = 1
+    """Anything else."""
+
+
 class RunSpec(_Strict):
     """How the sweep is run; none of it changes what a finished trial's result is."""
 
-    max_failures: Annotated[int, Field(ge=0)] = 0
-    """How often a trial that failed is tried again, from its last checkpoint."""
+    max_failures: Times = 3
+    """How often in all one submit tries a trial again that failed, from its last checkpoint."""
+    retries: Retries = Retries()
+    """How often that is done for each kind of failure."""
+    checkpoint_every: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds of training between checkpoints."""
     early_stop: Literal["none", "asha", "median"] = "none"
     """Stop trials that do badly: by successive halving, or below the median; needs score.every."""
 
@@ -122,6 +146,8 @@ def validated(source: Located) -> Sweep:
         spec = SweepSpec.model_validate(source.data)
     except ValidationError as error:
         for loc, rule, at_key in breaches(error, SweepSpec):
+            if at_key and len(loc) == 1 and loc[0] in settings():
+                rule = f"unknown key; settings go under grid, as in grid: {{{loc[0]}: [...]}}"
             problems.append(source.problem(loc, rule, at_key=at_key))
             cells_can_be_made &= loc[0] in _ASIDE or (at_key and len(loc) == 1)
     if cells_can_be_made:

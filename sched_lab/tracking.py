@@ -2,27 +2,36 @@
 
 Trials never speak to MLflow. A courier thread in the driver reads what they have written down and sends it on; how far
 it has come stands in a tag of the run, set last. A delivery that was cut short is made again, by this driver or the
-next: a point with the same time, step and value is one point to MLflow.
+next: a point with the same time, step and value is one point to MLflow, and a step that it has is not told again.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sched_lab import names
 from sched_lab.grid import Trial
 from sched_lab.journal import identity, read
-from sched_lab.mlflow_client import connect, reaching
+from sched_lab.mlflow_client import connect, insist, reaching
 from sched_lab.plots import schedule_figure
-from sched_lab.store import OutOfReach, Store
+from sched_lab.redaction import redacted
+from sched_lab.store import Store
 from trainers.spec import TrialSpec
 
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Param, Run
+
 DELIVERED = "sched_lab.delivered"  # identity of the journal, and the byte up to which the run has it
+LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG = 250, 6000, 5000  # characters that every database of MLflow's takes
+LONGEST_LOG = 2**20  # bytes, the last of a trial's log, that its run keeps
 MLFLOW_STATUS = {
     names.FINISHED: "FINISHED",
     names.FAILED: "FAILED",
@@ -57,62 +66,79 @@ def flat_params(spec: TrialSpec) -> dict[str, str]:
 
 def run_name(spec: TrialSpec) -> str:
     """What a run is called: the settings that a reader looks for."""
-    return f"{spec.resolution}px {spec.schedule} b={spec.b:g} seed={spec.seed}"
+    return f"{spec.resolution}px {spec.schedule} b={spec.b:g} seed={spec.seed}"[:LONGEST_NAME]
 
 
-@dataclass(frozen=True)
-class _Delivery:
-    """How far a run has come: its journal's identity, the byte up to which it was sent, and whether that is all."""
+@dataclass
+class _Run:
+    """A trial's run, and how far its journal has been delivered to it."""
 
-    run_id: str = ""
+    id: str
+    state: str = names.RUNNING
     journal: str = ""
     end: int = 0
-    complete: bool = False
+    has_params: bool = False
+    fresh: bool = True
+    """Whether nothing is in the run but what this object knows of."""
+    told: dict[str, set[int]] = field(default_factory=dict)
+    """The steps that the run has, of the metrics asked for so far."""
+
+    @classmethod
+    def found(cls, run: Run) -> _Run:
+        state = run.data.tags.get(names.STATE, names.RUNNING)
+        return cls(run.info.run_id, state, *_delivered(run), has_params=bool(run.data.params), fresh=False)
+
+    @property
+    def complete(self) -> bool:
+        return self.state != names.RUNNING
+
+
+def _delivered(run: Run) -> tuple[str, int]:
+    """The journal that a run was told from, and the byte up to which it was."""
+    journal, _, end = run.data.tags.get(DELIVERED, "").rpartition(":")
+    return journal, int(end or 0)
+
+
+def _progress(run: Run) -> tuple[int, int, str]:
+    """Sorts the runs of one trial by how far they have come."""
+    return _delivered(run)[1], len(run.data.tags), run.info.run_id
 
 
 class Tracker:
-    """The MLflow experiment of one sweep."""
+    """The MLflow experiment of one sweep, whose only writer this is."""
 
     def __init__(self, store: Store, sweep: str) -> None:
+        """Raises OutOfReach."""
         self._store, self._sweep = store, sweep
         self._client = connect(store.tracking_uri)
-        self._runs: dict[str, _Delivery] = {}
-        self._parent = ""
         with reaching(store.tracking_uri):
-            self._experiment = self._open_experiment()
-            for run in self._search(f"tags.`{names.SWEEP}` != ''"):
-                tags = run.data.tags
-                if tags.get(names.ROLE) == names.ROLE_SWEEP:
-                    self._parent = run.info.run_id
-                elif names.TRIAL_KEY in tags:
-                    journal, _, end = tags.get(DELIVERED, "").rpartition(":")
-                    self._runs[tags[names.TRIAL_KEY]] = _Delivery(
-                        run.info.run_id, journal, int(end or 0), tags.get(names.STATE) != names.RUNNING
-                    )
+            self._experiment = insist(self._open_experiment)
+            insist(self._take_up)
 
     def _open_experiment(self) -> str:
-        from mlflow.exceptions import MlflowException
+        found = self._client.get_experiment_by_name(self._sweep)
+        if found is not None:
+            if found.lifecycle_stage == "deleted":
+                self._client.restore_experiment(found.experiment_id)
+            return str(found.experiment_id)
+        served = self._store.tracking_uri.startswith(("http", "databricks"))  # then the server says where files go
+        location = None if served else (self._store.artifacts / self._store.sweep(self._sweep).name).as_uri()
+        tags = {names.EXPERIMENT_KIND: "custom_model_development"}
+        return str(self._client.create_experiment(self._sweep, location, tags))
 
-        location = (self._store.artifacts / self._store.sweep(self._sweep).name).as_uri()
-        for _ in range(2):
-            found = self._client.get_experiment_by_name(self._sweep)
-            if found is not None:
-                if found.lifecycle_stage == "deleted":
-                    self._client.restore_experiment(found.experiment_id)
-                return str(found.experiment_id)
-            try:
-                here = location if self._store.local_tracking else None
-                return str(
-                    self._client.create_experiment(
-                        self._sweep, here, {names.EXPERIMENT_KIND: "custom_model_development"}
-                    )
-                )
-            except MlflowException as error:  # another driver was faster
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-        raise OutOfReach(f"MLflow neither finds nor creates the experiment {self._sweep!r}")
+    def _take_up(self) -> None:
+        """Learn which runs there are. Of two for one trial, left by a creation whose answer was lost, keep one."""
+        kept: dict[str, Run] = {}
+        for run in self._search(f"tags.`{names.ROLE}` != ''"):
+            key = run.data.tags.get(names.TRIAL_KEY, "")  # the sweep's own run has none
+            *behind, kept[key] = sorted([run, *filter(None, [kept.get(key)])], key=_progress)
+            for extra in behind:
+                self._client.delete_run(extra.info.run_id)
+        parent = kept.pop("", None)
+        self._parent = parent.info.run_id if parent else ""
+        self._runs = {key: _Run.found(run) for key, run in kept.items()}
 
-    def _search(self, filter_string: str) -> Iterable[Any]:
+    def _search(self, filter_string: str) -> Iterable[Run]:
         token = None
         while True:
             page = self._client.search_runs([self._experiment], filter_string, max_results=5000, page_token=token)
@@ -124,73 +150,108 @@ class Tracker:
     def open(self, description: str, yaml_text: str, cells: Sequence[Mapping[str, Any]], ranked_by: str) -> None:
         """Create or find the sweep's own run, and record there what is being submitted. Raises OutOfReach."""
         with reaching(self._store.tracking_uri):
-            self._open(description, yaml_text, cells, ranked_by)
+            insist(lambda: self._open(description, yaml_text, cells, ranked_by))
 
     def _open(self, description: str, yaml_text: str, cells: Sequence[Mapping[str, Any]], ranked_by: str) -> None:
+        if not self._parent:
+            self._take_up()  # an earlier creation may have come through
         if not self._parent:
             tags = {names.ROLE: names.ROLE_SWEEP, names.SWEEP: self._sweep}
             self._parent = self._client.create_run(self._experiment, tags=tags, run_name=self._sweep).info.run_id
         self._client.set_tag(self._parent, names.RANKED_BY, ranked_by)
-        self._client.set_tag(self._parent, "mlflow.note.content", description)
+        self._client.set_tag(self._parent, "mlflow.note.content", _storable(description))
         self._client.log_text(self._parent, yaml_text, names.SWEEP_FILE)
         self._client.log_dict(self._parent, {"cells": list(cells)}, names.CELLS_FILE)
         self._client.update_run(self._parent, "RUNNING")
 
     def close(self, state: str) -> None:
-        """Record how the sweep ended. Raises OutOfReach."""
+        """Record how the sweep ended; no run stays RUNNING whose trial no process runs. Raises OutOfReach."""
         with reaching(self._store.tracking_uri):
-            self._client.set_tag(self._parent, names.STATE, state)
-            self._client.set_terminated(self._parent, MLFLOW_STATUS[state])
+            insist(lambda: self._close(state))
+
+    def _close(self, state: str) -> None:
+        self._take_up()
+        for key, run in self._runs.items():
+            if not run.complete and not self._store.busy(key):
+                gone = {"state": names.STOPPED, "reason": "its process has gone; submit again to go on"}
+                self._tell_state(run, [self._store.result(key) or gone])
+        self._client.set_tag(self._parent, names.STATE, state)
+        self._client.set_terminated(self._parent, MLFLOW_STATUS[state])
 
     def deliver(self, trial: Trial) -> bool:
         """Send what the trial's journal holds beyond what its run has; creates the run when there is none.
 
-        Returns whether the run is complete: the journal's last word is that the trial has ended.
+        Returns whether the run is complete: the journal's last word is that the trial has ended. Raises what MLflow
+        raises; it is then to be called again.
         """
-        from mlflow.entities import Metric, Param
-
         folder = self._store.trial(trial.key)
         path = folder / names.JOURNAL_FILE
-        journal, sent = identity(path), self._runs.get(trial.key, _Delivery())
-        if sent.journal != journal:  # another store's, or one begun anew: what it says is said from its first line
-            sent = _Delivery(sent.run_id, journal)
-        events, end = read(path, sent.end)
+        journal, run = identity(path), self._runs.get(trial.key)
+        start = run.end if run and run.journal == journal else 0  # 0: another store's, or one begun anew
+        # On the disk before it is told: a trial that a power cut sets back would tell it again with other times.
+        events, end = read(path, start, durable=True)
         if not events:
-            return sent.complete
-        if not sent.run_id:
-            sent = replace(sent, run_id=self._create(trial, events[0]["time_ms"]))
-            self._runs[trial.key] = sent
-        if sent.end == 0:
-            params = [Param(name, value) for name, value in flat_params(trial.spec).items()]
-            self._client.log_batch(sent.run_id, params=params)
-        metrics = []
+            return run is not None and run.complete
+        if run is None:
+            run = self._runs[trial.key] = self._begin(trial, events[0]["time_ms"])
+        points = self._untold(run, events)
+        self._client.log_batch(run.id, list(points.values()), [] if run.has_params else _params(trial.spec))
+        run.has_params = True
+        for name, step in points:
+            run.told[name].add(step)
+        for picture in {folder / event["file"] for event in events if "file" in event}:
+            if picture.exists():
+                self._client.log_artifact(run.id, str(picture), names.SAMPLES_FOLDER)
+        said = [event for event in events if "state" in event]
+        if said:
+            if said[-1]["state"] != names.RUNNING:
+                self._describe(run.id, trial)
+            self._tell_state(run, said)
+        self._client.set_tag(run.id, DELIVERED, f"{journal}:{end}")
+        run.journal, run.end = journal, end
+        if said:
+            run.state = said[-1]["state"]
+        if run.complete:  # where the trial goes on, its steps are asked for again
+            run.fresh, run.told = False, {}
+        return run.complete
+
+    def _untold(self, run: _Run, events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], Metric]:
+        """The points of these events that the run does not have, by metric and step."""
+        from mlflow.entities import Metric
+
+        points: dict[tuple[str, int], Metric] = {}
         for event in events:
-            metrics += [
-                Metric(name, value, event["time_ms"], event["step"]) for name, value in event.get("metrics", {}).items()
-            ]
-            if "file" in event:
-                self._client.log_artifact(sent.run_id, str(folder / event["file"]), names.SAMPLES_FOLDER)
-        self._client.log_batch(sent.run_id, metrics)
-        complete = self._tell_state(sent.run_id, trial, [event for event in events if "state" in event])
-        self._client.set_tag(sent.run_id, DELIVERED, f"{journal}:{end}")
-        self._runs[trial.key] = _Delivery(sent.run_id, journal, end, complete)
-        return complete
+            for name, value in event.get("metrics", {}).items():
+                step = event["step"]
+                if name not in run.told:
+                    history = [] if run.fresh else self._client.get_metric_history(run.id, name)
+                    run.told[name] = {point.step for point in history}
+                if step not in run.told[name]:
+                    points.setdefault((name, step), Metric(name, value, event["time_ms"], step))
+        return points
 
-    def _tell_state(self, run_id: str, trial: Trial, said: Sequence[Mapping[str, Any]]) -> bool:
-        """Bring the run's state up to the last of these events; returns whether the trial has ended."""
-        if not said:
-            return False
-        last = said[-1]
-        self._client.set_tag(run_id, names.STATE, last["state"])
-        self._client.set_tag(run_id, names.REASON, last.get("reason", ""))
-        if last["state"] == names.RUNNING:
-            self._client.update_run(run_id, MLFLOW_STATUS[names.RUNNING])
-            return False
-        self._describe(run_id, trial)
-        self._client.set_terminated(run_id, MLFLOW_STATUS[last["state"]], end_time=last["time_ms"])
-        return True
+    def _tell_state(self, run: _Run, said: Sequence[Mapping[str, Any]]) -> None:
+        """Bring the run's state up to the last of these events."""
+        from mlflow.entities import RunTag
 
-    def _create(self, trial: Trial, start_ms: int) -> str:
+        state, tags = run.state, {}
+        for event in said:
+            if "reason" in event or event["state"] != state:  # an attempt keeps the reason of the retry that it is
+                tags[names.REASON] = _storable(event.get("reason", ""))
+            state = event["state"]
+        tags[names.STATE] = state
+        tags[names.FAILURE] = said[-1].get("failure", "") if state == names.FAILED else ""
+        self._client.log_batch(run.id, tags=[RunTag(name, value) for name, value in tags.items()])
+        if state == names.RUNNING:
+            self._client.update_run(run.id, MLFLOW_STATUS[state])
+        else:
+            self._client.set_terminated(run.id, MLFLOW_STATUS[state], end_time=said[-1].get("time_ms"))
+
+    def _begin(self, trial: Trial, start_ms: int) -> _Run:
+        """Create the trial's run, unless an earlier creation has come through whose answer was lost."""
+        found = list(self._search(f"tags.`{names.TRIAL_KEY}` = '{trial.key}'"))
+        if found:
+            return _Run.found(max(found, key=_progress))
         tags = {
             names.ROLE: names.ROLE_TRIAL,
             names.TRIAL_KEY: trial.key,
@@ -198,60 +259,94 @@ class Tracker:
             names.STATE: names.RUNNING,
             names.PARENT: self._parent,
         }
-        run = self._client.create_run(self._experiment, start_ms, tags, run_name(trial.spec))
-        return str(run.info.run_id)
+        return _Run(self._client.create_run(self._experiment, start_ms, tags, run_name(trial.spec)).info.run_id)
 
     def _describe(self, run_id: str, trial: Trial) -> None:
-        """The artifacts of a trial that has ended: its spec, what it ran on, its schedule."""
+        """The artifacts of a trial that has ended: its spec, what it ran on, its schedule, its log."""
         self._client.log_dict(run_id, trial.spec.model_dump(mode="json"), names.SPEC_FILE)
         result = self._store.result(trial.key) or {}
         self._client.log_dict(run_id, result.get("environment", {}), names.ENVIRONMENT_FILE)
         self._client.log_figure(run_id, schedule_figure(trial.spec.noise_schedule, trial.spec.b), names.SCHEDULE_FILE)
+        log = _tail(self._store.trial(trial.key) / names.LOG_FILE)
+        if log:
+            self._client.log_text(run_id, log, names.LOG_FILE)
+
+
+def _params(spec: TrialSpec) -> list[Param]:
+    """The settings that MLflow takes; one that is too long is left out, spec.json has it."""
+    from mlflow.entities import Param
+
+    flat = flat_params(spec).items()
+    return [Param(name, value) for name, value in flat if len(name) <= LONGEST_NAME and len(value) <= LONGEST_PARAM]
+
+
+def _storable(text: str) -> str:
+    """Text as a tag may hold it: without secrets, short enough, of characters that every database takes."""
+    return redacted(text).replace("\0", "").encode(errors="replace").decode()[:LONGEST_TAG]
+
+
+def _tail(log: Path) -> str:
+    """The last lines of a log, without secrets; empty where there is none."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        if log.stat().st_size > LONGEST_LOG:
+            file.seek(-LONGEST_LOG, os.SEEK_END)
+            file.readline()  # the rest of a line
+        return redacted(file.read().decode(errors="replace"))
 
 
 class Courier(threading.Thread):
     """Delivers the journals of the trials it follows, again and again, beside the work."""
 
     def __init__(self, tracker: Tracker, period: float = 1.0) -> None:
-        super().__init__(name="mlflow-courier", daemon=True)
+        super().__init__(name="mlflow-courier", daemon=True)  # a server that hangs must not keep the driver alive
         self._tracker, self._period = tracker, period
-        self._open: dict[str, Trial] = {}
+        self._followed: dict[str, Trial] = {}
         self._lock = threading.Lock()
         self._finish = threading.Event()
+        self._deadline = math.inf
         self.error = ""
-        """Why a delivery of the last round failed; empty when none did."""
+        """Which trial could not be delivered in the last round, and why; empty when all could."""
 
     def follow(self, trial: Trial) -> None:
         """Deliver this trial's journal from now on, until its last word."""
         with self._lock:
-            self._open[trial.key] = trial
+            self._followed[trial.key] = trial
 
     def run(self) -> None:
         while not self._finish.wait(self._period):
             self._round()
+        self._round()
+        while self.error and time.monotonic() < self._deadline:
+            time.sleep(self._period)
+            self._round()
 
     def _round(self) -> None:
         with self._lock:
-            following = list(self._open.values())
-        error = ""
-        for trial in following:
+            followed, self._followed = self._followed, {}
+        errors = []
+        for key, trial in followed.items():
             try:
-                complete = self._tracker.deliver(trial)
-            except Exception as failure:  # whatever a server or an artifact store raises: the others go on
-                error = str(failure).partition("\n")[0]
-                continue
-            if complete:
-                with self._lock:
-                    self._open.pop(trial.key, None)
-        self.error = error
+                if time.monotonic() > self._deadline:
+                    raise TimeoutError("not delivered in time")
+                if self._tracker.deliver(trial):
+                    continue
+            except Exception as error:  # whatever a server or an artifact store raises: the others go on
+                errors.append(redacted(f"trial {key}: {error}".partition("\n")[0]))
+            with self._lock:
+                self._followed.setdefault(key, trial)
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        self.error = errors[0] + more if errors else ""
 
     def drain(self, patience: float) -> bool:
-        """Deliver what is left; False when the server did not take it within `patience` seconds."""
+        """Deliver what is left; False when the server did not take it within `patience` seconds.
+
+        A request may still be under way then, in a thread that ends with the process.
+        """
+        self._deadline = time.monotonic() + patience
         self._finish.set()
-        self.join()
-        deadline = time.monotonic() + patience
-        self._round()
-        while self.error and time.monotonic() < deadline:
-            time.sleep(self._period)
-            self._round()
+        self.join(patience)
+        if self.is_alive() and not self.error:
+            self.error = f"no answer within {patience:g} seconds"
         return not self.error

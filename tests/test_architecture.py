@@ -59,6 +59,19 @@ def test_the_light_modules_import_nothing_heavy(module: str) -> None:
 
 def test_help_lists_every_command(sched_lab: Command) -> None:
     said = sched_lab("--help").stdout
-    for command in ("plan", "submit", "status", "show", "logs", "stop", "report", "dashboard", "schedule", "doctor"):
+    for command in (
+        "plan",
+        "submit",
+        "status",
+        "show",
+        "logs",
+        "stop",
+        "retry",
+        "report",
+        "dashboard",
+        "schedule",
+        "gc",
+        "doctor",
+    ):
         assert f"  {command} " in said
         assert "Example:" in sched_lab(command, "--help").stdout

@@ -197,13 +197,14 @@ def test_a_failing_trial_is_exit_1_with_its_reason_and_does_not_stop_the_others(
     said = json.loads(done.stdout)
     assert said["states"] == {"finished": 1, "failed": 1}
     shown = json.loads(sched_lab("show", said["failed"][0], "--json", cwd=tmp_path).stdout)
-    assert shown["reason"].startswith("diverged: mean loss")
+    assert shown["failure"] == "diverged"
+    assert shown["reason"].startswith("mean loss")
     assert shown["scores"] == {}
 
 
-def test_a_second_submit_on_one_store_is_told_who_holds_it(sched_lab: Command, tmp_path: Path) -> None:
+def test_a_second_submit_of_one_sweep_is_told_who_is_at_work_on_it(sched_lab: Command, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
-    with Store.at(tmp_path / "lab").held():
+    with Store.at(tmp_path / "lab").held("small"):
         result = sched_lab("submit", "small.yaml", "--inline", cwd=tmp_path)
     assert result.returncode == 3
     assert f"process {os.getpid()}" in result.stderr

@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from trainers.data import content_key, prepare
+from trainers.failures import BadData
 from trainers.spec import AnyData, DataSpec
 
 ANY_DATA: TypeAdapter[DataSpec] = TypeAdapter(AnyData)
@@ -330,6 +331,32 @@ def test_a_folder_of_broken_images_alone_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images/a.png").touch()
     with pytest.raises(ValueError, match="'folder' gives no images"):
         colours_in(tmp_path / "images", tmp_path, on_broken="skip")
+
+
+def _save_labels_of_another_length(folder: Path) -> DataSpec:
+    np.savez(folder / "x.npz", images=noise((3, 8, 8)), labels=np.zeros(2, dtype=int))
+    return source(source="array", path=str(folder / "x.npz"))
+
+
+def _save_a_broken_image(folder: Path) -> DataSpec:
+    solid(folder / "images/a.png", 0)
+    (folder / "images/b.png").touch()
+    return source(source="folder", path=str(folder / "images"))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (_save_labels_of_another_length, "must hold 3 integer labels"),
+        (_save_a_broken_image, "b.png cannot be read"),
+        (lambda folder: source(source="folder", path=str(folder / "nowhere")), "is not a folder"),
+    ],
+)
+def test_whatever_is_wrong_with_the_content_is_bad_data(
+    tmp_path: Path, make: Callable[[Path], DataSpec], said: str
+) -> None:
+    with pytest.raises(BadData, match=said):
+        prepare(make(tmp_path), 8, tmp_path / "cache")
 
 
 def test_what_is_not_there_is_named_before_anything_starts(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ import torch
 from safetensors import safe_open
 
 from trainers import detectors
+from trainers.caching import listing, remembered
 from trainers.classifier import Classifier, train
 from trainers.data import prepare
 from trainers.detectors import check, inception_network, load_detector
+from trainers.failures import BadData
 from trainers.sources import Digits, Shapes
 from trainers.spec import ScoreSpec
 from trainers.torchvision_compat import import_torchvision
@@ -133,10 +136,10 @@ def test_a_classifier_of_a_source_without_labels_is_refused_naming_what_works(
         lambda: check(ScoreSpec(detector="classifier"), unlabelled, tmp_path),
         lambda: load_detector("classifier", unlabelled, tmp_path, CPU),
     ):
-        with pytest.raises(ValueError, match=r"'array' has none here; valid for it: random, inception"):
+        with pytest.raises(BadData, match=r"'array' has none here; valid for it: random, inception"):
             refused()
     check(ScoreSpec(detector="random"), unlabelled, tmp_path)
-    with pytest.raises(ValueError, match="no labels"):
+    with pytest.raises(BadData, match="no labels"):
         train(prepare(unlabelled, 8, tmp_path))
 
 
@@ -170,6 +173,27 @@ def test_inception_weights_that_are_named_must_be_there_and_be_the_published_one
         check(ScoreSpec(detector="inception"), Digits(), tmp_path)
 
 
+class Bomb:
+    """Pickled, it writes a file when it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.mark), "w")
+
+
+def test_weights_that_are_not_the_published_ones_are_never_unpickled_whatever_the_cache_says_of_them(
+    tmp_path: Path,
+) -> None:
+    weights = tmp_path / "weights.pth"
+    torch.save(Bomb(tmp_path / "mark"), weights)
+    remembered(tmp_path, listing([weights]), lambda: detectors.INCEPTION_SHA256)
+    with pytest.raises(ValueError, match=rf"weights\.pth .* expected {detectors.INCEPTION_SHA256}"):
+        load_detector("inception", Digits(), tmp_path, CPU, str(weights))
+    assert not (tmp_path / "mark").exists()
+
+
 def test_the_weights_looked_for_are_those_torch_fidelity_downloads_where_torch_hub_puts_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -196,7 +220,8 @@ def test_inception_loads_real_sized_weights_and_sees_grey_as_rgb(tmp_path: Path)
     torch.save({}, tmp_path / "empty.pth")
     drawn = Untrained("inception", ["2048"], feature_extractor_weights_path=str(tmp_path / "empty.pth"))
     torch.save(drawn.state_dict(), tmp_path / "weights.pth")
-    network = inception_network(tmp_path / "weights.pth", CPU)
+    with (tmp_path / "weights.pth").open("rb") as weights:
+        network = inception_network(weights, CPU)
     grey = _pixels(2)
     features = network(grey)
     assert features.shape == (2, 2048)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from sched_lab.journal import Journal, identity, read
 
@@ -69,3 +75,72 @@ def test_a_journal_keeps_its_identity_and_a_new_one_has_another(tmp_path: Path) 
     assert identity(tmp_path / "a") == read(tmp_path / "a")[0][0]["journal"]
     assert identity(tmp_path / "a") != identity(tmp_path / "b")
     assert identity(tmp_path / "none") == ""
+
+
+def test_every_line_is_one_json_object(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal:
+        journal.write(state="failed", reason='two\nlines, "crc": 5}')
+    assert json.loads((tmp_path / "j").read_text().splitlines()[1])["reason"] == 'two\nlines, "crc": 5}'
+    assert read(tmp_path / "j")[0][1]["reason"] == 'two\nlines, "crc": 5}'
+
+
+@pytest.mark.parametrize("damage", [b"\0" * 8, b"7", b"\n", b"\xff\r{"])
+def test_a_damaged_line_is_left_out_named_and_told_again(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "j"
+    with Journal(path) as journal:
+        for step in (1, 2, 3):
+            journal.write(step=step, metrics={"loss": 0.25})
+    content = path.read_bytes()
+    at = content.index(b"0.25", content.index(b'"step": 2'))
+    path.write_bytes(content[:at] + damage + content[at + len(damage) :])
+    assert [event.get("step") for event in read(path)[0]] == [None, 1, 3]
+    with caplog.at_level(logging.WARNING), Journal(path) as journal:
+        for step in (1, 2, 3, 4):
+            journal.write(step=step, metrics={"loss": 0.25})
+    assert str(path) in caplog.text
+    assert "[3" in caplog.text
+    assert [event.get("step") for event in read(path)[0]] == [None, 1, 3, 2, 4]
+
+
+def test_a_journal_that_is_shorter_than_what_was_read_is_read_from_its_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with Journal(path) as journal:
+        journal.write(step=1, metrics={"loss": 1.0})
+        journal.write(step=2, metrics={"loss": 1.0})
+    _, end = read(path)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+    assert [event.get("step") for event in read(path, end)[0]] == [None, 1]
+
+
+FILL = """
+import resource, sys
+from pathlib import Path
+from sched_lab.journal import Journal
+path = Path(sys.argv[1])
+with Journal(path) as journal:
+    journal.write(step=1, metrics={"loss": 1.0})
+    room = path.stat().st_size + 40  # half a line
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    try:
+        journal.write(step=2, metrics={"loss": 2.0})
+    except OSError as error:
+        print(type(error).__name__, path.read_bytes().endswith(b"}\\n"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    journal.write(step=2, metrics={"loss": 2.0})
+"""
+
+
+def test_a_write_that_does_not_fit_leaves_nothing_behind_and_can_be_made_again(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FILL, str(tmp_path / "j")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "OSError True\n"
+    assert [event.get("step") for event in read(tmp_path / "j")[0]] == [None, 1, 2]
+
+
+def test_what_was_written_can_be_read_before_the_journal_is_closed(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal:
+        journal.write(step=1, metrics={"loss": 1.0})
+        journal.sync()
+        assert len(read(tmp_path / "j", durable=True)[0]) == 2

@@ -141,6 +141,13 @@ def test_precision_and_recall_tell_samples_of_one_mode_from_samples_out_of_range
     assert precision_recall(gaussian(100, 4, 0) - np.float32(100), real) == (0.0, 0.0)
 
 
+def test_features_do_not_depend_on_how_many_images_the_detector_sees_at_once() -> None:
+    images, seen = noise(50).numpy(), []
+    counting = replace(DETECTOR, network=lambda pixels: (seen.append(len(pixels)), DETECTOR.network(pixels))[1])
+    np.testing.assert_allclose(extract(images, counting, batch=7), extract(images, DETECTOR), rtol=1e-5, atol=1e-5)
+    assert seen == [7] * 7 + [1]
+
+
 def test_a_score_has_the_names_asked_for_in_their_order_and_repeats_itself() -> None:
     names = ("kid_plain", "recall_plain", "fd_plain", "precision_plain")
     reference = refer(extract(noise(50, 1).numpy(), DETECTOR))

@@ -82,6 +82,11 @@ def test_a_sweep_is_read_with_all_that_it_says() -> None:
         ("name: x\nrun: {early_stop: asha}", "x.yaml:2:19: run.early_stop = asha: needs score.every"),
         ("name: x\nrun: {early_stop: ashes}", "; did you mean 'asha'?; valid: none, asha, median"),
         ("name: x\ngrid: {}", "x.yaml:2:7: grid = {}: must not be empty"),
+        ("name: -x", "x.yaml:1:7: name = -x: must not begin with a dash"),
+        (
+            "name: x\nresolution: [8]",
+            "x.yaml:2:1: resolution: unknown key; settings go under grid, as in grid: {resolu",
+        ),
         ("name: x\ngrid:", "x.yaml:2:6: grid: must be a mapping of keys to values"),
         ("name: x\ngrid: {b: []}", "x.yaml:2:11: grid.b = []: must be a list of values, as in [x]"),
         ("name: x\ngrid: {b: 2}", "x.yaml:2:11: grid.b = 2: must be a list of values, as in [x]"),
@@ -287,6 +292,11 @@ def test_any_bytes_give_a_sweep_error(tmp_path_factory: pytest.TempPathFactory, 
 def test_the_schema_is_sound_and_accepts_the_example() -> None:
     Draft202012Validator.check_schema(json_schema())
     assert not list(SCHEMA.iter_errors(loads(EXAMPLE).data))
+
+
+def test_a_list_of_one_wrong_item_is_told_of_once() -> None:
+    (told,) = refusals("name: x\nscore: {metrics: [FD]}")
+    assert "score.metrics[0] = FD: not a valid choice" in told
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from trainers.data import ImageSet
+from trainers.failures import Diverged
 from trainers.spec import TrialSpec
 from trainers.training import (
     BIN_EDGES,
     BadCheckpoint,
-    Diverged,
     Training,
     TrainProgress,
     load_checkpoint,
@@ -40,8 +42,10 @@ def start(of: TrialSpec) -> Training:
     return Training.start(of, channels=1, classes=3, device=CPU)
 
 
-def run(state: Training, of: TrialSpec, until: int, report_every: int = 4) -> list[TrainProgress]:
-    events = train(state, of, images(), until=until, report_every=report_every)
+def run(
+    state: Training, of: TrialSpec, until: int, report_every: int = 4, micro_batches: int = 1
+) -> list[TrainProgress]:
+    events = train(state, of, images(), until=until, report_every=report_every, micro_batches=micro_batches)
     return [event for event in events if isinstance(event, TrainProgress)]
 
 
@@ -85,20 +89,60 @@ def test_a_resumed_run_ends_with_the_bits_of_one_never_interrupted(tmp_path: Pat
     assert bits(resumed) == bits(whole)
 
 
+@pytest.mark.parametrize("pieces", [2, 3, 8])
+@pytest.mark.parametrize(
+    "options", [{}, {"weight": "min_snr@5", "predict": "eps"}, {"grad_clip": 0.05, "class_conditional": True}]
+)
+def test_a_batch_trained_on_in_pieces_gives_the_weights_and_losses_of_the_whole(
+    options: dict[str, Any], pieces: int
+) -> None:
+    of = spec(train=options, data={"source": "digits", "flip": True})
+    whole, cut = start(of), start(of)
+    losses = [
+        [report.loss for report in run(state, of, 8, micro_batches=n)] for state, n in ((whole, 1), (cut, pieces))
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert cut.loss_by_log_snr() == pytest.approx(whole.loss_by_log_snr(), rel=1e-5)
+    assert torch.equal(cut.bin_count, whole.bin_count)
+    for name in ("network", "ema"):
+        weights = getattr(cut, name).state_dict()
+        for parameter, expected in getattr(whole, name).state_dict().items():
+            torch.testing.assert_close(weights[parameter], expected, rtol=0, atol=5e-5)  # a step moves them by 1e-3
+
+
 def test_a_checkpoint_of_another_trial_is_refused(tmp_path: Path) -> None:
     save_checkpoint(start(spec()), tmp_path / "c", "mine")
     with pytest.raises(BadCheckpoint, match="belongs to trial mine, not yours"):
         load_checkpoint(start(spec()), tmp_path / "c", "yours")
 
 
-@pytest.mark.parametrize("damage", ["truncate", "scramble", "empty"])
+@pytest.mark.parametrize("damage", ["truncate", "scramble", "empty", "one bit"])
 def test_a_damaged_checkpoint_is_refused_and_named(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "checkpoint"
     save_checkpoint(start(spec()), path, "key")
     content = path.read_bytes()
-    path.write_bytes({"truncate": content[: len(content) // 2], "scramble": b"x" * 100, "empty": b""}[damage])
-    with pytest.raises(BadCheckpoint, match="checkpoint can't be read"):
+    flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+    damaged = {"truncate": content[: len(content) // 2], "scramble": b"x" * 100, "empty": b"", "one bit": flipped}
+    path.write_bytes(damaged[damage])
+    with pytest.raises(BadCheckpoint, match=r"checkpoint (can't be read|is damaged)"):
         load_checkpoint(start(spec()), path, "key")
+
+
+def test_a_checkpoint_of_another_version_of_torch_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    save_checkpoint(start(spec()), path, "key")
+    with safe_open(path, "pt") as file:
+        save_file(load_file(path), path, file.metadata() | {"torch": "1.0.0"})
+    with pytest.raises(BadCheckpoint, match=r"checkpoint was written by torch 1\.0\.0"):
+        load_checkpoint(start(spec()), path, "key")
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    save_checkpoint(start(spec()), path, "key")
+    other = spec(train={"network": {"kind": "unet", "width": 24, "multipliers": [1]}})
+    with pytest.raises(BadCheckpoint, match="checkpoint is of another network"):
+        load_checkpoint(start(other), path, "key")
 
 
 def test_a_loss_that_is_not_a_number_ends_training_with_the_step() -> None:

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import shutil
+import subprocess
+import sys
+import weakref
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
-from trainers.spec import TrialSpec
+from trainers.failures import BadData, kind_of
+from trainers.spec import NetworkSpec, TrialSpec
 from trainers.training import Beat, TrainProgress
-from trainers.trial import CHECKPOINT_FILE, Evaluation, Sampled, TrialResult, run, run_trial, to_uint8, write_grid
+from trainers.trial import (
+    CHECKPOINT_FILE,
+    Evaluation,
+    Sampled,
+    Saving,
+    TrialResult,
+    run,
+    run_trial,
+    to_uint8,
+    write_grid,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +49,7 @@ def spec(**changes: Any) -> TrialSpec:
 
 def test_a_trial_ends_with_its_scores_grid_and_result(tmp_path: Path, cache: Path) -> None:
     result = run_trial(spec(), key="k", folder=tmp_path, cache=cache)
-    assert result.state == "finished"
+    assert (result.state, result.failure) == ("finished", "")
     assert math.isfinite(result.scores["fd_random"])
     assert json.loads((tmp_path / "result.json").read_text())["scores"] == result.scores
     with Image.open(tmp_path / "samples" / "step-000020.png") as grid:
@@ -68,10 +87,14 @@ def test_a_trial_closed_anywhere_goes_on_to_the_same_result(tmp_path: Path, cach
     assert not (tmp_path / "part" / CHECKPOINT_FILE).exists()
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_trial_starts_again(tmp_path: Path, cache: Path) -> None:
+def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_trial_starts_again(
+    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / CHECKPOINT_FILE).write_bytes(b"damaged")
     assert run_trial(spec(), key="k", folder=tmp_path, cache=cache).state == "finished"
     assert (tmp_path / "checkpoint.bad").read_bytes() == b"damaged"
+    assert f"{tmp_path / CHECKPOINT_FILE} can't be read" in caplog.text
+    assert "set aside as checkpoint.bad" in caplog.text
 
 
 def test_long_silent_training_lets_the_caller_in_between_reports(
@@ -92,13 +115,208 @@ def test_a_diverging_trial_fails_with_the_reason_and_without_a_score(tmp_path: P
     result = run_trial(spec(train={"lr": 1e30, "grad_clip": None}), key="k", folder=tmp_path, cache=cache)
     assert isinstance(result, TrialResult)
     assert result.state == "failed"
-    assert result.reason.startswith("diverged: mean loss")
+    assert result.reason.startswith("mean loss")
     assert result.scores == {}
+    assert json.loads((tmp_path / "result.json").read_text())["failure"] == "diverged"
 
 
 def test_class_conditional_sampling_uses_the_labels(tmp_path: Path, cache: Path) -> None:
     result = run_trial(spec(train={"class_conditional": True}), key="k", folder=tmp_path, cache=cache)
     assert result.state == "finished"
+
+
+def test_labels_that_are_needed_and_not_there_are_bad_data(tmp_path: Path, cache: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((20, 8, 8), dtype=np.uint8))
+    of = spec(data={"source": "array", "path": str(tmp_path / "x.npy")}, train={"class_conditional": True})
+    with pytest.raises(BadData, match="this array source has not"):
+        run_trial(of, key="k", folder=tmp_path, cache=cache)
+
+
+def test_a_caller_hears_of_every_checkpoint_before_it_is_written(tmp_path: Path, cache: Path) -> None:
+    of = spec(score={"detector": "random", "every": 10})
+    checkpoint = tmp_path / CHECKPOINT_FILE
+    announced: list[tuple[int, bytes]] = []
+    before = last = None
+    for event in run(of, key="k", folder=tmp_path, cache=cache, checkpoint_seconds=0):
+        now = checkpoint.read_bytes() if checkpoint.exists() else None
+        if not isinstance(last, Saving):
+            assert now == before
+        elif now is not None:
+            announced.append((last.step, now))
+        if isinstance(last, Evaluation):  # an evaluation that took long is not done again after a crash
+            assert isinstance(event, Saving)
+        before, last = now, event
+    assert [step for step, _ in announced] == [*range(1, 11), 10, *range(11, 21)]
+    assert all(new != old for (_, old), (_, new) in pairwise(announced))
+    assert isinstance(last, Evaluation)
+
+
+KILLED = """
+import os, pathlib, sys
+from trainers.spec import TrialSpec
+from trainers.trial import Sampled, run
+spec, folder, cache = sys.argv[1:]
+events = run(
+    TrialSpec.model_validate_json(spec), key="k", folder=pathlib.Path(folder), cache=pathlib.Path(cache),
+    checkpoint_seconds=0,
+)
+[event for event in events if isinstance(event, Sampled) and event.step == 20 and os._exit(9)]
+"""
+
+
+def test_a_trial_killed_in_an_evaluation_goes_on_to_the_same_result_and_leaves_no_half_written_file(
+    tmp_path: Path, cache: Path
+) -> None:
+    of = spec(score={"detector": "random", "every": 10})
+    whole = run_trial(of, key="k", folder=tmp_path / "whole", cache=cache)
+    arguments = [of.model_dump_json(), str(tmp_path / "part"), str(cache)]
+    assert subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False).returncode == 9
+    for name in (f"{CHECKPOINT_FILE}.1.part", "result.json.1.part", "samples/step-000020.png.1.part"):
+        (tmp_path / "part" / name).write_bytes(b"half")
+    resumed = run_trial(of, key="k", folder=tmp_path / "part", cache=cache)
+    assert (resumed.scores, resumed.loss) == (whole.scores, whole.loss)
+    files = (sorted(path.name for path in (tmp_path / name).rglob("*")) for name in ("whole", "part"))
+    assert next(files) == next(files)
+
+
+def test_samples_drawn_in_pieces_are_those_drawn_together(tmp_path: Path, cache: Path) -> None:
+    events = run(spec(), key="k", folder=tmp_path / "whole", cache=cache)
+    next(event for event in events if isinstance(event, Sampled))
+    events.close()
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    whole = run_trial(spec(), key="k", folder=tmp_path / "whole", cache=cache)
+    events = run(spec(), key="k", folder=tmp_path / "cut", cache=cache, micro_batches=16)
+    assert [event.done for event in events if isinstance(event, Sampled)] == [*range(3, 100, 3), 100]
+    cut = json.loads((tmp_path / "cut" / "result.json").read_text())
+    assert cut["scores"] == pytest.approx(whole.scores, rel=1e-3)
+    grids = [np.asarray(Image.open(tmp_path / name / "samples/step-000020.png"), int) for name in ("whole", "cut")]
+    assert np.abs(grids[0] - grids[1]).max() <= 1
+    assert cut["environment"] == whole.environment | {"micro_batches": "16"}
+
+
+@pytest.mark.parametrize("pieces", [0, 17])
+def test_a_batch_is_cut_into_no_more_pieces_than_it_has_images(tmp_path: Path, cache: Path, pieces: int) -> None:
+    with pytest.raises(ValueError, match=rf"from 1 to train\.batch, 16, got {pieces}"):
+        next(run(spec(), key="k", folder=tmp_path, cache=cache, micro_batches=pieces))
+
+
+MEMORY = """
+import pathlib, resource, sys
+from trainers.failures import kind_of
+from trainers.spec import TrialSpec
+from trainers.trial import run
+import torch
+torch.set_num_threads(1)
+spec = TrialSpec.model_validate({
+    "resolution": 64, "score": {"detector": "random"}, "sample": {"count": 20, "steps": 1},
+    "train": {"steps": 1, "batch": 256, "network": {"kind": "unet", "width": 64, "patch": 2, "attention": 0}},
+})
+cache, taken = pathlib.Path(sys.argv[1]), int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30,) * 2)
+pieces = 1
+while True:
+    try:
+        for _ in run(spec, key="k", folder=cache / "k", cache=cache, micro_batches=pieces):
+            pass
+        break
+    except RuntimeError as error:
+        print(kind_of(error))
+        pieces *= 2
+print(pieces > 1)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of the address space that the allocator obeys")
+def test_a_trial_that_ran_out_of_memory_fits_in_the_same_process_in_more_pieces(cache: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", MEMORY, cache], capture_output=True, text=True, check=False)
+    *kinds, fitted = done.stdout.split() or [done.stderr]
+    assert fitted == "True", done.stderr
+    assert set(kinds) == {"out_of_memory"}
+
+
+class Failing(NetworkSpec):
+    """A network that runs out of memory in its third step."""
+
+    kind: Literal["failing"] = "failing"
+
+    def build(self, *, channels: int, resolution: int, classes: int) -> nn.Module:
+        return FailingNetwork(channels)
+
+
+class FailingNetwork(nn.Module):
+    calls = 0
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(channels, channels, 1)
+        BUILT.add(self)
+
+    def forward(self, x: Tensor, gamma: Tensor, label: Tensor | None) -> Tensor:
+        self.calls += 1
+        return torch.empty(10**15) if self.calls == 3 else self.layer(x)
+
+
+BUILT: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def test_an_error_that_is_kept_keeps_nothing_of_the_trial(tmp_path: Path, cache: Path) -> None:
+    of = spec(train={"network": Failing()})
+    events = run(of, key="k", folder=tmp_path, cache=cache, checkpoint_seconds=0)
+    with pytest.raises(RuntimeError, match="can't allocate memory") as kept:
+        list(events)
+    assert kind_of(kept.value) == "out_of_memory"
+    gc.collect()
+    assert not BUILT
+    with safe_open(tmp_path / CHECKPOINT_FILE, "pt") as checkpoint:  # of the last whole step
+        assert json.loads(checkpoint.metadata()["state"])["step"] == 2
+
+
+class Bomb:
+    """Pickled, it writes a file when it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.mark), "w")
+
+
+def test_a_pickle_in_place_of_a_checkpoint_is_not_run(tmp_path: Path, cache: Path) -> None:
+    torch.save(Bomb(tmp_path / "mark"), tmp_path / CHECKPOINT_FILE)
+    assert run_trial(spec(), key="k", folder=tmp_path, cache=cache).state == "finished"
+    assert (tmp_path / "checkpoint.bad").exists()
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which everything stands that a trial with labels and a classifier keeps."""
+    folder = tmp_path_factory.mktemp("filled")
+    run_trial(LABELLED, key="k", folder=folder / "trial", cache=folder / "cache")
+    return folder / "cache"
+
+
+LABELLED = spec(score={"detector": "classifier"}, data={"source": "shapes", "count": 100})
+
+
+@pytest.mark.parametrize(
+    "files", ["data/*/pixels.npy", "data/*/labels.npy", "references/*/root.npy", "detectors/*/weights.safetensors"]
+)
+def test_a_pickle_in_place_of_a_cached_file_is_not_run_even_where_it_is_sealed(
+    tmp_path: Path, filled: Path, files: str
+) -> None:
+    cache = shutil.copytree(filled, tmp_path / "cache")
+    for path in cache.glob(files):
+        if path.suffix == ".npy":
+            np.save(path, np.array([Bomb(tmp_path / "mark")]), allow_pickle=True)
+        else:
+            torch.save(Bomb(tmp_path / "mark"), path)
+        seal = path.with_name("seal.json")
+        planted = {path.name: [path.stat().st_size, path.stat().st_mtime_ns]}
+        seal.write_text(json.dumps(json.loads(seal.read_text()) | planted))
+    with pytest.raises((ValueError, SafetensorError)):
+        run_trial(LABELLED, key="k", folder=tmp_path / "trial", cache=cache)
+    assert not (tmp_path / "mark").exists()
 
 
 def test_pixels_are_rounded_to_the_nearest_and_clipped() -> None:

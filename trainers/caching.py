@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 _SEAL = "seal.json"
+_log = logging.getLogger(__name__)
 
 
 def digest(*parts: object) -> str:
@@ -21,14 +23,17 @@ def cached(folder: Path, make: Callable[[Path], None]) -> Path:
     """`folder`, holding the files that `make(temporary folder)` wrote.
 
     However many processes ask at once, one makes it and the others wait. The folder is sealed with each file's size and
-    time of change; one whose files no longer match its seal is made again. What `make` raises is passed on.
+    time of change; one whose files no longer match its seal is made again, with a warning. What `make` raises is passed
+    on.
     """
-    if not _intact(folder):
+    if _damage(folder):
         from filelock import FileLock
 
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if not _intact(folder):  # another process may have made it meanwhile
+            if damage := _damage(folder):  # another process may have made it meanwhile
+                if folder.exists():
+                    _log.warning("%s is damaged and made again: %s", folder, damage)
                 _replace(folder, make)
     return folder
 
@@ -69,12 +74,19 @@ def _replace(folder: Path, make: Callable[[Path], None]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _intact(folder: Path) -> bool:
+def _damage(folder: Path) -> str:
+    """What is wrong with a folder, the first thing found; empty where nothing is."""
+    name = _SEAL
     try:
         seal = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
-        return all(_state(folder / name) == tuple(state) for name, state in seal.items())
-    except (OSError, ValueError):
-        return False
+        for name, state in seal.items():
+            if _state(folder / name) != tuple(state):
+                return f"{name} has changed since it was sealed"
+    except OSError as error:
+        return f"{name}: {error.strerror}"
+    except (ValueError, TypeError, AttributeError):
+        return f"{_SEAL} can't be read"
+    return ""
 
 
 def _state(file: Path) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainers.data import ImageSet
+from trainers.failures import BadData
 
 SIDE = 32  # every image is resized to this side first, so that one classifier serves all resolutions
 FEATURES = 64
@@ -49,7 +50,7 @@ def train(images: ImageSet, seed: int = 0) -> tuple[Classifier, float]:
     and no generator or setting of the caller is left changed.
     """
     if images.labels is None:
-        raise ValueError("a classifier is trained on labelled images, these have no labels")
+        raise BadData("a classifier is trained on labelled images, these have no labels")
     random = np.random.default_rng(seed)
     order = random.permutation(len(images))
     held_out, train = np.sort(order[::HELD_OUT]), np.delete(order, np.s_[::HELD_OUT])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.caching import cached, digest
+from trainers.failures import BadData
 from trainers.spec import SCIENCE_VERSION, DataSpec
 
 Pixels = NDArray[np.uint8]
@@ -44,19 +46,33 @@ class ImageSet:
 
 
 def content_key(data: DataSpec, cache: Path) -> str:
-    """32 hex digits that name a source's images before resizing: their fingerprint and the options that shape them."""
+    """32 hex digits that name a source's images before resizing: their fingerprint and the options that shape them.
+
+    Raises BadData when the source's content is missing or broken.
+    """
     options = data.model_dump(mode="json", exclude={"flip", *data.elsewhere})
-    return digest(data.fingerprint(cache), options)
+    with blaming_data():
+        return digest(data.fingerprint(cache), options)
+
+
+@contextmanager
+def blaming_data() -> Iterator[None]:
+    """Have a ValueError that a source raises be known as BadData."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadData(str(error)) from error
 
 
 def prepare(data: DataSpec, size: int, cache: Path) -> ImageSet:
     """The source's images, square at `size` pixels, decoded on the first call and mapped from disk ever after.
 
-    Safe when several processes ask at once; a damaged cache entry is made again. Raises ValueError when the source's
+    Safe when several processes ask at once; a damaged cache entry is made again. Raises BadData when the source's
     content is missing or broken, or gives no images.
     """
     key = digest(content_key(data, cache), size, SCIENCE_VERSION)
-    folder = cached(cache / "data" / key, lambda folder: _write(data, size, folder))
+    with blaming_data():
+        folder = cached(cache / "data" / key, lambda folder: _write(data, size, folder))
     class_names = tuple(json.loads((folder / "class_names.json").read_text(encoding="utf-8")))
     return ImageSet(
         pixels=np.load(folder / "pixels.npy", mmap_mode="c"),  # torch warns of an array it may not write to

@@ -7,14 +7,16 @@ of samples in opposite order. Its name is therefore part of every score's name.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from trainers.caching import cached, digest, listing, remembered, sha256
-from trainers.data import content_key, prepare
+from trainers.data import blaming_data, content_key, prepare
+from trainers.failures import BadData
 from trainers.plugins import lookup
 from trainers.remote import reachable
 from trainers.spec import DETECTORS, SCIENCE_VERSION, DataSpec, ScoreSpec
@@ -89,7 +91,7 @@ def check(score: ScoreSpec, data: DataSpec, cache: Path) -> None:
     if score.detector == "classifier":
         _class_names(data)
     elif score.detector == "inception" and (weights := _inception_weights(score.weights)):
-        _verify(weights, cache)
+        _verify(weights, remembered(cache, listing([weights]), lambda: sha256(weights)))
 
 
 def classifier(data: DataSpec, cache: Path, device: torch.device, weights: str | None) -> Detector:
@@ -101,7 +103,7 @@ def classifier(data: DataSpec, cache: Path, device: torch.device, weights: str |
     def make(folder: Path) -> None:
         network, accuracy = train(prepare(data, SIDE, cache))
         about = {"held_out_accuracy": f"{accuracy:.4f}"}
-        safetensors.torch.save_file(network.state_dict(), folder / "weights.safetensors", about)
+        (folder / "weights.safetensors").write_bytes(safetensors.torch.save(network.state_dict(), about))
 
     classes = len(_class_names(data))
     file = cached(cache / "detectors" / digest(content_key(data, cache), SCIENCE_VERSION), make) / "weights.safetensors"
@@ -128,16 +130,17 @@ def inception(data: DataSpec, cache: Path, device: torch.device, weights: str | 
         file = _torch_hub()
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(INCEPTION_URL, str(file), hash_prefix=INCEPTION_SHA256, progress=False)
-    _verify(file, cache)
+    content = file.read_bytes()  # unpickled below: what is verified must be what is loaded
+    _verify(file, hashlib.sha256(content).hexdigest())
     import_torchvision()
-    return NetworkDetector("inception", INCEPTION_SHA256, inception_network(file, device), device)
+    return NetworkDetector("inception", INCEPTION_SHA256, inception_network(io.BytesIO(content), device), device)
 
 
-def inception_network(weights: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Images (B, 1 or 3, H, W) uint8 to features (B, 2048). The file is unpickled: verify it first."""
+def inception_network(weights: BinaryIO, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Images (B, 1 or 3, H, W) uint8 to features (B, 2048). The weights are unpickled: verify them first."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(weights)).to(device)
+    network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=weights).to(device)
 
     def features(pixels: Tensor) -> Tensor:
         output: Tensor = network(pixels.expand(-1, 3, -1, -1))[0]
@@ -154,10 +157,11 @@ def _frozen(name: str, network: nn.Module, device: torch.device) -> Detector:
 
 
 def _class_names(data: DataSpec) -> tuple[str, ...]:
-    names = data.images(8).class_names  # no image is decoded until one is asked for
+    with blaming_data():
+        names = data.images(8).class_names  # no image is decoded until one is asked for
     if len(names) < 2:
         others = ", ".join(name for name in DETECTORS if name != "classifier")
-        raise ValueError(
+        raise BadData(
             f"score.detector: classifier needs a source with at least two labels, "
             f"{data.source!r} has {len(names) or 'none'} here; valid for it: {others}"
         )
@@ -189,7 +193,6 @@ def _torch_hub() -> Path:
     return Path(os.path.expanduser(home)) / "hub" / "checkpoints" / INCEPTION_URL.rpartition("/")[2]
 
 
-def _verify(weights: Path, cache: Path) -> None:
-    found = remembered(cache, listing([weights]), lambda: sha256(weights))
+def _verify(weights: Path, found: str) -> None:
     if found != INCEPTION_SHA256:
         raise ValueError(f"{weights} is not {INCEPTION_URL}: its SHA-256 is {found}, expected {INCEPTION_SHA256}")

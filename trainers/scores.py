@@ -43,11 +43,14 @@ class Reference:
     """(d, d), the covariance's symmetric square root."""
 
 
-def score(samples: Tensor, reference: Reference, detector: Detector, metrics: Sequence[str]) -> dict[str, float]:
+def score(
+    samples: Tensor, reference: Reference, detector: Detector, metrics: Sequence[str], batch: int = BATCH
+) -> dict[str, float]:
     """The metrics of samples (N, C, H, W) uint8, by name: `fid`, or `fd_`, `kid_`, `precision_`, `recall_` + detector.
 
     The Fréchet distance is in squared units of the features, 0 at best; KID is an unbiased estimate, so it may fall
-    below 0; precision and recall lie in [0, 1]. Raises ValueError when there are too few samples.
+    below 0; precision and recall lie in [0, 1]. `batch` images at a time go through the detector. Raises ValueError
+    when there are too few samples.
     """
     kinds = {name: "fd" if name == "fid" else name.removesuffix(f"_{detector.name}") for name in metrics}
     for name, kind in kinds.items():
@@ -58,7 +61,7 @@ def score(samples: Tensor, reference: Reference, detector: Detector, metrics: Se
                 f"{name} needs at least {_NEEDED[kind]} samples and as many real images, "
                 f"got {len(samples)} and {len(reference.features)}"
             )
-    features = extract(samples.cpu().numpy(), detector)
+    features = extract(samples.cpu().numpy(), detector, batch=batch)
     values: dict[str, float] = {}
     if "fd" in kinds.values():
         values["fd"] = frechet_distance(*statistics(features), reference)
@@ -69,12 +72,14 @@ def score(samples: Tensor, reference: Reference, detector: Detector, metrics: Se
     return {name: values[kind] for name, kind in kinds.items()}
 
 
-def load_reference(data: DataSpec, size: int, detector: Detector, cache: Path, images: ImageSet) -> Reference:
+def load_reference(
+    data: DataSpec, size: int, detector: Detector, cache: Path, images: ImageSet, batch: int = BATCH
+) -> Reference:
     """The reference of `images`, which are `data` prepared at `size`; worked out once and kept in `cache`."""
     chosen = np.linspace(0, len(images) - 1, min(len(images), REFERENCE_IMAGES)).astype(np.int64)
 
     def make(folder: Path) -> None:
-        reference = refer(extract(images.pixels, detector, chosen))
+        reference = refer(extract(images.pixels, detector, chosen, batch))
         for name in _PARTS:
             np.save(folder / f"{name}.npy", getattr(reference, name))
 
@@ -91,11 +96,13 @@ def refer(features: Features) -> Reference:
     return Reference(features, mean, covariance, root)
 
 
-def extract(images: Pixels, detector: Detector, chosen: NDArray[np.int64] | None = None) -> Features:
-    """Features (N, d) of images (N, C, H, W), or of those `chosen`, a batch at a time."""
+def extract(
+    images: Pixels, detector: Detector, chosen: NDArray[np.int64] | None = None, batch: int = BATCH
+) -> Features:
+    """Features (N, d) of images (N, C, H, W), or of those `chosen`, `batch` at a time."""
     chosen = np.arange(len(images)) if chosen is None else chosen
-    batches = (chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH))
-    return np.concatenate([detector.features(torch.from_numpy(images[batch])).cpu().numpy() for batch in batches])
+    parts = (chosen[start : start + batch] for start in range(0, len(chosen), batch))
+    return np.concatenate([detector.features(torch.from_numpy(images[part])).cpu().numpy() for part in parts])
 
 
 def statistics(features: Features) -> tuple[Matrix, Matrix]:

@@ -10,20 +10,22 @@ import copy
 import json
 import math
 import time
+import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trainers.data import ImageSet
 from trainers.diffusion import loss as diffusion_loss
+from trainers.failures import OUT_OF_MEMORY, Diverged, gpu_is_lost, kind_of
 from trainers.files import replacing
 from trainers.schedules import log_snr
 from trainers.spec import TrainSpec, TrialSpec
@@ -39,12 +41,8 @@ _SUMS = ("loss_sum", "bin_loss", "bin_count")  # what a checkpoint holds beside 
 _VALUES = ("step", "evaluated", "reported", "loss", "seconds")
 
 
-class Diverged(RuntimeError):
-    """The loss is not finite, or far above that of predicting nothing at all."""
-
-
 class BadCheckpoint(ValueError):
-    """A checkpoint that is truncated, corrupt, or of another trial."""
+    """A checkpoint that is truncated, corrupt, or of another trial or version of torch."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +130,12 @@ def lr_at(train: TrainSpec, step: int) -> float:
 
 
 def train(
-    state: Training, spec: TrialSpec, images: ImageSet, *, until: int, report_every: int
+    state: Training, spec: TrialSpec, images: ImageSet, *, until: int, report_every: int, micro_batches: int = 1
 ) -> Iterator[TrainProgress | Beat]:
     """Train to step `until`, reporting every `report_every` steps and at the end; the caller may stop between events.
+
+    Each batch goes through the network in `micro_batches` pieces, whose gradients add up to the batch's: less memory
+    for the same step, rounding aside, in any network whose examples count alone.
 
     Raises Diverged when the mean loss since the last report is not finite or has exploded.
     """
@@ -147,33 +148,35 @@ def train(
     told, clock_step = time.perf_counter(), state.step
     state.network.train()
     while state.step < until:
-        x0, label, gamma, noise, bins = batches.draw(state.step)
+        batch = batches.draw(state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = lr_at(spec.train, state.step)
-        with autocast:
-            losses = diffusion_loss(
-                state.forward,
-                x0,
-                label,
-                gamma,
-                noise,
-                b=spec.b,
-                predict=spec.train.predict,
-                normalize=spec.train.normalize,
-                weight=spec.train.weight,
-            )
-        loss = losses.mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        for x0, label, gamma, noise, bins in _pieces(batch, micro_batches):
+            with autocast:
+                losses = diffusion_loss(
+                    state.forward,
+                    x0,
+                    label,
+                    gamma,
+                    noise,
+                    b=spec.b,
+                    predict=spec.train.predict,
+                    normalize=spec.train.normalize,
+                    weight=spec.train.weight,
+                )
+            loss = losses.mean() * (len(losses) / spec.train.batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                losses = losses.detach()
+                state.bin_loss.index_add_(0, bins, losses.double())
+                state.bin_count.index_add_(0, bins, torch.ones_like(losses, dtype=torch.float64))
+                state.loss_sum += loss.detach()
         if spec.train.grad_clip is not None:
             nn.utils.clip_grad_norm_(parameters, spec.train.grad_clip)
         state.optimizer.step()
         state.optimizer.zero_grad()
         with torch.no_grad():
             update_ema(ema_parameters, parameters, state.step)
-            losses = losses.detach()
-            state.bin_loss.index_add_(0, bins, losses.double())
-            state.bin_count.index_add_(0, bins, torch.ones_like(losses, dtype=torch.float64))
-            state.loss_sum += loss.detach()
         state.step += 1
         now = time.perf_counter()
         if state.step % report_every == 0 or state.step == until:
@@ -198,6 +201,18 @@ def _close_report(state: Training, spec: TrialSpec) -> None:
     state.reported = state.step
 
 
+Batch = tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]
+"""x0 (B, C, H, W) in [-1, 1], label (B,) or None, gamma (B,), noise as x0, log-SNR bin (B,)."""
+
+
+def _pieces(batch: Batch, count: int) -> Iterator[Batch]:
+    """The batch cut into `count` pieces whose sizes differ by one at most."""
+    x0, label, gamma, noise, bins = batch
+    labels = [None] * count if label is None else label.tensor_split(count)
+    others = (part.tensor_split(count) for part in (gamma, noise, bins))
+    return zip(x0.tensor_split(count), labels, *others, strict=True)
+
+
 class _Batches:
     """The draws of each step: images, labels, γ, noise and log-SNR bins, from the seed and the step alone."""
 
@@ -213,8 +228,7 @@ class _Batches:
         self.generator = self.host if device.type == "cpu" else torch.Generator(device)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
-    def draw(self, step: int) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
-        """x0 (B, C, H, W) in [-1, 1], label (B,) or None, gamma (B,), noise as x0, log-SNR bin (B,)."""
+    def draw(self, step: int) -> Batch:
         spec, device = self.spec, self.device
         batch = spec.train.batch
         index = self._indices(step)
@@ -281,9 +295,16 @@ def save_checkpoint(state: Training, path: Path, key: str) -> None:
     for index, moments in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in moments.items()}
     tensors |= {f"sum.{name}": getattr(state, name) for name in _SUMS}
-    meta = {"key": key, "state": json.dumps({name: getattr(state, name) for name in _VALUES})}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    meta = {
+        "key": key,
+        "torch": str(torch.__version__),
+        "checksum": _checksum(tensors),
+        "state": json.dumps({name: getattr(state, name) for name in _VALUES}),
+    }
     with replacing(path) as part:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, part, meta)
+        # safetensors' own way to a file leaves one behind, hidden, when the process is killed.
+        part.write_bytes(save(tensors, meta))
 
 
 def load_checkpoint(state: Training, path: Path, key: str) -> None:
@@ -292,8 +313,15 @@ def load_checkpoint(state: Training, path: Path, key: str) -> None:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        if meta.get("checksum") != _checksum(tensors):
+            raise BadCheckpoint(f"{path} is damaged: its content does not match its checksum")
         if meta.get("key") != key:
             raise BadCheckpoint(f"{path} belongs to trial {meta.get('key')}, not {key}")
+        if meta.get("torch") != torch.__version__:  # it would end with other bits than a trial never interrupted
+            raise BadCheckpoint(f"{path} was written by torch {meta.get('torch')}, this is {torch.__version__}")
+        network = _under("network.", tensors)
+        if _shapes(network) != _shapes(state.network.state_dict()):
+            raise BadCheckpoint(f"{path} is of another network")
         optimizer = state.optimizer.state_dict()
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
@@ -304,7 +332,7 @@ def load_checkpoint(state: Training, path: Path, key: str) -> None:
             for what in {"exp_avg", "exp_avg_sq"} & moments.get(index, {}).keys():
                 # The fused optimizer walks memory as it lies: moments must lie as their parameter does.
                 moments[index][what] = torch.empty_like(parameter).copy_(moments[index][what])
-        state.network.load_state_dict(_under("network.", tensors))
+        state.network.load_state_dict(network)
         state.ema.load_state_dict(_under("ema.", tensors))
         state.optimizer.load_state_dict({**optimizer, "state": dict(sorted(moments.items()))})
         for name in _SUMS:
@@ -313,11 +341,23 @@ def load_checkpoint(state: Training, path: Path, key: str) -> None:
         for name in _VALUES:
             setattr(state, name, values[name])
         state.seconds = defaultdict(float, state.seconds)
-    except (SafetensorError, KeyError, RuntimeError, OSError, ValueError) as error:
-        if isinstance(error, BadCheckpoint):
-            raise
+    except (SafetensorError, KeyError, TypeError, RuntimeError, OSError, ValueError) as error:
+        if isinstance(error, BadCheckpoint) or kind_of(error) == OUT_OF_MEMORY or gpu_is_lost(error):
+            raise  # for want of memory, nothing is wrong with the file
         raise BadCheckpoint(f"{path} can't be read: {error}") from error
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32, in hex, of the tensors' bytes in the order of their names."""
+    crc = 0
+    for _, tensor in sorted(tensors.items()):
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}

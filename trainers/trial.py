@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import platform
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -13,19 +15,19 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trainers import data, detectors, sampling, scores
-from trainers.files import write_json
+from trainers.failures import DIVERGED, BadData, Diverged, chain
+from trainers.files import replacing, write_json
 from trainers.spec import TrialSpec
 from trainers.training import (
     BadCheckpoint,
     Beat,
-    Diverged,
     Training,
     TrainProgress,
     autocast_for,
@@ -40,6 +42,7 @@ FINISHED: Final = "finished"
 FAILED: Final = "failed"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 RESULT_FILE = "result.json"
+SAMPLES_FOLDER = "samples"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,13 @@ class Sampled:
     step: int
     done: int
     count: int
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A checkpoint of `step` is about to be written: what the caller has written itself had better be durable first."""
+
+    step: int
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class TrialResult:
     key: str
     state: str  # FINISHED or FAILED
     reason: str = ""
+    failure: str = ""  # the kind, of `trainers.failures`, where the trial failed
     step: int = 0
     scores: dict[str, float] = field(default_factory=dict)
     loss: float = float("nan")
@@ -75,7 +86,8 @@ class TrialResult:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-Event = TrainProgress | Beat | Sampled | Evaluation
+Event = TrainProgress | Beat | Saving | Sampled | Evaluation
+E = TypeVar("E")
 
 
 def run_trial(spec: TrialSpec, *, key: str, folder: Path, cache: Path, device: str = "auto") -> TrialResult:
@@ -90,45 +102,73 @@ def run_trial(spec: TrialSpec, *, key: str, folder: Path, cache: Path, device: s
 
 
 def run(
-    spec: TrialSpec, *, key: str, folder: Path, cache: Path, device: str = "auto", checkpoint_seconds: float = 60.0
+    spec: TrialSpec,
+    *,
+    key: str,
+    folder: Path,
+    cache: Path,
+    device: str = "auto",
+    checkpoint_seconds: float = 60.0,
+    micro_batches: int = 1,
 ) -> Generator[Event, None, TrialResult]:
     """Train, sample and score, yielding what happens; the TrialResult it returns also stands in `folder`.
 
-    `folder` is the trial's own: its checkpoint, sample grids and result are written there, and a checkpoint found there
-    is gone on from. `cache` holds what trials share. A caller that closes the generator between events leaves a
-    checkpoint behind. A trial that diverges returns a failed result; any other error propagates.
+    `folder` is the trial's own, with no other process at work on it: its checkpoint, sample grids and result are
+    written there, and a checkpoint found there is gone on from. `cache` holds what trials share. Each batch is worked
+    on in `micro_batches` pieces, at most as many as `train.batch`: more of them take less memory, and change the result
+    by rounding alone. A caller that closes the generator between events leaves a checkpoint behind. A trial that
+    diverges returns a failed result; any other error propagates, and keeps none of the trial's tensors.
     """
-    on = pick_device(device)
-    _clean_slate(on)
-    folder.mkdir(parents=True, exist_ok=True)
+    if not 1 <= micro_batches <= spec.train.batch:
+        raise ValueError(f"micro_batches must lie from 1 to train.batch, {spec.train.batch}, got {micro_batches}")
+    try:
+        return (yield from _run(spec, key, folder, cache, pick_device(device), checkpoint_seconds, micro_batches))
+    except Exception as error:
+        for each in chain(error):  # their frames hold the memory that a new attempt needs
+            traceback.clear_frames(each.__traceback__)
+        raise
+
+
+def _run(
+    spec: TrialSpec, key: str, folder: Path, cache: Path, on: torch.device, checkpoint_seconds: float, pieces: int
+) -> Generator[Event, None, TrialResult]:
+    _clean_slate(on, folder)
     checkpoint = folder / CHECKPOINT_FILE
+    batch = -(-scores.BATCH // pieces)  # of the detector
     preparing: dict[str, float] = defaultdict(float)
     with timed(preparing, "prepare"):
         images = data.prepare(spec.data, spec.resolution, cache)
         if spec.train.class_conditional and images.labels is None:
-            raise ValueError(f"train.class_conditional needs labels, which this {spec.data.source} source has not")
+            raise BadData(f"train.class_conditional needs labels, which this {spec.data.source} source has not")
         detector = detectors.load_detector(spec.score.detector, spec.data, cache, on, spec.score.weights)
-        reference = scores.load_reference(spec.data, spec.resolution, detector, cache, images)
+        reference = scores.load_reference(spec.data, spec.resolution, detector, cache, images, batch)
         state = _start(spec, images, on, checkpoint, key)
     clock = state.seconds
     clock["prepare"] += preparing["prepare"]
     every = spec.score.every or spec.train.steps
+    report_every = max(1, spec.train.steps // 50)
     final = Evaluation(0, {}, {}, "")
+    saved = time.monotonic()
+
+    def save_if_due() -> Iterator[Saving]:
+        nonlocal saved
+        if time.monotonic() - saved > checkpoint_seconds:
+            yield Saving(state.step)
+            with timed(clock, "train"):
+                save_checkpoint(state, checkpoint, key)
+            saved = time.monotonic()
+
     try:
         while True:
             until = min(spec.train.steps, state.evaluated + every)
-            with timed(clock, "train"):
-                saved = time.monotonic()
-                for event in train(state, spec, images, until=until, report_every=max(1, spec.train.steps // 50)):
-                    yield event
-                    if time.monotonic() - saved > checkpoint_seconds:
-                        save_checkpoint(state, checkpoint, key)
-                        saved = time.monotonic()
-            with timed(clock, "sample"):
-                samples = yield from _draw(state, spec, images, on)
+            training = train(state, spec, images, until=until, report_every=report_every, micro_batches=pieces)
+            for event in _timed_events(training, clock, "train"):
+                yield event
+                yield from save_if_due()
+            samples: Tensor = yield from _timed_events(_draw(state, spec, images, on, pieces), clock, "sample")
             with timed(clock, "score"):
-                values = scores.score(samples, reference, detector, spec.score.metric_names)
-                grid = f"samples/step-{until:06d}.png"
+                values = scores.score(samples, reference, detector, spec.score.metric_names, batch)
+                grid = f"{SAMPLES_FOLDER}/step-{until:06d}.png"
                 write_grid(samples, folder / grid)
             final = Evaluation(until, values, state.loss_by_log_snr(), grid)
             if until < spec.train.steps:  # the last one counts as done only with its result
@@ -136,15 +176,17 @@ def run(
             yield final
             if until == spec.train.steps:
                 break
+            yield from save_if_due()
     except GeneratorExit:
         save_checkpoint(state, checkpoint, key)
         raise
     except Diverged as reason:
-        outcome, why = FAILED, f"diverged: {reason}"
+        outcome, why, failure = FAILED, str(reason), DIVERGED
     else:
-        outcome, why = FINISHED, ""
+        outcome, why, failure = FINISHED, "", ""
     seconds = {**clock, "total": sum(clock.values())}
-    result = TrialResult(key, outcome, why, state.step, final.scores, state.loss, seconds, environment(on))
+    about = environment(on) | ({"micro_batches": str(pieces)} if pieces > 1 else {})
+    result = TrialResult(key, outcome, why, failure, state.step, final.scores, state.loss, seconds, about)
     write_json(folder / RESULT_FILE, asdict(result))
     checkpoint.unlink(missing_ok=True)
     return result
@@ -161,22 +203,24 @@ def _start(spec: TrialSpec, images: data.ImageSet, on: torch.device, checkpoint:
         try:
             load_checkpoint(state, checkpoint, key)
         except BadCheckpoint as error:
-            log.warning("starting again: %s", error)
-            checkpoint.replace(checkpoint.with_suffix(".bad"))
+            aside = checkpoint.with_suffix(".bad")
+            checkpoint.replace(aside)
+            log.warning("starting again: %s; set aside as %s", error, aside.name)
             state = fresh()
     return state
 
 
 def _draw(
-    state: Training, spec: TrialSpec, images: data.ImageSet, on: torch.device
+    state: Training, spec: TrialSpec, images: data.ImageSet, on: torch.device, pieces: int
 ) -> Generator[Sampled, None, Tensor]:
     """Samples (count, C, H, W) uint8 from the EMA's network, with the labels' own frequencies where it takes labels."""
     state.copy_buffers()
     shape = images.pixels.shape[1:]  # (C, H, W)
     samples = torch.empty((spec.sample.count, *shape), dtype=torch.uint8)
     labels = _sample_labels(spec, images)
-    for start in range(0, spec.sample.count, spec.sample.batch):
-        index = range(start, min(start + spec.sample.batch, spec.sample.count))
+    batch = -(-spec.sample.batch // pieces)
+    for start in range(0, spec.sample.count, batch):
+        index = range(start, min(start + batch, spec.sample.count))
         label = None if labels is None else labels[start : index.stop].to(on)
         with torch.inference_mode(), autocast_for(spec.train, on):
             x0 = sampling.draw(
@@ -218,8 +262,8 @@ def write_grid(samples: Tensor, path: Path, side: int = 8) -> None:
     for i, tile in enumerate(tiles):
         row, column = divmod(i, columns)
         grid[row * (height + 1) :, column * (width + 1) :][:height, :width] = tile
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(grid.squeeze(-1) if channels == 1 else grid).save(path)
+    with replacing(path) as part:
+        Image.fromarray(grid.squeeze(-1) if channels == 1 else grid).save(part, format="png")
 
 
 def pick_device(device: str) -> torch.device:
@@ -227,9 +271,17 @@ def pick_device(device: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
 
-def _clean_slate(device: torch.device) -> None:
-    """Free what earlier trials held on the GPU, and have it give the same bits every time, as a CPU does anyway."""
+def _clean_slate(device: torch.device, folder: Path) -> None:
+    """Clear away what killed processes were writing here, and what earlier trials and attempts held on the GPU.
+
+    From then on a GPU gives the same bits every time, as a CPU does anyway.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in (f"{CHECKPOINT_FILE}.*.part", f"{RESULT_FILE}.*.part", f"{SAMPLES_FOLDER}/*.part"):
+        for part in folder.glob(pattern):
+            part.unlink(missing_ok=True)
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()  # what this process's last trial held is wanted by those that share the GPU
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -250,3 +302,14 @@ def timed(clock: dict[str, float], phase: str) -> Iterator[None]:
         yield
     finally:
         clock[phase] += time.perf_counter() - start
+
+
+def _timed_events(events: Iterator[E], clock: dict[str, float], phase: str) -> Generator[E, None, Any]:
+    """The same events and the same return value; the time that each takes is added to `clock[phase]` before it."""
+    while True:
+        with timed(clock, phase):
+            try:
+                event = next(events)
+            except StopIteration as end:
+                return end.value
+        yield event

@@ -67,6 +67,12 @@ class Folder(DataSpec):
             if name.lower().endswith(_SUFFIXES)
         )
         files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
+        for file in [file for file in files if not os.path.isfile(Path(self.path, file))]:  # reading it may never end
+            odd = f"{Path(self.path, file)} is no regular file, but a dangling link, a pipe or a device"
+            if self.on_broken == "error":
+                raise ValueError(f"data.path: {odd}; mend or remove it, or set data.on_broken to skip")
+            _log.warning("%s; left out", odd)
+            files.remove(file)
         if not files:
             raise ValueError(f"data.path: {self.path} holds no images; expected files in {', '.join(_SUFFIXES)}")
         loose = [file for file in files if len(file.parts) == 1]
@@ -81,7 +87,7 @@ class Folder(DataSpec):
         files = {file: Path(self.path, file) for file in self._files()}
 
         def compute() -> str:
-            lines = (f"{file.as_posix()}\n{sha256(path)}\n" for file, path in files.items())
+            lines = (f"{_one_line(file)}\n{sha256(path)}\n" for file, path in files.items())
             return hashlib.sha256("".join(lines).encode()).hexdigest()
 
         return remembered(cache, listing(files.values()), compute)
@@ -321,6 +327,12 @@ def _hub(datasets: ModuleType) -> Iterator[None]:
 def _absolute_where_local(name: str) -> str:
     path = Path(os.path.expanduser(name))
     return os.path.abspath(path) if path.is_dir() or name.startswith(("/", ".", "~")) else name
+
+
+def _one_line(file: Path) -> str:
+    """A path as text that no other path has, also where names hold line breaks or bytes that are no text."""
+    name = file.as_posix()
+    return name if name.isprintable() and "\\" not in name else ascii(name)
 
 
 def _classes(labels: NDArray[Any]) -> tuple[tuple[str, ...], NDArray[np.int64]]:

@@ -1,0 +1,127 @@
+"""The dashboard serves this machine without a login, and any other only behind one; no password is shown to others."""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sched_lab.store import Store
+from tests.conftest import Command
+
+PASSWORD = "open-sesame-open"
+SEARCH = "/ajax-api/2.0/mlflow/experiments/search"
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A store whose database is there and holds no experiment of ours."""
+    from mlflow import MlflowClient
+
+    store = Store.at(tmp_path / "lab")
+    store.root.mkdir()
+    MlflowClient(store.tracking_uri).search_experiments()
+    return store
+
+
+def request(url: str, *, login: str = "", host: str = "", origin: str = "") -> int:
+    """The status that a page, or with an origin a search like that of MLflow's pages, is answered with."""
+    headers = {"Host": host} if host else {}
+    if login:
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    if origin:
+        headers |= {"Origin": origin, "Content-Type": "application/json"}
+    asked = urllib.request.Request(url, b'{"max_results": 1}' if origin else None, headers)
+    try:
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+@contextmanager
+def dashboard(store: Store, port: int, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    command = [str(Path(sys.executable).with_name("sched-lab")), "dashboard", "--port", str(port), *arguments]
+    kept = {n: v for n, v in os.environ.items() if not n.startswith(("SCHED_LAB", "MLFLOW"))}
+    with (store.root / "said").open("w") as said:
+        server = subprocess.Popen(
+            [*command, "--store", str(store.root)], env=kept | environment, stdout=said, stderr=said, text=True
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            assert server.poll() is None, (store.root / "said").read_text()
+            assert time.monotonic() < deadline, "the dashboard did not come up"
+            try:
+                request(f"http://127.0.0.1:{port}/health")
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield server
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.mark.slow
+def test_other_machines_are_asked_for_a_password_and_no_page_of_another_site_may_ask(store: Store) -> None:
+    port = free_port()
+    with dashboard(store, port, "--host", "0.0.0.0", MLFLOW_AUTH_ADMIN_PASSWORD=PASSWORD):
+        here, admin = f"http://127.0.0.1:{port}", f"admin:{PASSWORD}"
+        assert request(here) == 401
+        assert request(here, login="admin:password1234") == 401
+        assert request(here, login=admin) == 200
+        named = f"{socket.gethostname()}:{port}"
+        assert request(here + SEARCH, login=admin, host=named, origin=f"http://{named}") == 200
+        assert request(here + SEARCH, login=admin, host=named, origin="http://elsewhere.test") == 403
+        assert request(here, login=admin, host=f"elsewhere.test:{port}") == 403
+    said = (store.root / "said").read_text()
+    assert "plain HTTP does not hide" in said
+    assert PASSWORD not in said
+    assert (store.root / "dashboard").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.slow
+def test_this_machine_alone_needs_no_password_and_the_server_cannot_be_reached_from_others(store: Store) -> None:
+    import psutil
+
+    port = free_port()
+    with dashboard(store, port) as server:
+        assert request(f"http://127.0.0.1:{port}") == 200
+        family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+        addresses = {c.laddr.ip for p in family for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
+        assert addresses == {"127.0.0.1"}
+        assert not any(str(store.root) in argument for p in family for argument in p.cmdline())
+
+
+@pytest.mark.parametrize("password", ["", "short"])
+def test_a_dashboard_for_others_without_a_good_password_says_what_to_set(store: Store, password: str) -> None:
+    command = [str(Path(sys.executable).with_name("sched-lab")), "dashboard", "--host", "0.0.0.0"]
+    environment = {**os.environ, "MLFLOW_AUTH_ADMIN_PASSWORD": password, "SCHED_LAB_STORE": str(store.root)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert "set MLFLOW_AUTH_ADMIN_PASSWORD" in done.stderr
+
+
+def test_runs_on_a_server_are_pointed_to_without_the_password(sched_lab: Command) -> None:
+    done = sched_lab("dashboard", "--tracking-uri", "http://user:sesame@127.0.0.1:9")
+    assert done.returncode == 0
+    assert "http://user:***@127.0.0.1:9" in done.stdout
+    assert "sesame" not in done.stdout + done.stderr

@@ -1,0 +1,176 @@
+"""gc finds what nothing needs any more, deletes it when told to, and keeps its hands off all else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from sched_lab import names
+from sched_lab.housekeeping import delete, leftovers
+from sched_lab.store import OutOfReach, Store
+from tests.conftest import Command
+from trainers.files import write_json
+from trainers.trial import CHECKPOINT_FILE
+
+NOBODY = 999_999_999  # above the largest number of a process
+
+
+def written(path: Path, size: int = 10) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * size)
+    return path
+
+
+def result(key: str, state: str) -> dict[str, object]:
+    return {"key": key, "state": state, "reason": "", "failure": "", "step": 1, "scores": {}}
+
+
+def trial(store: Store, key: str, state: str | None) -> Path:
+    """The folder of a trial that left everything behind that a trial can."""
+    folder = store.trial(key)
+    for name in (CHECKPOINT_FILE, "checkpoint.bad", names.LOG_FILE, f"result.json.{NOBODY}.part"):
+        written(folder / name)
+    written(folder / f"spec.json.{os.getpid()}.part")
+    if state:
+        write_json(folder / names.RESULT_FILE, result(key, state))
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.at(tmp_path / "lab")
+
+
+def found(store: Store, cache: bool = False) -> set[str]:
+    return {str(each.path.relative_to(store.root)) for each in leftovers(store, cache)}
+
+
+@pytest.mark.parametrize(
+    ("state", "can_go"),
+    [
+        (names.FINISHED, {CHECKPOINT_FILE, "checkpoint.bad", f"result.json.{NOBODY}.part"}),
+        (names.FAILED, {"checkpoint.bad", f"result.json.{NOBODY}.part"}),
+        (names.STOPPED, {"checkpoint.bad", f"result.json.{NOBODY}.part"}),
+        (None, {f"result.json.{NOBODY}.part"}),
+    ],
+)
+def test_a_trial_keeps_what_it_can_still_go_on_from(store: Store, state: str | None, can_go: set[str]) -> None:
+    trial(store, "a", state)
+    assert found(store) == {f"trials/a/{name}" for name in can_go}
+
+
+def test_a_trial_that_a_process_runs_is_not_touched(store: Store) -> None:
+    trial(store, "a", names.FINISHED)
+    listed = leftovers(store)
+    with store.claimed("a"):
+        assert found(store) == set()
+        assert delete(store, listed) == []
+    assert len(delete(store, listed)) == 3
+    assert (store.trial("a") / names.RESULT_FILE).exists()
+    assert (store.trial("a") / names.LOG_FILE).exists()
+
+
+def test_the_stop_file_of_a_sweep_goes_unless_a_submit_reads_it(store: Store) -> None:
+    for sweep in ("idle", "at work", ".."):
+        written(store.stop_file(sweep))
+    with store.held("at work"):
+        assert found(store) == {f"sweeps/{store.sweep(name).name}/stop" for name in ("idle", "..")}
+
+
+def test_the_cache_goes_only_when_asked_for_and_only_when_nobody_uses_the_store(store: Store) -> None:
+    written(store.cache / "data/abc/pixels.npy", 1000)
+    written(store.cache / "detectors/def/weights.safetensors", 24)
+    trial(store, "a", None)
+    assert not any(path.startswith("cache") for path in found(store))
+    with store.held("small"), pytest.raises(OutOfReach, match=rf"submit of small \(process {os.getpid()} on"):
+        leftovers(store, cache=True)
+    with store.claimed("a"), pytest.raises(OutOfReach, match="in use by trial a"):
+        leftovers(store, cache=True)
+    listed = [each for each in leftovers(store, cache=True) if each.what.startswith("cache")]
+    assert [each.size for each in listed] == [1000, 24]
+    delete(store, listed, cache=True)
+    assert list(store.cache.glob("*/*")) == []
+
+
+def test_a_cache_entry_that_was_never_completed_goes_unless_it_is_being_made(store: Store) -> None:
+    written(store.cache / "data/abc.partial/pixels.npy")
+    with FileLock(store.cache / "data/abc.lock"):
+        assert found(store) == set()
+    assert found(store) == {"cache/data/abc.partial"}
+
+
+def test_links_out_of_the_store_are_never_followed(store: Store, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    for name in (CHECKPOINT_FILE, f"x.{NOBODY}.part", "stop"):
+        written(outside / name)
+    write_json(outside / names.RESULT_FILE, result("linked", names.FINISHED))
+    written(store.cache / "data/abc/pixels.npy")
+    (store.cache / "data/abc/elsewhere").symlink_to(outside)
+    trial(store, "inside", names.FINISHED)
+    (store.trial("inside") / f"y.{NOBODY}.part").symlink_to(outside / "stop")
+    for link in (store.trial("linked"), store.sweep("linked"), store.cache / "linked", store.cache / "data/linked"):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(outside, target_is_directory=True)
+    before = sorted(outside.iterdir())
+    delete(store, leftovers(store, cache=True), cache=True)
+    assert sorted(outside.iterdir()) == before
+    assert not (store.cache / "data/abc").exists()
+
+
+@pytest.mark.parametrize("kind", ["trials", "sweeps", "cache"])
+def test_a_store_whose_folders_are_links_is_left_alone(store: Store, tmp_path: Path, kind: str) -> None:
+    outside = tmp_path / "outside"
+    for name in (f"a/x.{NOBODY}.part", "a/stop", "a/b/c"):
+        written(outside / name)
+    store.root.mkdir()
+    (store.root / kind).symlink_to(outside)
+    assert found(store, cache=True) == set()
+
+
+def test_gc_says_what_it_would_delete_and_deletes_with_yes_alone(sched_lab: Command, store: Store) -> None:
+    folder = trial(store, "a", names.FINISHED)
+    written(folder / CHECKPOINT_FILE, 3 * 2**20)
+    said = sched_lab("gc", "--store", store.root)
+    assert said.returncode == 0, said.stderr
+    assert f"3 MiB  checkpoint of a finished trial    trials/a/{CHECKPOINT_FILE}" in said.stdout
+    assert "deleted nothing: --yes" in said.stdout
+    listed = json.loads(sched_lab("gc", "--store", store.root, "--json").stdout)
+    assert (len(listed["found"]), listed["deleted"]) == (3, 0)
+    assert (folder / CHECKPOINT_FILE).exists()
+    assert "deleted 3 of 3" in sched_lab("gc", "--store", store.root, "--yes").stdout
+    assert not (folder / CHECKPOINT_FILE).exists()
+    assert "nothing to delete" in sched_lab("gc", "--store", store.root, "--yes").stdout
+
+
+@pytest.mark.parametrize(("answer", "kept"), [("y", False), ("n", True)])
+def test_gc_asks_on_a_terminal(store: Store, answer: str, kept: bool) -> None:
+    pty = pytest.importorskip("pty")
+    checkpoint = trial(store, "a", names.FINISHED) / CHECKPOINT_FILE
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, f"{answer}\n".encode())
+        command = [str(Path(sys.executable).with_name("sched-lab")), "gc", "--store", str(store.root)]
+        done = subprocess.run(command, stdin=theirs, capture_output=True, text=True, timeout=60, check=True)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "delete all of it?" in done.stdout
+    assert checkpoint.exists() == kept
+
+
+def test_gc_of_the_cache_of_a_store_in_use_is_exit_3(sched_lab: Command, store: Store) -> None:
+    with store.held("small"):
+        done = sched_lab("gc", "--cache", "--yes", "--store", store.root)
+    assert done.returncode == 3
+    assert f"process {os.getpid()}" in done.stderr
+
+
+def test_gc_creates_no_store(sched_lab: Command, tmp_path: Path) -> None:
+    assert sched_lab("gc", "--cache", "--yes", cwd=tmp_path).returncode == 0
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,500 @@
+"""Tracking on real databases and servers: each run once, each point once, and no state that is not so."""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from sched_lab import names
+from sched_lab.grid import Trial
+from sched_lab.journal import Journal, read
+from sched_lab.mlflow_client import connect
+from sched_lab.store import OutOfReach, Store
+from sched_lab.tracking import DELIVERED, Courier, Tracker
+from sched_lab.worker import conclude
+from tests.servers import MlflowServer, free_port, mlflow_server, postgres_server
+from trainers.spec import TrialSpec
+
+SWEEP = "tracked"
+SPEC = TrialSpec()
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_database: Path) -> Store:
+    """A store on SQLite, whose database need not be created anew."""
+    (tmp_path / "lab").mkdir()
+    shutil.copy(empty_database, tmp_path / "lab")
+    return Store.at(tmp_path / "lab")
+
+
+def opened(store: Store) -> Tracker:
+    tracker = Tracker(store, SWEEP)
+    tracker.open("", "name: tracked", [], "fd_classifier")
+    return tracker
+
+
+def trial(key: str = "a", spec: TrialSpec = SPEC) -> Trial:
+    return Trial(key, spec, {})
+
+
+def journal(store: Store, key: str = "a") -> Journal:
+    return Journal(store.trial(key) / names.JOURNAL_FILE)
+
+
+def write_steps(store: Store, steps: range, key: str = "a", **end: str) -> None:
+    with journal(store, key) as writing:
+        writing.write(state=names.RUNNING)
+        for step in steps:
+            writing.write(step=step, metrics={"loss": 1 / step, "rate": math.nan})
+        if end:
+            writing.write(**end)
+
+
+def runs(store: Store, filter_string: str = "") -> list[Any]:
+    client = connect(store.tracking_uri)
+    experiment = client.get_experiment_by_name(SWEEP)
+    return list(client.search_runs([experiment.experiment_id], filter_string or f"tags.`{names.ROLE}` = 'trial'"))
+
+
+def points(store: Store, key: str = "") -> Counter[tuple[str, str, int]]:
+    """How often MLflow has each point, over all runs or those of one trial: (trial, metric, step)."""
+    client = connect(store.tracking_uri)
+    return Counter(
+        (run.data.tags[names.TRIAL_KEY], metric, point.step)
+        for run in runs(store, key and f"tags.`{names.TRIAL_KEY}` = '{key}'")
+        for metric in run.data.metrics
+        for point in client.get_metric_history(run.info.run_id, metric)
+    )
+
+
+def once(keys: str, steps: range, *metrics: str) -> Counter[tuple[str, str, int]]:
+    return Counter((key, metric, step) for key in keys for metric in metrics or ("loss", "rate") for step in steps)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_a_trial_with_5000_points_is_delivered_whole(store: Store) -> None:
+    write_steps(store, range(1, 2501), state=names.FINISHED, reason="")
+    assert opened(store).deliver(trial())
+    assert points(store) == once("a", range(1, 2501))
+
+
+def test_a_delivery_that_is_repeated_adds_nothing(store: Store) -> None:
+    write_steps(store, range(1, 4))
+    opened(store).deliver(trial())
+    (run,) = runs(store)
+    connect(store.tracking_uri).delete_tag(run.info.run_id, DELIVERED)  # as a driver leaves it that was killed there
+    write_steps(store, range(1, 6))
+    opened(store).deliver(trial())
+    assert points(store) == once("a", range(1, 6))
+
+
+def test_a_run_whose_creation_was_not_heard_of_is_used(store: Store) -> None:
+    tracker = opened(store)
+    experiment = connect(store.tracking_uri).get_experiment_by_name(SWEEP).experiment_id
+    tags = {names.ROLE: names.ROLE_TRIAL, names.TRIAL_KEY: "a", names.SWEEP: SWEEP, names.STATE: names.RUNNING}
+    unheard = connect(store.tracking_uri).create_run(experiment, tags=tags).info.run_id
+    write_steps(store, range(1, 4))
+    tracker.deliver(trial())
+    assert [run.info.run_id for run in runs(store)] == [unheard]
+    assert points(store) == once("a", range(1, 4))
+
+
+@pytest.mark.parametrize("when", ["open", "close"])
+def test_of_two_runs_of_one_trial_the_one_further_on_stays(store: Store, when: str) -> None:
+    write_steps(store, range(1, 4))
+    tracker = opened(store)
+    tracker.deliver(trial())
+    (told,) = runs(store)
+    client = connect(store.tracking_uri)
+    for role in (names.ROLE_TRIAL, names.ROLE_SWEEP):  # both creations were sent twice
+        tags = {names.ROLE: role, names.SWEEP: SWEEP} | ({names.TRIAL_KEY: "a"} if role == names.ROLE_TRIAL else {})
+        client.create_run(told.info.experiment_id, tags=tags)
+    if when == "open":
+        Tracker(store, SWEEP)
+    else:
+        tracker.close(names.FINISHED)
+    assert [run.info.run_id for run in runs(store)] == [told.info.run_id]
+    parents = runs(store, f"tags.`{names.ROLE}` = '{names.ROLE_SWEEP}'")
+    assert [run.data.tags.get(names.RANKED_BY) for run in parents] == ["fd_classifier"]
+
+
+def test_a_run_whose_process_was_killed_is_brought_to_an_end_unless_another_runs_it(store: Store) -> None:
+    tracker = opened(store)
+    for key in "abc":
+        write_steps(store, range(1, 3), key)
+        tracker.deliver(trial(key))
+    conclude(store, "b", names.FAILED, "no", "bug")
+    with store.claimed("c"):
+        tracker.close(names.STOPPED)
+    found = {run.data.tags[names.TRIAL_KEY]: run for run in runs(store)}
+    assert {key: run.info.status for key, run in found.items()} == {"a": "KILLED", "b": "FAILED", "c": "RUNNING"}
+    assert {key: run.data.tags[names.STATE] for key, run in found.items()} == {
+        "a": names.STOPPED,
+        "b": names.FAILED,
+        "c": names.RUNNING,
+    }
+    assert found["b"].data.tags[names.FAILURE] == "bug"
+    write_steps(store, range(1, 5), state=names.FINISHED, reason="")  # the next submit goes on
+    assert opened(store).deliver(trial())
+    assert {run.data.tags[names.TRIAL_KEY]: run.info.status for run in runs(store)}["a"] == "FINISHED"
+
+
+def test_a_failure_has_a_kind_and_a_reason_until_the_trial_goes_on(store: Store) -> None:
+    tracker = opened(store)
+
+    def told() -> tuple[str, str, str, str]:
+        tracker.deliver(trial())
+        (run,) = runs(store)
+        tags = run.data.tags
+        return run.info.status, tags[names.STATE], tags[names.REASON], tags[names.FAILURE]
+
+    with journal(store) as writing:
+        writing.write(state=names.RUNNING, pid=1)
+        writing.write(state=names.RUNNING, reason="retry 1 after OSError: disk", failure="bug")
+        assert told() == ("RUNNING", "running", "retry 1 after OSError: disk", "")
+        writing.write(state=names.RUNNING, pid=2)
+        assert told() == ("RUNNING", "running", "retry 1 after OSError: disk", "")
+        writing.write(state=names.FAILED, reason="MemoryError: 9 GB", failure="out_of_memory")
+        assert told() == ("FAILED", "failed", "MemoryError: 9 GB", "out_of_memory")
+        writing.write(state=names.RUNNING, pid=3)
+        assert told() == ("RUNNING", "running", "", "")
+        writing.write(step=9, metrics={"seconds/total": 1.0}, state=names.FINISHED, reason="", failure="")
+        assert told() == ("FINISHED", "finished", "", "")
+
+
+def test_a_reason_no_database_would_take_is_told_as_far_as_it_goes(store: Store) -> None:
+    write_steps(store, range(1, 2), state=names.FAILED, reason="nul \0 and \udc80, at length " + "x" * 10_000)
+    opened(store).deliver(trial())
+    reason = runs(store)[0].data.tags[names.REASON]
+    assert reason.startswith("nul  and ?, at length xxx")
+    assert len(reason) == 5000
+
+
+def test_the_end_of_a_log_stands_with_its_run(store: Store, tmp_path: Path) -> None:
+    write_steps(store, range(1, 2), "a", state=names.FAILED, reason="no")
+    write_steps(store, range(1, 2), "b", state=names.FINISHED, reason="")
+    (store.trial("a") / names.LOG_FILE).write_text("".join(f"line {number}\n" for number in range(200_000)))
+    (store.trial("b") / names.LOG_FILE).write_text("")
+    tracker = opened(store)
+    tracker.deliver(trial("a"))
+    tracker.deliver(trial("b"))
+    client = connect(store.tracking_uri)
+    found = {run.data.tags[names.TRIAL_KEY]: run.info.run_id for run in runs(store)}
+    log = Path(client.download_artifacts(found["a"], names.LOG_FILE, str(tmp_path))).read_text()
+    assert log.startswith("line ")
+    assert log.endswith("line 199999\n")
+    assert 1_000_000 < len(log) <= 2**20
+    assert names.LOG_FILE not in {item.path for item in client.list_artifacts(found["b"])}
+
+
+def test_a_setting_too_long_for_mlflow_is_left_out_and_a_name_is_cut(store: Store) -> None:
+    spec = TrialSpec.model_validate({"data": {"source": "folder", "path": "/" + "x" * 7000}})
+    object.__setattr__(spec, "schedule", "linear" + " " * 400)
+    write_steps(store, range(1, 2), state=names.FINISHED, reason="")
+    assert opened(store).deliver(trial(spec=spec))
+    (run,) = runs(store)
+    assert "data.path" not in run.data.params
+    assert run.data.params["b"] == "1.0"
+    assert len(run.info.run_name) == 250
+
+
+def test_a_trial_that_mlflow_refuses_is_named_and_holds_no_other_up(store: Store) -> None:
+    with journal(store, "a") as writing:
+        writing.write(step=1, metrics={"fd_what?": 1.0})
+    write_steps(store, range(1, 4), "b", state=names.FINISHED, reason="")
+    courier = Courier(opened(store), period=0.05)
+    for key in "ab":
+        courier.follow(trial(key))
+    courier.start()
+    assert not courier.drain(0.5)
+    assert courier.error.startswith("trial a: ")
+    assert "fd_what?" in courier.error
+    assert points(store) == once("b", range(1, 4))
+
+
+def test_a_trial_followed_again_while_its_end_is_delivered_is_not_forgotten(store: Store) -> None:
+    tracker = opened(store)
+    courier = Courier(tracker, period=0.01)
+    deliver = tracker.deliver
+
+    def taken_up_again_meanwhile(which: Trial) -> bool:
+        complete = deliver(which)
+        courier.follow(which)
+        return complete
+
+    tracker.deliver = taken_up_again_meanwhile  # type: ignore[method-assign]
+    write_steps(store, range(1, 3), state=names.FAILED, reason="no")
+    courier.follow(trial())
+    courier.start()
+    wait_for(lambda: points(store) == once("a", range(1, 3)))
+    write_steps(store, range(1, 5))
+    assert courier.drain(10)
+    assert points(store) == once("a", range(1, 5))
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    phases=[Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+@pytest.mark.slow
+def test_whatever_is_cut_off_or_damaged_every_step_is_told_once(store: Store, data: st.DataObject) -> None:
+    """A trial of 12 steps: some are delivered, the disk loses or damages some, the trial goes on from before that."""
+    key = f"{random.getrandbits(64):x}"
+    path = store.trial(key) / names.JOURNAL_FILE
+    tracker = opened(store)
+    delivered, written = sorted(data.draw(st.tuples(st.integers(1, 11), st.integers(1, 11)), label="steps"))
+    write_steps(store, range(1, delivered + 1), key)
+    tracker.deliver(trial(key))
+    _, end = read(path)
+    write_steps(store, range(1, written + 1), key)
+    content = path.read_bytes()
+    parts = st.floats(0, 1)  # not bytes: lines written at another time have another length
+    keep = end if data.draw(st.booleans(), label="synced") else 0  # another store may lose more
+    content = content[: keep + round(data.draw(parts, label="cut") * (len(content) - keep))]
+    lost = content.count(b'"step"')
+    if data.draw(st.booleans(), label="damage"):
+        at = int(data.draw(parts, label="at") * len(content))
+        noise = data.draw(st.binary(min_size=1, max_size=20), label="noise")
+        content = (content[:at] + noise + content[at + len(noise) :])[: len(content)]
+        lost = content[:at].count(b'"step"')
+    path.write_bytes(content)
+    if data.draw(st.booleans(), label="delivered at once"):
+        tracker.deliver(trial(key))
+    if data.draw(st.booleans(), label="new driver"):
+        tracker = opened(store)
+    resumed = int(data.draw(parts, label="checkpoint") * max(0, lost - 1))
+    write_steps(store, range(resumed + 1, 13), key, state=names.FINISHED, reason="")
+    assert tracker.deliver(trial(key))
+    assert points(store, key) == {(key, metric, step): 1 for metric in ("loss", "rate") for step in range(1, 13)}
+
+
+def test_a_server_that_is_not_there_is_out_of_reach_at_once_and_keeps_its_password(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg")
+    for scheme in ("http", "postgresql"):
+        start = time.monotonic()
+        with pytest.raises(OutOfReach, match=r"u:\*\*\*@127") as caught:
+            Tracker(Store.at(tmp_path, f"{scheme}://u:hunter22@127.0.0.1:{free_port()}/x"), SWEEP)
+        assert "hunter22" not in str(caught.value)
+        assert time.monotonic() - start < 20
+
+
+SUBMITS = """
+import sys, time
+from pathlib import Path
+from sched_lab import names
+from sched_lab.grid import Trial
+from sched_lab.journal import Journal
+from sched_lab.store import Store
+from sched_lab.tracking import Courier, Tracker
+from trainers.spec import TrialSpec
+store, sweep = Store.at(sys.argv[1], sys.argv[2] or None), sys.argv[3]
+import mlflow
+while time.time() < float(sys.argv[4]):
+    time.sleep(0.001)
+tracker = Tracker(store, sweep)
+tracker.open("", "", [], "fd")
+courier = Courier(tracker, period=0.01)
+trial = Trial(sweep, TrialSpec(), {})
+courier.follow(trial)
+courier.start()
+with Journal(store.trial(sweep) / names.JOURNAL_FILE) as journal:
+    for step in range(100):
+        journal.write(step=step, metrics={f"metric{number}": 1.0 for number in range(20)})
+        time.sleep(0.02)
+    journal.write(state="finished", reason="")
+assert courier.drain(60), courier.error
+tracker.close("finished")
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_database(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """A tracking URI of an empty database: None is the store's own SQLite."""
+    if request.param == "sqlite":
+        yield None
+        return
+    with postgres_server() as server:
+        yield server.uri
+
+
+@pytest.mark.slow
+def test_sweeps_submitted_in_the_same_instant_create_one_database_and_lose_nothing(
+    tmp_path: Path, new_database: str | None
+) -> None:
+    at = time.time() + 8
+    commands = [
+        [sys.executable, "-c", SUBMITS, str(tmp_path / "lab"), new_database or "", f"sweep{number}", str(at)]
+        for number in range(3)
+    ]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    said = [process.communicate(timeout=200)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], said
+    client = connect(Store.at(tmp_path / "lab", new_database).tracking_uri)
+    for number in range(3):
+        experiment = client.get_experiment_by_name(f"sweep{number}").experiment_id
+        (run,) = client.search_runs([experiment], f"tags.`{names.ROLE}` = 'trial'")
+        for metric in (f"metric{n}" for n in range(20)):
+            assert [point.step for point in client.get_metric_history(run.info.run_id, metric)] == list(range(100))
+
+
+@pytest.mark.slow
+def test_points_told_twice_stand_once_in_every_database(tmp_path: Path, new_database: str | None) -> None:
+    from mlflow.entities import Metric
+
+    store = Store.at(tmp_path / "lab", new_database)
+    client = connect(store.tracking_uri)
+    run = client.create_run("0").info.run_id
+    values = (1 / 3, math.nan, math.inf, -0.0, 1e-310)
+    told = [Metric(f"m{number}", value, 1000 + step, step) for number, value in enumerate(values) for step in range(9)]
+    client.log_batch(run, told[:20])
+    client.log_batch(run, told)
+    client.log_batch(run, told)
+    assert sum(len(client.get_metric_history(run, f"m{number}")) for number in range(5)) == len(told)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MlflowServer]:
+    if request.param == "sqlite":
+        with mlflow_server(tmp_path) as running:
+            yield running
+    else:
+        with postgres_server() as database, mlflow_server(tmp_path, database.uri) as running:
+            yield running
+
+
+@pytest.mark.slow
+def test_an_outage_delays_what_is_told_and_loses_or_doubles_nothing(
+    server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three trials train while the server is killed, hangs longer than a request may take, and is stopped."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    store = Store.at(tmp_path / "lab", server.uri)
+    tracker = opened(store)
+    courier = Courier(tracker, period=0.05)
+    written, halt = Counter[str](), threading.Event()
+
+    def train(key: str) -> None:
+        with journal(store, key) as writing:
+            writing.write(state=names.RUNNING)
+            while not halt.wait(0.01):
+                written[key] += 1
+                writing.write(step=written[key], metrics={"loss": 1 / written[key], "rate": math.nan})
+            writing.write(state=names.FINISHED, reason="")
+
+    def begin(key: str) -> None:
+        courier.follow(trial(key))
+        writers.append(threading.Thread(target=train, args=(key,)))
+        writers[-1].start()
+
+    writers: list[threading.Thread] = []
+    courier.start()
+    begin("a")
+    wait_for(lambda: written["a"] > 20)
+    server.kill()
+    begin("b")
+    wait_for(lambda: courier.error != "")
+    assert courier.error.startswith("trial ")
+    server.start()
+    wait_for(lambda: courier.error == "")
+    server.pause()
+    begin("c")  # its creation is taken by the server, and the answer comes too late
+    time.sleep(5)
+    before = written.copy()
+    time.sleep(0.2)
+    assert all(written[key] > before[key] for key in "abc")  # training never waits
+    server.resume()
+    wait_for(lambda: courier.error == "")
+    server.stop()
+    time.sleep(0.3)
+    halt.set()
+    for writer in writers:
+        writer.join()
+    assert not courier.drain(1.0)
+    server.start()
+    tracker = opened(store)  # the next submit
+    courier = Courier(tracker, period=0.05)
+    for key in "abc":
+        courier.follow(trial(key))
+    courier.start()
+    assert courier.drain(60), courier.error
+    tracker.close(names.FINISHED)
+    assert points(store) == sum((once(key, range(1, written[key] + 1)) for key in "abc"), Counter())
+    assert [run.info.status for run in runs(store)] == ["FINISHED"] * 3
+    assert len(runs(store, f"tags.`{names.ROLE}` = '{names.ROLE_SWEEP}'")) == 1
+
+
+ENDS_WHILE_IT_HANGS = """
+import os, signal, sys, time
+from sched_lab.grid import Trial
+from sched_lab.store import Store
+from sched_lab.tracking import Courier, Tracker
+from trainers.spec import TrialSpec
+tracker = Tracker(Store.at(sys.argv[1], sys.argv[2]), "tracked")
+tracker.open("", "", [], "fd")
+courier = Courier(tracker, period=0.05)
+courier.follow(Trial("a", TrialSpec(), {}))
+print("ready", flush=True)
+sys.stdin.readline()
+courier.start()
+time.sleep(0.5)
+start = time.monotonic()
+print(courier.drain(1.0), courier.error, time.monotonic() - start < 2, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_server_that_hangs_keeps_no_driver_from_its_end(tmp_path: Path) -> None:
+    with mlflow_server(tmp_path) as server:
+        store = Store.at(tmp_path / "lab", server.uri)
+        write_steps(store, range(1, 4), state=names.FINISHED, reason="")
+        driver = subprocess.Popen(
+            [sys.executable, "-c", ENDS_WHILE_IT_HANGS, str(store.root), server.uri],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert driver.stdout is not None
+            assert driver.stdout.readline() == "ready\n"
+            server.pause()
+            start = time.monotonic()
+            said, _ = driver.communicate("\n", timeout=20)
+            assert said == "False no answer within 1 seconds True\n"
+            assert driver.returncode == 0
+            assert time.monotonic() - start < 10
+        finally:
+            driver.kill()
+        server.resume()
+        tracker = opened(store)
+        assert tracker.deliver(trial())
+        tracker.close(names.FINISHED)
+        assert points(store) == once("a", range(1, 4))
