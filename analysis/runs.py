@@ -28,6 +28,7 @@ from sched_lab.names import (
     SWEEP_FILE,
     TRIAL_KEY,
 )
+from sched_lab.redaction import redacted
 from trainers.plugins import nearest
 
 if TYPE_CHECKING:
@@ -82,12 +83,14 @@ def read_sweep(name: str, tracking_uri: str) -> Sweep:
     experiment = client.get_experiment_by_name(name)
     parents = list(_search(client, [experiment.experiment_id], ROLE_SWEEP)) if experiment else []
     if not experiment or not parents:
-        raise UnknownSweepError(f"no sweep {name!r} in {tracking_uri}{nearest(name, sweep_names(tracking_uri))}")
+        others = nearest(name, sweep_names(tracking_uri))
+        raise UnknownSweepError(f"no sweep {name!r} in {redacted(tracking_uri)}{others}")
     parent = parents[-1]
     ranked_by = parent.data.tags[RANKED_BY]
     submitted = _text(client, parent, CELLS_FILE)
     if not submitted:
-        raise UnknownSweepError(f"sweep {name!r} in {tracking_uri} has lost its {CELLS_FILE}: submit it again")
+        where = redacted(tracking_uri)
+        raise UnknownSweepError(f"sweep {name!r} in {where} has lost its {CELLS_FILE}: submit it again")
     cells = json.loads(submitted)["cells"]
     trials = _search(client, [experiment.experiment_id], ROLE_TRIAL)
     runs = _frame(cells, {trial.data.tags[TRIAL_KEY]: trial for trial in trials}, ranked_by)
@@ -127,7 +130,7 @@ def artifact_text(run_id: str, path: str, tracking_uri: str) -> str:
 def _client(tracking_uri: str) -> MlflowClient:
     database = Path(tracking_uri.removeprefix(SQLITE))
     if tracking_uri.startswith(SQLITE) and not database.exists():  # MLflow would create an empty one
-        raise UnknownSweepError(f"no sweep in {tracking_uri}: the database does not exist")
+        raise UnknownSweepError(f"no sweep in {redacted(tracking_uri)}: the database does not exist")
     return connect(tracking_uri)
 
 

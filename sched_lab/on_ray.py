@@ -204,7 +204,7 @@ def cluster(address: str | None) -> Iterator[None]:
             logging_level=logging.ERROR,
             runtime_env={"env_vars": weights} if address and weights else None,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises plain ones too
         reason = str(error).partition("\n")[0]
         raise OutOfReach(f"Ray can't be {f'reached at {address}' if address else 'started'}: {reason}") from error
     try:
@@ -271,6 +271,7 @@ def execute(queue: Queue, *, run: RunSpec, orders: Orders, per_trial: dict[str, 
     """Run what the queue holds, until the listener says stop; what becomes of each trial goes to the listener."""
     # Tune asks for so many trials ahead of those that run; fewer would cost actors that could be used again.
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(_slots(per_trial)))
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the listener hears of every failure
     with tempfile.TemporaryDirectory(prefix="sched-lab-tune-", ignore_cleanup_errors=True) as scratch:
         tune.Tuner(
             tune.with_resources(TrialActor, per_trial),

@@ -13,15 +13,16 @@ import ray
 from sched_lab.store import OutOfReach
 
 PERIOD = 2.0  # seconds between knocks
-MISSES = 4  # knocks without an answer that count as death
+MISSES_HERE, MISSES_AWAY = 2, 15  # knocks without an answer that count as death, on this machine and over a network
 GRACE = 10.0  # seconds in which Tune must end once the trials have
 
 
 class _Watch(threading.Thread):
-    def __init__(self, stop: Callable[[], None], last_words: Callable[[str], None]) -> None:
+    def __init__(self, here: bool, stop: Callable[[], None], last_words: Callable[[str], None]) -> None:
         super().__init__(name="ray-watch", daemon=True)
         self._stop_trials, self._last_words = stop, last_words
         self._ports = {"head": _head(), "raylet": _raylet()}
+        self._misses = MISSES_HERE if here else MISSES_AWAY
         self._family: set[psutil.Process] = set()
         self.over = threading.Event()
         self.reason = ""
@@ -32,7 +33,7 @@ class _Watch(threading.Thread):
             self._family |= set(psutil.Process().children(recursive=True))
             for name, port in self._ports.items():
                 misses[name] = 0 if _answers(port) else misses[name] + 1
-            if dead := [name for name, missed in misses.items() if missed >= MISSES]:
+            if dead := [name for name, missed in misses.items() if missed >= self._misses]:
                 self.reason = f"Ray's {' and '.join(dead)} died; submit again to go on from the last checkpoints"
                 self._stop_trials()
                 if not self.over.wait(GRACE):  # the main thread waits inside Ray
@@ -48,14 +49,14 @@ class _Watch(threading.Thread):
 
 
 @contextmanager
-def watched(stop: Callable[[], None], last_words: Callable[[str], None]) -> Iterator[None]:
-    """Raise OutOfReach at the end of the context when Ray has died within it.
+def watched(here: bool, stop: Callable[[], None], last_words: Callable[[str], None]) -> Iterator[None]:
+    """Raise OutOfReach at the end of the context when Ray, on this machine or elsewhere, has died within it.
 
     At its death `stop` is called, and has to return when running trials have written their checkpoints, before Ray's
     minute is over. Where the context does not come to its end by that, `last_words` is called with the reason, from
     another thread, and has to end the process.
     """
-    watch = _Watch(stop, last_words)
+    watch = _Watch(here, stop, last_words)
     watch.start()
     try:
         yield

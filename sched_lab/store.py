@@ -106,7 +106,7 @@ class Store:
         folder = self.sweep(sweep)
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(folder / _SUBMIT_LOCK, timeout=0):
+            with FileLock(folder / _SUBMIT_LOCK, timeout=0.5):  # a look at the lock takes it for a moment
                 write_json(folder / _SUBMIT_FILE, {"pid": os.getpid(), "host": platform.node()})
                 yield
         except Timeout:
@@ -177,11 +177,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def _has(value: object, members: Mapping[str, type]) -> bool:
     """Whether a JSON value is an object with these members."""
     return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in members.items())
-
-
-def without_password(uri: str) -> str:
-    """A URI as it may be shown: the password in it replaced by stars."""
-    return re.sub(r"(://[^/@:]*:)[^/@]*@", r"\1***@", uri)
 
 
 def safe_name(name: str) -> str:

@@ -71,7 +71,7 @@ def submit(plan: Plan, *, inline: bool = False, address: str | None = None, cons
         if inline:
             execute_inline(queue, orders, following)
         elif to_run:
-            stack.enter_context(ray_watch.watched(following.stop, following.end_without_ray))
+            stack.enter_context(ray_watch.watched(address is None, following.stop, following.end_without_ray))
             on_ray.execute(queue, run=sweep.run, orders=orders, per_trial=per_trial, listener=following)
     return following.states
 
@@ -131,7 +131,7 @@ class _Following:
     def started(self, key: str) -> None:
         self._running.add(key)
         self.board.started(key)
-        self._courier.follow(self.board.trials[key])
+        self._courier.follow(self.board.trials[key], running=True)
 
     def reported(self, key: str, report: Report) -> None:
         self._pause(key, report.reason if report.state == names.PAUSED else "")
@@ -141,7 +141,9 @@ class _Following:
         if report.state == names.ELSEWHERE:
             self._queue.occupied(key)
             self.board.left(key)
-        elif report.state == names.FAILED and self._tried_again(key, report.failure):
+            return
+        self._courier.follow(self.board.trials[key])
+        if report.state == names.FAILED and self._tried_again(key, report.failure):
             self._queue.again(key)
             self.board.left(key)
         else:

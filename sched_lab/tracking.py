@@ -302,17 +302,20 @@ class Courier(threading.Thread):
     def __init__(self, tracker: Tracker, period: float = 1.0) -> None:
         super().__init__(name="mlflow-courier", daemon=True)  # a server that hangs must not keep the driver alive
         self._tracker, self._period = tracker, period
-        self._followed: dict[str, Trial] = {}
+        self._followed: dict[str, tuple[Trial, bool]] = {}
         self._lock = threading.Lock()
         self._finish = threading.Event()
         self._deadline = math.inf
         self.error = ""
         """Which trial could not be delivered in the last round, and why; empty when all could."""
 
-    def follow(self, trial: Trial) -> None:
-        """Deliver this trial's journal from now on, until its last word."""
+    def follow(self, trial: Trial, *, running: bool = False) -> None:
+        """Deliver this trial's journal from now on, until its last word.
+
+        While it is `running`, the last word is not taken for one: it may be that of an earlier attempt.
+        """
         with self._lock:
-            self._followed[trial.key] = trial
+            self._followed[trial.key] = trial, running
 
     def run(self) -> None:
         while not self._finish.wait(self._period):
@@ -326,16 +329,16 @@ class Courier(threading.Thread):
         with self._lock:
             followed, self._followed = self._followed, {}
         errors = []
-        for key, trial in followed.items():
+        for key, (trial, running) in followed.items():
             try:
                 if time.monotonic() > self._deadline:
                     raise TimeoutError("not delivered in time")
-                if self._tracker.deliver(trial):
+                if self._tracker.deliver(trial) and not running:
                     continue
             except Exception as error:  # whatever a server or an artifact store raises: the others go on
                 errors.append(redacted(f"trial {key}: {error}".partition("\n")[0]))
             with self._lock:
-                self._followed.setdefault(key, trial)
+                self._followed.setdefault(key, (trial, running))
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         self.error = errors[0] + more if errors else ""
 

@@ -33,6 +33,7 @@ from tests.servers import MlflowServer, mlflow_server
 PROGRAM = str(Path(sys.executable).with_name("sched-lab"))
 END_SECONDS = 120.0  # in which a driver must come to its end after a blow
 BURIAL_SECONDS = 20.0  # in which the processes of a driver must have followed it
+SHOWN = 12  # violations of a round that are printed
 SWEEP = """\
 name: {name}
 data: digits
@@ -406,8 +407,10 @@ def run_round(seed: int, kinds: Sequence[str], folder: Path, server: MlflowServe
     verdict = "VIOLATED" if lab.wrong else "ok"
     counts = f"{time.monotonic() - begun:4.0f} s  {len(lab.drivers)} submits  {lab.attempts()} attempts"
     print(f"seed {seed:<4} {counts}  {'; '.join(told)}  {verdict}", flush=True)
-    for what in lab.wrong:
+    for what in lab.wrong[:SHOWN]:
         print(f"    {what}", flush=True)
+    if len(lab.wrong) > SHOWN:
+        print(f"    … and {len(lab.wrong) - SHOWN} more")
     return lab.wrong
 
 

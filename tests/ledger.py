@@ -87,11 +87,14 @@ def compare(sweep: str, experiment: Experiment, reference: Experiment) -> Iterat
 def _unlike(name: str, found: History, wanted: History) -> Iterator[str]:
     steps = [step for step, _ in found]
     yield from rising(steps)
-    if steps != [step for step, _ in wanted]:
-        yield f"steps {steps}, undisturbed {[step for step, _ in wanted]}"
-    elif not name.startswith((names.SECONDS, names.IMAGES_PER_SECOND)) and found != wanted:
-        step, value, other = next((s, v, w) for (s, v), (_, w) in zip(found, wanted, strict=True) if v != w)
-        yield f"{value!r} at step {step}, undisturbed {other!r}"
+    due = {step for step, _ in wanted}
+    if set(steps) != due:
+        yield f"lacks steps {sorted(due - set(steps))}, has beyond the undisturbed {sorted(set(steps) - due)}"
+    if not name.startswith((names.SECONDS, names.IMAGES_PER_SECOND)):
+        undisturbed = dict(wanted)
+        for step, value in found:
+            if step in undisturbed and value != undisturbed[step]:
+                yield f"{value!r} at step {step}, undisturbed {undisturbed[step]!r}"
 
 
 def rising(steps: Iterable[int]) -> Iterator[str]:

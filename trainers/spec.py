@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -215,6 +216,8 @@ class ScoreSpec(Part):
     def _check(self) -> Self:
         if self.detector not in (known := names("detector", DETECTORS)):  # named only: detectors import torch
             raise ValueError(f"unknown detector {self.detector!r}{nearest(self.detector, known)}")
+        if not re.fullmatch(r"[\w.-]+", self.detector, re.ASCII):  # or its scores could not be logged
+            raise ValueError(f"a detector's name may hold letters, digits, _, . and -, got {self.detector!r}")
         if "fid" in self.metrics and self.detector != "inception":
             raise ValueError(f"fid is defined on the inception detector only; with detector {self.detector!r} write fd")
         if len(set(self.metric_names)) != len(self.metrics):

@@ -35,6 +35,11 @@ _log = logging.getLogger(__name__)
 Location = Annotated[str, Field(min_length=1), AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
 
 
+def _raised(error: OSError) -> None:
+    """A folder that can't be listed is an error: the images in it would be missed without a word."""
+    raise ValueError(f"data.path: {error.filename} can't be read: {error.strerror}") from error
+
+
 class Folder(DataSpec):
     """Image files in a folder and all folders below, cropped to their central square and resized.
 
@@ -62,7 +67,7 @@ class Folder(DataSpec):
             raise ValueError(f"data.path: {self.path} is not a folder; expected a folder of images")
         files = sorted(
             Path(folder, name).relative_to(self.path)
-            for folder, _, names in os.walk(self.path)
+            for folder, _, names in os.walk(self.path, onerror=_raised)
             for name in names
             if name.lower().endswith(_SUFFIXES)
         )
