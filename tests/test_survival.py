@@ -23,7 +23,7 @@ from tests.conftest import SMALL_SWEEP, Command
 
 pytestmark = pytest.mark.slow
 PROGRAM = str(Path(sys.executable).with_name("sched-lab"))
-LONG_SWEEP = SMALL_SWEEP.replace("steps: 20", "steps: 160").replace("every: 10", "every: 80")
+LONG_SWEEP = SMALL_SWEEP.replace("steps: 20", "steps: 160").replace("every: 10", "detector: random, every: 80")
 LONG_SWEEP += "run: {checkpoint_every: 0.2}\n"
 
 

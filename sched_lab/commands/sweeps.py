@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections import Counter
@@ -13,6 +14,7 @@ import click
 from sched_lab import names
 from sched_lab.commands.answers import DONE, INTERRUPTED, SOME_FAILED, print_json, the_one, unknown
 from sched_lab.options import json_option, store_option, tracking_option
+from sched_lab.redaction import redacted
 from sched_lab.store import Store
 from trainers.failures import KINDS
 
@@ -120,6 +122,8 @@ def _print_outcome(name: str, trials: Any, counts: Counter[str], failed: list[An
         click.echo("submit again to go on with what was stopped")
     if counts[names.FINISHED]:
         where = "" if store.root == Store.at().root else f" --store {shlex.quote(str(store.root))}"
+        if not store.local_tracking and store.tracking_uri != os.environ.get("MLFLOW_TRACKING_URI"):
+            where += f" --tracking-uri {shlex.quote(redacted(store.tracking_uri))}"
         click.echo(f"report:    sched-lab report {shlex.quote(name)}{where}\ndashboard: sched-lab dashboard{where}")
 
 
