@@ -1,8 +1,9 @@
 # Every target sets itself up: a .venv in the checkout, the versions of constraints.txt. Needs Python >= 3.11 and make.
 PYTHON ?= python3
+ROUNDS ?= 50
 BIN := .venv/bin
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench chaos clean
 
 setup: .venv/installed
 
@@ -27,6 +28,9 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks
+
+chaos: setup
+	$(BIN)/python -m tests.chaos --rounds $(ROUNDS)
 
 clean:
 	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -156,7 +156,7 @@ def _state(plan: Plan, trial: Trial) -> str:
 
 def _cost(plan: Plan, seconds: float) -> str:
     if not plan.to_run:
-        return "nothing: every trial has finished"
+        return "nothing: no trial is left to run"
     if not math.isfinite(seconds):
         return "unknown until a trial with this network has finished in this store; --measure times a few steps"
     gpu = plan.sweep.resources.gpu

@@ -137,13 +137,6 @@ class Store:
         finally:
             lock.release()
 
-    def reopen(self, key: str) -> bool:
-        """Take away a trial's result, so that it is run again; False when some process runs it now."""
-        with self.claimed(key, patience=0) as mine:
-            if mine:
-                (self.trial(key) / names.RESULT_FILE).unlink(missing_ok=True)
-            return mine
-
     def busy(self, key: str) -> bool:
         """Whether some process runs this trial now."""
         return locked(self.trial(key) / _TRIAL_LOCK)

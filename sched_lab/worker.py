@@ -112,6 +112,16 @@ def conclude(store: Store, key: str, state: str, reason: str, failure: str = "")
     return Report(0, math.nan, state, reason, failure)
 
 
+def reopen(store: Store, key: str) -> bool:
+    """Take away a trial's result, so that it is run again; False when some process runs it now."""
+    with store.claimed(key, patience=0) as mine:
+        if mine:
+            (store.trial(key) / names.RESULT_FILE).unlink(missing_ok=True)
+            with Journal(store.trial(key) / names.JOURNAL_FILE) as journal:
+                journal.write(state=names.STOPPED, reason="to be run again")
+        return mine
+
+
 def _failed(error: Exception, key: str, store: Store) -> Report:
     with (store.trial(key) / names.LOG_FILE).open("a") as log:
         log.write(redacted("".join(traceback.format_exception(error))))

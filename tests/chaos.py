@@ -131,7 +131,7 @@ class Lab:
                 return False
             for driver in self.drivers:
                 driver.look()
-            time.sleep(0.05)
+            time.sleep(0.1)
         return True
 
     def end(self, driver: Driver, seconds: float = END_SECONDS) -> int:

@@ -347,3 +347,31 @@ def test_a_full_disk_pauses_the_sweep_with_a_message_and_loses_nothing(
         process.communicate()
     assert process.returncode == 0, told
     assert "no space left" in told
+
+
+def test_a_changed_grid_runs_only_what_is_new_and_reports_only_what_it_asks_for(
+    sched_lab: Command, tmp_path: Path
+) -> None:
+    def submit(b: str, lr: str = "1.0e-3") -> set[str]:
+        """Submit these values of b, and return the keys of the trials that were started."""
+        text = (
+            SMALL_SWEEP.replace("[8, 16]", "[8]").replace("[0.5, 1.0]", b).replace("{every", "{detector: random, every")
+        )
+        (tmp_path / "sweep.yaml").write_text(text.replace("train: {", f"train: {{lr: {lr}, "))
+        before = states(tmp_path)
+        done = sched_lab("submit", "sweep.yaml", "--inline", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return {key for key, said in states(tmp_path).items() if said != before.get(key)}
+
+    assert len(first := submit("[0.5, 1.0]")) == 2
+    assert len(second := submit("[1.0, 2.0]")) == 1
+    assert not first & second
+    assert len({row["key"] for row in rows(sched_lab, tmp_path)} & first) == 1
+    said = json.loads(sched_lab("report", "small", "--json", cwd=tmp_path).stdout)
+    assert {row["b"] for row in said["best"]} <= {1.0, 2.0}
+    assert not submit("[1.0, 2.0]", lr="2.0e-3") & (first | second)
+    client = MlflowClient(f"sqlite:///{tmp_path / 'lab' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.`sched_lab.role` = 'trial'")
+    assert [run.info.status for run in runs] == ["FINISHED"] * 5

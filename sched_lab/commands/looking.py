@@ -64,7 +64,7 @@ def show(key: str, store: str | None, as_json: bool) -> None:
     trial = describe(where, the_one(find(where, key), key, where))
     if as_json:
         return print_json(trial)
-    for name in ("key", "state", "reason", "step", "loss"):
+    for name in ("key", "state", "failure", "reason", "step", "loss"):
         if trial.get(name) not in (None, ""):
             click.echo(f"{name:<10} {trial[name]}")
     for name, value in {**trial["scores"], **{f"seconds {k}": v for k, v in trial["seconds"].items()}}.items():

@@ -163,6 +163,7 @@ def retry(sweep: str, keys: tuple[str, ...], kind: str | None, store: str | None
       sched-lab retry quickstart 3f2a --kind out_of_memory
     """
     from sched_lab.inspection import cell_states, find
+    from sched_lab.worker import reopen
 
     where = Store.at(store)
     sweeps = where.sweeps()
@@ -174,11 +175,12 @@ def retry(sweep: str, keys: tuple[str, ...], kind: str | None, store: str | None
         for row in cell_states(where, sweeps[sweep])
         if row["state"] == names.FAILED and kind in (None, row["failure"]) and (not meant or row["key"] in meant)
     ]
-    reopened = [key for key in failed if where.reopen(key)]
+    reopened = [key for key in failed if reopen(where, key)]
     if as_json:
         return print_json({"sweep": sweep, "retried": reopened})
     if not reopened:
         return click.echo(f"{sweep}: no failed trial {'of those ' if meant or kind else ''}to run again")
     by = where.holder(sweep)
     when = f"now, by the submit at work (process {by.get('pid')})" if by is not None else "when it is submitted again"
-    return click.echo(f"{sweep}: {len(reopened)} failed trials will be run again {when}")
+    many = "1 failed trial" if len(reopened) == 1 else f"{len(reopened)} failed trials"
+    return click.echo(f"{sweep}: {many} will be run again {when}")
