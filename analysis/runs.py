@@ -29,6 +29,7 @@ from sched_lab.names import (
     TRIAL_KEY,
 )
 from sched_lab.redaction import redacted
+from sched_lab.store import database_file
 from trainers.plugins import nearest
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 MISSING = "missing"  # the state of a cell that no run was started for
 PAGE = 5000  # runs per query
-SQLITE = "sqlite:///"
 
 Scalar = str | bool | int | float | None
 
@@ -128,8 +128,8 @@ def artifact_text(run_id: str, path: str, tracking_uri: str) -> str:
 
 
 def _client(tracking_uri: str) -> MlflowClient:
-    database = Path(tracking_uri.removeprefix(SQLITE))
-    if tracking_uri.startswith(SQLITE) and not database.exists():  # MLflow would create an empty one
+    database = database_file(tracking_uri)
+    if database is not None and not database.exists():  # MLflow would create an empty one
         raise UnknownSweepError(f"no sweep in {redacted(tracking_uri)}: the database does not exist")
     return connect(tracking_uri)
 

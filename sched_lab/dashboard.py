@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from sched_lab.redaction import redacted
-from sched_lab.store import OutOfReach, Store
+from sched_lab.store import OutOfReach, Store, database_uri
 
 DATABASES = ("mssql", "mysql", "postgresql", "sqlite")
 LOOPBACK = "127.0.0.1"
@@ -96,7 +96,7 @@ def _login(folder: Path) -> dict[str, str]:
     settings.write_text(
         "[mlflow]\n"
         "default_permission = READ\n"
-        f"database_uri = sqlite:///{str(users).replace('%', '%%')}\n"
+        f"database_uri = {database_uri(users).replace('%', '%%')}\n"
         "admin_username = admin\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )

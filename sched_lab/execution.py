@@ -42,11 +42,11 @@ class Listener(Protocol):
     def reported(self, key: str, report: Report) -> None:
         """The trial's worker has said this; with `report.done` it was its last word."""
 
-    def pruned(self, key: str, report: Report) -> None:
-        """Early stopping has ended the trial after this report."""
+    def prune(self, key: str) -> None:
+        """Early stopping wants the trial to end."""
 
-    def lost(self, key: str, reason: str) -> None:
-        """The trial's worker has died, for this reason."""
+    def lost(self, key: str, told: str) -> None:
+        """The trial's worker has died, with these last words."""
 
     def stopping(self) -> bool:
         """Whether the user wants no further trial to start."""
@@ -54,8 +54,10 @@ class Listener(Protocol):
 
 def execute_inline(queue: Queue, orders: Orders, listener: Listener) -> None:
     """Run the trials one after another in this process: for debugging, and where Ray is not wanted."""
-    while not (queue.over or listener.stopping()):
+    while not listener.stopping():
         trial = queue.take()
+        if trial is None and queue.over:
+            return
         if trial is None:
             time.sleep(0.2)  # other processes are at work on what is left
             continue

@@ -30,15 +30,16 @@ class Journal:
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         self._told: defaultdict[str, set[int]] = defaultdict(set)
-        damaged = []
+        self.damaged: list[int] = []
+        """The numbers of the lines that are not as they were written."""
         for number, line in enumerate(whole.splitlines(), 1):
             event = _event(line)
             if event is None:
-                damaged.append(number)
+                self.damaged.append(number)
             else:
                 self._remember(event)
-        if damaged:
-            logging.getLogger(__name__).warning("%s: left out damaged lines %s", path, damaged)
+        if self.damaged:
+            logging.getLogger(__name__).warning("%s: left out damaged lines %s", path, self.damaged)
         self._file = path.open("ab", buffering=0)
         self._file.truncate(len(whole))  # a line cut short by a crash was never read by anyone
         try:

@@ -7,18 +7,17 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from filelock import FileLock
 
 from sched_lab.redaction import redacted
-from sched_lab.store import OutOfReach
+from sched_lab.store import OutOfReach, database_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-SQLITE, POSTGRESQL = "sqlite:///", "postgresql"
+POSTGRESQL = "postgresql"
 _CREATING = 0x5C4ED1AB  # what processes that create MLflow's tables in one PostgreSQL database lock
 
 T = TypeVar("T")
@@ -74,8 +73,7 @@ def insist(act: Callable[[], T], patience: float = 5.0) -> T:
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
     """Be the only process that may create MLflow's tables: two at once leave a database that can't be used."""
-    if uri.startswith(SQLITE):
-        database = Path(uri.removeprefix(SQLITE))
+    if database := database_file(uri):
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{database}.lock"):
             yield

@@ -12,7 +12,7 @@ import secrets
 import socket
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -70,10 +70,10 @@ class _FromQueue(_Unsaved, tune.search.Searcher):
         self._queue, self._listener = queue, listener
 
     def suggest(self, trial_id: str) -> Any:
-        if self._queue.over or self._listener.stopping():
-            return self.FINISHED
-        trial = self._queue.take()
-        return None if trial is None else {"key": trial.key, "spec": trial.spec.model_dump_json()}
+        trial = None if self._listener.stopping() else self._queue.take()
+        if trial is not None:
+            return {"key": trial.key, "spec": trial.spec.model_dump_json()}
+        return self.FINISHED if self._queue.over or self._listener.stopping() else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass  # the listener is told
@@ -87,7 +87,6 @@ class _Relay(_Unsaved, tune.Callback):
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._last: dict[str, Report] = {}
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._listener.started(trial.config["key"])
@@ -96,13 +95,7 @@ class _Relay(_Unsaved, tune.Callback):
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         report = Report(**{name: result[name] for name in Report.__dataclass_fields__})
-        self._last[trial.config["key"]] = report
         self._listener.reported(trial.config["key"], report)
-
-    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        last = self._last.get(trial.config["key"])
-        if last is not None and not last.done:  # Tune's scheduler ended it
-            self._listener.pruned(trial.config["key"], last)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         try:
@@ -129,7 +122,8 @@ class _UntilStopped(_Unsaved, tune.Stopper):
 class _AmongAlike(tune.schedulers.TrialScheduler):
     """Early stopping that compares a trial only with those whose scores compare: same size, images, metric, samples."""
 
-    def __init__(self, trials: Sequence[Trial], kind: str) -> None:
+    def __init__(self, trials: Collection[Trial], kind: str, listener: Listener) -> None:
+        self._listener = listener
         self._group = {trial.key: _comparable(trial.spec) for trial in trials}
         members = defaultdict(list)
         for trial in trials:
@@ -152,8 +146,9 @@ class _AmongAlike(tune.schedulers.TrialScheduler):
         if math.isnan(result["score"]):
             return self.CONTINUE
         decision = str(self._of(trial).on_trial_result(tune_controller, trial, result))
-        # A pause would have Tune save and restore the trial, which keeps its own checkpoints.
-        return self.CONTINUE if decision == self.PAUSE else decision
+        if decision == self.STOP:  # the worker ends the trial: it alone writes in the trial's folder
+            self._listener.prune(trial.config["key"])
+        return self.CONTINUE  # nor is a trial paused, which Tune would have to save and restore
 
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
         self._of(trial).on_trial_complete(tune_controller, trial, result)
@@ -280,7 +275,9 @@ def execute(queue: Queue, *, run: RunSpec, orders: Orders, per_trial: dict[str, 
                 num_samples=-1,
                 search_alg=_FromQueue(queue, listener),
                 reuse_actors=True,
-                scheduler=None if run.early_stop == "none" else _AmongAlike(queue.trials, run.early_stop),
+                scheduler=None
+                if run.early_stop == "none"
+                else _AmongAlike(queue.trials.values(), run.early_stop, listener),
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(

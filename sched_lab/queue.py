@@ -19,30 +19,30 @@ class Queue:
     its result may stand. One that failed comes back when its result is taken away, as `sched-lab retry` does.
     """
 
-    def __init__(self, store: Store, trials: Iterable[Trial]) -> None:
+    def __init__(self, store: Store, to_run: Iterable[Trial], failed: Iterable[Trial] = ()) -> None:
+        """`failed` are trials that are not to be run unless their results are taken away."""
         self._store = store
-        self.trials = list(trials)
-        self._by_key = {trial.key: trial for trial in self.trials}
-        self._waiting = deque(self._by_key)
+        self._waiting = deque(trial.key for trial in to_run)
+        self._failed = {trial.key for trial in failed}
+        self.trials = {trial.key: trial for trial in [*to_run, *failed]}
         self._out: set[str] = set()
-        self._failed: set[str] = set()
         self.elsewhere: set[str] = set()
         """Trials that another process was running when last looked at."""
         self._looked = 0.0
 
     def take(self) -> Trial | None:
-        """The trial to run next; None when there is none for now."""
-        if time.monotonic() - self._looked > LOOK_AGAIN:
+        """The trial to run next; None when there is none, for now or, with `over`, at all."""
+        if not (self._waiting or self._out) or time.monotonic() - self._looked > LOOK_AGAIN:
             self._look()
         if not self._waiting:
             return None
         key = self._waiting.popleft()
         self._out.add(key)
-        return self._by_key[key]
+        return self.trials[key]
 
     @property
     def over(self) -> bool:
-        """Whether nothing will ever be handed out again."""
+        """Whether nothing was left to be handed out when `take` last looked."""
         return not (self._waiting or self._out or self.elsewhere)
 
     def ended(self, key: str, *, failed: bool) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+from typing import TextIO
 
 _SECRET = re.compile(r"TOKEN|PASSWORD|PASSWD|SECRET|API_?KEY|ACCESS_?KEY|CREDENTIAL", re.IGNORECASE)
 _IN_ADDRESS = re.compile(r"(://[^/?#\s:@]*:)[^/?#\s]*@")
@@ -22,3 +24,26 @@ def redacted(text: str) -> str:
     for value in sorted(values, key=len, reverse=True):  # one secret may begin another
         text = text.replace(value, _STARS)
     return text
+
+
+class Redacting(io.TextIOBase):
+    """A text stream that passes on what is written to it line by line, without secrets."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._line = stream, ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).splitlines(keepends=True) or [""]
+        if self._line.endswith(("\n", "\r")):
+            lines, self._line = [*lines, self._line], ""
+        self._stream.write(redacted("".join(lines)))
+        return len(text)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.write(redacted(self._line))
+            self._line = ""
+        super().close()

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from filelock import FileLock, Timeout
 
@@ -19,6 +20,7 @@ from sched_lab import names
 from trainers.failures import DIVERGED
 from trainers.files import replacing, write_json
 
+_SQLITE = "sqlite:///"
 _SUBMIT_LOCK, _SUBMIT_FILE, _TRIAL_LOCK = "submit.lock", "submit.json", "claim.lock"
 _RESULT = {"key": str, "state": str, "reason": str, "failure": str, "step": int, "scores": dict}
 _SHEET = {"name": str, "cells": list}
@@ -40,7 +42,7 @@ class Store:
     def at(cls, folder: str | Path | None = None, tracking_uri: str | None = None) -> Store:
         """The store in `folder`, else in $SCHED_LAB_STORE, else in ./lab; its own SQLite unless a URI is given."""
         root = Path(folder or os.environ.get("SCHED_LAB_STORE") or "lab").expanduser().absolute()
-        return cls(root, tracking_uri or f"sqlite:///{root / 'mlflow.db'}")
+        return cls(root, tracking_uri or database_uri(root / "mlflow.db"))
 
     @property
     def local_tracking(self) -> bool:
@@ -67,6 +69,10 @@ class Store:
     def report(self, name: str) -> Path:
         """Where a sweep's report is written unless the user says otherwise."""
         return self.root / "reports" / safe_name(name)
+
+    def prune_file(self, key: str) -> Path:
+        """The file whose presence asks a trial to end, because early stopping has judged it."""
+        return self.trial(key) / "prune"
 
     def stop_file(self, name: str) -> Path:
         """The file whose presence asks a sweep's trials to checkpoint and stop."""
@@ -143,13 +149,16 @@ class Store:
 
 
 def locked(path: Path) -> bool:
-    """Whether some process holds the lock of this file."""
-    if not path.exists():
-        return False
+    """Whether some process holds this lock; needs only to read it."""
+    import fcntl  # not on Windows, where Ray runs no cluster either
+
     try:
-        with FileLock(path, timeout=0):
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
-    except Timeout:
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
         return True
 
 
@@ -170,6 +179,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def _has(value: object, members: Mapping[str, type]) -> bool:
     """Whether a JSON value is an object with these members."""
     return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in members.items())
+
+
+def database_uri(file: Path) -> str:
+    """The address of an SQLite database, whatever its path holds."""
+    return _SQLITE + str(file).replace("%", "%25").replace("?", "%3F")  # all that SQLAlchemy reads otherwise
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of an SQLite database; None for any other address."""
+    return Path(unquote(uri.removeprefix(_SQLITE))) if uri.startswith(_SQLITE) else None
 
 
 def safe_name(name: str) -> str:

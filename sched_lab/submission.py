@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -23,15 +25,27 @@ from sched_lab.queue import Queue
 from sched_lab.redaction import redacted
 from sched_lab.store import OutOfReach
 from sched_lab.tracking import Courier, Tracker, flat_params
-from sched_lab.worker import Orders, Report, conclude, mend
+from sched_lab.worker import Orders, Report, bury, mend
 from trainers.failures import LOST_PROCESS, OUT_OF_MEMORY, disk_is_full
 
 EXIT_OUT_OF_REACH = 3
-PATIENCE = 30.0  # seconds in which MLflow must take the last results
+PATIENCE = 30.0  # seconds in which MLflow must take a further trial's results
 
 
-def submit(plan: Plan, *, inline: bool = False, address: str | None = None, console: Console) -> dict[str, str]:
-    """Run what is missing and bring MLflow up to date; returns the state of every trial by key.
+@dataclass(frozen=True)
+class Outcome:
+    """What a submission came to."""
+
+    states: dict[str, str]
+    """Of every trial, by key."""
+    undelivered: str
+    """Why MLflow does not have all results yet; empty when it has."""
+    stuck: bool
+    """Whether a request to MLflow is still under way, in a thread that only the end of the process ends."""
+
+
+def submit(plan: Plan, *, inline: bool = False, address: str | None = None, console: Console) -> Outcome:
+    """Run what is missing and bring MLflow up to date.
 
     `inline` runs in this process, `address` joins a Ray cluster; otherwise Ray is started on this machine. A first
     Ctrl-C, or `stop`, lets running trials write a checkpoint and end; a second raises KeyboardInterrupt at once.
@@ -43,6 +57,9 @@ def submit(plan: Plan, *, inline: bool = False, address: str | None = None, cons
     check(plan)
     with ExitStack() as stack:
         stack.enter_context(store.held(sweep.name))
+        store.stop_file(sweep.name).unlink(missing_ok=True)
+        sheet = cells(plan)
+        store.write_sweep(sweep.name, plan.source.text, sheet)
         opening = stack.enter_context(ThreadPoolExecutor(1)).submit(Tracker, store, sweep.name)  # while Ray starts
         device = "cpu" if sweep.resources.gpu == 0 else "auto"
         if to_run and not inline:
@@ -59,21 +76,18 @@ def submit(plan: Plan, *, inline: bool = False, address: str | None = None, cons
             sweep.name, str(store.root), max(1, int(sweep.resources.cpu or 1)), device, sweep.run.checkpoint_every
         )
         tracker = opening.result()
-        sheet = cells(plan)
         tracker.open(sweep.description, plan.source.text, sheet, plan.ranked_by)
-        store.write_sweep(sweep.name, plan.source.text, sheet)
-        store.stop_file(sweep.name).unlink(missing_ok=True)
-        queue = Queue(store, to_run)
+        queue = Queue(store, to_run, [trial for trial in plan.done if plan.states[trial.key] == names.FAILED])
         following = _Following(plan, queue, tracker, console)
-        stack.enter_context(following)
         stack.enter_context(_interruptible(store.stop_file(sweep.name), following.board))
+        stack.enter_context(following)
         stack.enter_context(shown(following.board, console))
         if inline:
             execute_inline(queue, orders, following)
         elif to_run:
             stack.enter_context(ray_watch.watched(address is None, following.stop, following.end_without_ray))
             on_ray.execute(queue, run=sweep.run, orders=orders, per_trial=per_trial, listener=following)
-    return following.states
+    return Outcome(following.states, following.undelivered, following.stuck)
 
 
 def cells(plan: Plan) -> list[dict[str, Any]]:
@@ -101,6 +115,8 @@ class _Following:
         self._stop_file = plan.store.stop_file(plan.sweep.name)
         self._courier = Courier(tracker)
         self.board = Board(plan.store, plan.sweep.name, plan.done, plan.to_run, self._trouble)
+        self.undelivered = ""
+        """Why MLflow does not have all results; empty when it has."""
         self._running: set[str] = set()
         self._paused: dict[str, str] = {}  # why, by key
         self._last: frozenset[str] | None = None  # what ran when the user asked to stop
@@ -115,13 +131,18 @@ class _Following:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         delivered = self._courier.drain(PATIENCE if kind is None else 2.0)
         worst = [state for state in (names.FAILED, names.STOPPED) if state in self.states.values()]
-        if delivered:
-            self._tracker.close(worst[0] if worst else names.FINISHED)
-        elif kind is None:
-            raise OutOfReach(
-                f"MLflow did not take the last results: {self._courier.error}. "
-                "They are safe in the store; submit again to deliver them"
-            )
+        try:
+            if delivered:
+                self._tracker.close(worst[0] if worst else names.FINISHED)
+            else:
+                self.undelivered = f"MLflow did not take the last results: {self._courier.error}"
+        except OutOfReach as problem:
+            self.undelivered = str(problem)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the courier still waits for an answer."""
+        return self._courier.is_alive()
 
     @property
     def states(self) -> dict[str, str]:
@@ -150,21 +171,20 @@ class _Following:
             self._queue.ended(key, failed=report.state == names.FAILED)
             self.board.ended(key, report.state, (self._plan.store.result(key) or {}).get("scores", {}))
 
-    def pruned(self, key: str, report: Report) -> None:
-        self._conclude(key, names.STOPPED, f"stopped early at step {report.step}")
+    def prune(self, key: str) -> None:
+        with suppress(OSError):  # where the file can't be written, the trial just goes on
+            self._plan.store.prune_file(key).touch()
 
     def lost(self, key: str, told: str) -> None:
         lines = told.splitlines() or ["its process died without a word"]
         memory = any(word in told for word in ("OutOfMemoryError", "running low on memory"))
-        self._conclude(key, names.FAILED, lines[-1], OUT_OF_MEMORY if memory else LOST_PROCESS)
-
-    def _conclude(self, key: str, state: str, reason: str, failure: str = "") -> None:
+        reason, failure = redacted(lines[-1]), OUT_OF_MEMORY if memory else LOST_PROCESS
         while True:
             try:
-                return self.reported(key, conclude(self._plan.store, key, state, redacted(reason), failure))
+                return self.reported(key, bury(self._plan.store, key, reason, failure))
             except OSError as error:
-                if not disk_is_full(error):
-                    raise
+                if not disk_is_full(error) or self._stop_file.exists():
+                    return self.reported(key, Report(0, math.nan, names.FAILED, reason, failure))
                 self._pause(key, f"no space left for {self._plan.store.root}: free some to go on")
                 time.sleep(1.0)
 
@@ -198,8 +218,7 @@ class _Following:
 
     def end_without_ray(self, reason: str) -> None:
         """End this process, whose main thread waits inside Ray."""
-        with suppress(OutOfReach):
-            self.__exit__(OutOfReach)
+        self.__exit__(OutOfReach)
         self._console.show_cursor()
         self._console.print(f"error: {reason}", highlight=False)
         os._exit(EXIT_OUT_OF_REACH)
@@ -216,9 +235,13 @@ class _Following:
 def _interruptible(stop_file: Path, board: Board) -> Iterator[None]:
     """Make the first Ctrl-C a request to stop, and the second a KeyboardInterrupt."""
 
+    asked = False
+
     def interrupt(signum: int, frame: FrameType | None) -> None:
-        if stop_file.exists():
+        nonlocal asked
+        if asked:
             raise KeyboardInterrupt
+        asked = True
         stop_file.touch()
         board.say("stopping: running trials write a checkpoint first; Ctrl-C again stops at once")
 

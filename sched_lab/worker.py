@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sched_lab import names
 from sched_lab.journal import Journal, last_state, read
-from sched_lab.redaction import redacted
+from sched_lab.redaction import Redacting, redacted
 from sched_lab.store import OutOfReach, Store, settled
 from trainers.failures import OUT_OF_MEMORY, disk_is_full, gpu_is_lost, kind_of
 from trainers.files import write_json
@@ -62,59 +62,42 @@ def work(key: str, spec: TrialSpec, orders: Orders) -> Generator[Report, None, N
     `paused`.
     """
     store = Store.at(orders.root)
-    with store.claimed(key) as mine:
-        if not mine:
-            yield Report(0, math.nan, names.ELSEWHERE)
-            return
-        last: Report | None = None
-        failed: Exception | None = None
-        result = store.result(key)
-        if result is not None and settled(result):  # another submit was faster
-            mend(store, key)
-            last = Report(result["step"], math.nan, result["state"], result["reason"], result["failure"])
-        while last is None:
-            try:
-                last = _failed(failed, key, store) if failed else (yield from _attempt(key, spec, orders, store))
-            except Exception as error:
-                if gpu_is_lost(error):  # for this process; the next one may have it back
-                    raise OutOfReach(f"the GPU failed: {error}") from error
-                if disk_is_full(error):
-                    yield Report(0, math.nan, names.PAUSED, f"no space left for {store.root}: free some to go on")
-                    _await_room(store, key, orders)
+    failed: Exception | None = None
+    last: Report | None = None
+    while last is None:
+        try:
+            with store.claimed(key) as mine:
+                if not mine:
+                    last = Report(0, math.nan, names.ELSEWHERE)
                 elif failed:
-                    raise
+                    last = _failed(failed, key, store)
                 else:
-                    failed = error
+                    last = _settled(store, key) or (yield from _attempt(key, spec, orders, store))
+        except Exception as error:
+            if gpu_is_lost(error):  # for this process; the next one may have it back
+                raise OutOfReach(f"the GPU failed: {error}") from error
+            if disk_is_full(error):
+                yield Report(0, math.nan, names.PAUSED, f"no space left for {store.root}: free some to go on")
+                if not _await_room(store, key, orders):
+                    last = _stopped(0, math.nan)
+            elif failed is None:
+                failed = error
+            else:  # not even that can be written down
+                last = Report(0, math.nan, names.FAILED, _told(failed), kind_of(failed))
     yield last
 
 
-def mend(store: Store, key: str) -> None:
-    """Have the journal tell of the end that the result tells of: a process may have died between writing the two."""
-    result, path = store.result(key), store.trial(key) / names.JOURNAL_FILE
-    if result is not None and path.exists() and last_state(path) != result["state"]:
-        with Journal(path) as journal:
-            _tell_end(journal, result)
-
-
-def _tell_end(journal: Journal, result: Mapping[str, Any]) -> None:
-    seconds = {f"{names.SECONDS}{phase}": value for phase, value in result.get("seconds", {}).items()}
-    end = {name: result[name] for name in ("step", "state", "reason", "failure")}
-    journal.write(metrics=seconds, **end)
-
-
-def conclude(store: Store, key: str, state: str, reason: str, failure: str = "") -> Report:
-    """Record an end that the trial did not come to by itself, in its result and in its journal."""
-    folder = store.trial(key)
-    result = {"key": key, "state": state, "reason": reason, "failure": failure, "step": 0, "scores": {}}
-    write_json(folder / names.RESULT_FILE, result)
-    with Journal(folder / names.JOURNAL_FILE) as journal:
-        _tell_end(journal, result)
-    return Report(0, math.nan, state, reason, failure)
+def bury(store: Store, key: str, reason: str, failure: str) -> Report:
+    """What has become of a trial whose process died: it may have come to its end before that, else it failed so."""
+    with store.claimed(key) as mine:
+        if not mine:
+            return Report(0, math.nan, names.ELSEWHERE)
+        return _settled(store, key) or conclude(store, key, names.FAILED, reason, failure)
 
 
 def reopen(store: Store, key: str) -> bool:
     """Take away a trial's result, so that it is run again; False when some process runs it now."""
-    with store.claimed(key, patience=0) as mine:
+    with store.claimed(key, patience=0.5) as mine:
         if mine:
             (store.trial(key) / names.RESULT_FILE).unlink(missing_ok=True)
             with Journal(store.trial(key) / names.JOURNAL_FILE) as journal:
@@ -122,28 +105,66 @@ def reopen(store: Store, key: str) -> bool:
         return mine
 
 
+def mend(store: Store, key: str) -> None:
+    """Have the journal tell of the end that the result tells of: a process may have died between writing the two."""
+    result = store.result(key)
+    if result is not None and last_state(store.trial(key) / names.JOURNAL_FILE) != result["state"]:
+        with store.claimed(key, patience=0) as mine:
+            if mine:
+                _tell_end(store, key, result)
+
+
+def _settled(store: Store, key: str) -> Report | None:
+    """The end of a trial that another submit was faster to run."""
+    result = store.result(key)
+    if result is None or not settled(result):
+        return None
+    if last_state(store.trial(key) / names.JOURNAL_FILE) != result["state"]:
+        _tell_end(store, key, result)
+    return Report(result["step"], math.nan, result["state"], result["reason"], result["failure"])
+
+
+def _tell_end(store: Store, key: str, result: Mapping[str, Any]) -> None:
+    seconds = {f"{names.SECONDS}{phase}": value for phase, value in result.get("seconds", {}).items()}
+    end = {name: result[name] for name in ("step", "state", "reason", "failure")}
+    with Journal(store.trial(key) / names.JOURNAL_FILE) as journal:
+        journal.write(metrics={**result["scores"], **seconds}, **end)
+
+
+def conclude(store: Store, key: str, state: str, reason: str, failure: str = "", step: int = 0) -> Report:
+    """Record an end that the trial did not come to by itself, in its result and in its journal."""
+    result = {"key": key, "state": state, "reason": reason, "failure": failure, "step": step, "scores": {}}
+    write_json(store.trial(key) / names.RESULT_FILE, result)
+    _tell_end(store, key, result)
+    return Report(step, math.nan, state, reason, failure)
+
+
 def _failed(error: Exception, key: str, store: Store) -> Report:
     with (store.trial(key) / names.LOG_FILE).open("a") as log:
         log.write(redacted("".join(traceback.format_exception(error))))
-    return conclude(store, key, names.FAILED, redacted(f"{type(error).__name__}: {error}"), kind_of(error))
+    return conclude(store, key, names.FAILED, _told(error), kind_of(error))
 
 
-def _await_room(store: Store, key: str, orders: Orders) -> None:
-    """Return when the store's disk takes a file again as large as the trial's next checkpoint, or at a stop."""
-    folder = store.trial(key)
-    probe, checkpoint = folder / f"room.{os.getpid()}.part", folder / names.CHECKPOINT_FILE
+def _told(error: Exception) -> str:
+    return redacted(f"{type(error).__name__}: {error}")
+
+
+def _await_room(store: Store, key: str, orders: Orders) -> bool:
+    """True when the store's disk takes a file again as large as the trial's next checkpoint; False at a stop."""
+    probe, checkpoint = store.root / f"room.{key}.part", store.trial(key) / names.CHECKPOINT_FILE
     size = ROOM + (2 * checkpoint.stat().st_size if checkpoint.exists() else 0)
     while not store.stop_file(orders.sweep).exists():
         try:
             with probe.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, size)  # unlike a look at what is free, this minds quotas
-            return
+            return True
         except OSError as error:
             if not disk_is_full(error):
                 raise
         finally:
             probe.unlink(missing_ok=True)
         time.sleep(1.0)
+    return False
 
 
 def _attempt(key: str, spec: TrialSpec, orders: Orders, store: Store) -> Generator[Report, None, Report]:
@@ -151,16 +172,20 @@ def _attempt(key: str, spec: TrialSpec, orders: Orders, store: Store) -> Generat
 
     from trainers.trial import Saving, run
 
-    stop_file = store.stop_file(orders.sweep)
+    stop_file, prune_file = store.stop_file(orders.sweep), store.prune_file(key)
     if stop_file.exists():
         return _stopped(0, math.nan)
     torch.set_num_threads(orders.threads)
     folder = store.trial(key)
+    log = folder / names.LOG_FILE
     (folder / names.RESULT_FILE).unlink(missing_ok=True)
+    prune_file.unlink(missing_ok=True)
     write_json(folder / names.SPEC_FILE, spec.model_dump(mode="json"))
-    score = math.nan
-    pieces = _micro_batches(folder / names.JOURNAL_FILE, spec)
-    with Journal(folder / names.JOURNAL_FILE) as journal:
+    score, result = math.nan, None
+    with _log_to(log):
+        journal = _open_journal(folder)
+    with journal:
+        pieces = _micro_batches(folder / names.JOURNAL_FILE, spec)
         journal.write(state=names.RUNNING, pid=os.getpid(), host=platform.node(), micro_batches=pieces)
         trial = run(
             spec,
@@ -174,7 +199,7 @@ def _attempt(key: str, spec: TrialSpec, orders: Orders, store: Store) -> Generat
         with closing(trial) as events:
             while True:
                 try:
-                    with _log_to(folder / names.LOG_FILE):
+                    with _log_to(log):
                         event = next(events)
                 except StopIteration as end:
                     result = end.value
@@ -183,20 +208,38 @@ def _attempt(key: str, spec: TrialSpec, orders: Orders, store: Store) -> Generat
                     journal.sync()  # what a checkpoint has behind it must never be lost
                     continue
                 scores = _note(event, journal)
-                at_the_end = bool(scores) and event.step == spec.train.steps  # the result comes next
                 if scores:
                     journal.sync()  # before the result says that these are told
                     score = scores[spec.score.metric_names[0]]
-                if stop_file.exists() and not at_the_end:
+                    if event.step == spec.train.steps:
+                        continue  # the result comes next
+                    yield Report(event.step, score, names.RUNNING)
+                if stop_file.exists():
                     journal.sync()
                     events.close()
                     stopped = _stopped(event.step, score)
                     journal.write(state=stopped.state, reason=stopped.reason)
                     return stopped
-                if scores and not at_the_end:
-                    yield Report(event.step, score, names.RUNNING)
-        _tell_end(journal, asdict(result))
+                if prune_file.exists():
+                    break
+    if result is None:
+        prune_file.unlink()
+        return conclude(store, key, names.STOPPED, f"stopped early at step {event.step}", step=event.step)
+    _tell_end(store, key, asdict(result))
     return Report(result.step, score, result.state, result.reason, result.failure)
+
+
+def _open_journal(folder: Path) -> Journal:
+    """The trial's journal. Where lines of it are damaged, the trial starts again, to tell again what they told."""
+    journal = Journal(folder / names.JOURNAL_FILE)
+    if not journal.damaged:
+        return journal
+    with journal:
+        aside = folder / f"{names.JOURNAL_FILE}.bad"
+        (folder / names.JOURNAL_FILE).replace(aside)
+        (folder / names.CHECKPOINT_FILE).unlink(missing_ok=True)
+    logging.getLogger(__name__).warning("starting again, since the journal is damaged; set aside as %s", aside.name)
+    return Journal(folder / names.JOURNAL_FILE)
 
 
 def _micro_batches(journal: Path, spec: TrialSpec) -> int:
@@ -219,7 +262,8 @@ def _note(event: Event, journal: Journal) -> Mapping[str, float]:
             journal.write(step=event.step, sampled=[event.done, event.count])
         case Evaluation():
             bins = {f"{names.LOSS_BY_LOG_SNR}{centre:g}": v for centre, v in event.loss_by_log_snr.items()}
-            journal.write(step=event.step, metrics={**event.scores, **bins}, file=event.grid)
+            errors = {f"{names.JACKKNIFE}{score}": v for score, v in event.uncertainty.items()}
+            journal.write(step=event.step, metrics={**event.scores, **errors, **bins}, file=event.grid)
             return event.scores
     return {}
 
@@ -231,7 +275,7 @@ def _stopped(step: int, score: float) -> Report:
 @contextmanager
 def _log_to(path: Path) -> Iterator[None]:
     """Send what the trial prints and logs to its own file."""
-    with path.open("a", buffering=1) as file:
+    with path.open("a", buffering=1) as plain, Redacting(plain) as file:
         handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.getLogger().addHandler(handler)

@@ -200,7 +200,7 @@ def test_a_submit_at_work_takes_up_what_is_retried_from_another_terminal(sched_l
     (tmp_path / "sweep.yaml").write_text(text.replace("batch: 16,", "batch: 16, grad_clip: null,"))
     with driver(tmp_path, "--inline") as process:
         wait_for(lambda: "failed" in said(tmp_path, "state"))
-        assert "now, by the submit at work" in sched_lab("retry", "small", cwd=tmp_path).stdout
+        assert "by the submit at work" in sched_lab("retry", "small", cwd=tmp_path).stdout
         process.communicate(timeout=120)
     assert process.returncode == 1
     assert said(tmp_path, "state").count("failed") == 2

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from sched_lab import names
-from sched_lab.commands.answers import DONE, INTERRUPTED, SOME_FAILED, print_json, the_one, unknown
+from sched_lab.commands.answers import DONE, INTERRUPTED, OUT_OF_REACH, SOME_FAILED, print_json, the_one, unknown
 from sched_lab.options import json_option, store_option, tracking_option
 from sched_lab.redaction import redacted
 from sched_lab.store import Store
@@ -96,19 +96,28 @@ def submit(
     from sched_lab.submission import submit as run
 
     plan = planning.make(file, where)
-    states = run(plan, inline=inline, address=address, console=Console(file=sys.stderr, markup=False, emoji=False))
+    outcome = run(plan, inline=inline, address=address, console=Console(file=sys.stderr, markup=False, emoji=False))
+    states = outcome.states
     counts = Counter(states.values())
     failed = [trial for trial in plan.trials if states[trial.key] == names.FAILED]
+    interrupted = where.stop_file(plan.sweep.name).exists()
     if as_json:
         print_json({"sweep": plan.sweep.name, "states": dict(counts), "failed": [trial.key for trial in failed]})
     else:
-        _print_outcome(plan.sweep.name, plan.trials, counts, failed, where)
-    if where.stop_file(plan.sweep.name).exists():
-        sys.exit(INTERRUPTED)
-    sys.exit(SOME_FAILED if failed else DONE)
+        _print_outcome(plan.sweep.name, plan.trials, counts, failed, where, interrupted)
+    if outcome.undelivered:
+        safe = "the results are safe in the store; submit again to deliver them"
+        click.echo(redacted(f"error: {outcome.undelivered}: {safe}"), err=True)
+    code = INTERRUPTED if interrupted else OUT_OF_REACH if outcome.undelivered else SOME_FAILED if failed else DONE
+    if outcome.stuck:  # a thread inside MLflow's code would bring the interpreter down otherwise
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
-def _print_outcome(name: str, trials: Any, counts: Counter[str], failed: list[Any], store: Store) -> None:
+def _print_outcome(
+    name: str, trials: Any, counts: Counter[str], failed: list[Any], store: Store, interrupted: bool
+) -> None:
     from sched_lab.progress import label
 
     summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
@@ -118,7 +127,7 @@ def _print_outcome(name: str, trials: Any, counts: Counter[str], failed: list[An
         click.echo(f"  failed  {trial.key}  {label(trial)}: {result['failure']}: {result['reason']}", err=True)
     if failed:
         click.echo(f"  see     sched-lab logs {failed[0].key}", err=True)
-    if counts[names.STOPPED]:
+    if interrupted:
         click.echo("submit again to go on with what was stopped")
     if counts[names.FINISHED]:
         where = "" if store.root == Store.at().root else f" --store {shlex.quote(str(store.root))}"
@@ -181,6 +190,10 @@ def retry(sweep: str, keys: tuple[str, ...], kind: str | None, store: str | None
     if not reopened:
         return click.echo(f"{sweep}: no failed trial {'of those ' if meant or kind else ''}to run again")
     by = where.holder(sweep)
-    when = f"now, by the submit at work (process {by.get('pid')})" if by is not None else "when it is submitted again"
+    when = (
+        f"by the submit at work (process {by.get('pid')}), or the next one"
+        if by is not None
+        else "when the sweep is submitted again"
+    )
     many = "1 failed trial" if len(reopened) == 1 else f"{len(reopened)} failed trials"
     return click.echo(f"{sweep}: {many} will be run again {when}")
