@@ -24,6 +24,7 @@ PAUSED, ELSEWHERE, INTERRUPTED, MISSING = "paused", "elsewhere", "interrupted", 
 # Metrics beside the scores, which carry their detector's name: fid, fd_<detector>, kid_<detector>, …
 LOSS = "loss"
 LOSS_BY_LOG_SNR = "loss_by_log_snr/"  # + the centre of the bin
+JACKKNIFE = "jackknife/"  # + a score: its standard error within the run, at the last evaluation
 SECONDS = "seconds/"  # + prepare, train, sample, score, total
 IMAGES_PER_SECOND = "images_per_second"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,12 @@ def gaussian(count: int, d: int, seed: int, scale: float = 1.0) -> NDArray[np.fl
 
 def noise(count: int, seed: int = 0) -> Tensor:
     return torch.randint(256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def judged(
+    samples: Tensor, reference: Reference, metrics: Sequence[str], detector: NetworkDetector = DETECTOR
+) -> dict[str, float]:
+    return score(extract(samples.numpy(), detector), reference, detector.name, metrics)
 
 
 def distance(features: NDArray[np.float32], real: NDArray[np.float32]) -> float:
@@ -151,17 +158,17 @@ def test_features_do_not_depend_on_how_many_images_the_detector_sees_at_once() -
 def test_a_score_has_the_names_asked_for_in_their_order_and_repeats_itself() -> None:
     names = ("kid_plain", "recall_plain", "fd_plain", "precision_plain")
     reference = refer(extract(noise(50, 1).numpy(), DETECTOR))
-    first, again = (score(noise(40), reference, DETECTOR, names) for _ in range(2))
+    first, again = (judged(noise(40), reference, names) for _ in range(2))
     assert tuple(first) == names
     assert first == again
-    assert score(noise(40), reference, replace(DETECTOR, name="inception"), ("fid",)) == {"fid": first["fd_plain"]}
+    assert judged(noise(40), reference, ("fid",), replace(DETECTOR, name="inception")) == {"fid": first["fd_plain"]}
 
 
 def test_worse_samples_score_worse(tmp_path: Path) -> None:
     images = prepare(Shapes(count=200), 8, tmp_path)
     reference = refer(extract(images.pixels[:100], DETECTOR))
-    real = score(torch.from_numpy(np.array(images.pixels[100:])), reference, DETECTOR, ("fd_plain", "kid_plain"))
-    bad = score(noise(100), reference, DETECTOR, ("fd_plain", "kid_plain"))
+    real = judged(torch.from_numpy(np.array(images.pixels[100:])), reference, ("fd_plain", "kid_plain"))
+    bad = judged(noise(100), reference, ("fd_plain", "kid_plain"))
     assert bad["fd_plain"] > 5 * real["fd_plain"]
     assert bad["kid_plain"] > 5 * real["kid_plain"]
 
@@ -172,12 +179,12 @@ def test_worse_samples_score_worse(tmp_path: Path) -> None:
 def test_too_few_samples_are_refused(metric: str, count: int, least: int) -> None:
     reference = refer(extract(noise(50, 1).numpy(), DETECTOR))
     with pytest.raises(ValueError, match=f"{metric} needs at least {least} samples .* got {count} and 50"):
-        score(noise(count), reference, DETECTOR, (metric,))
+        judged(noise(count), reference, (metric,))
 
 
 def test_an_unknown_metric_is_refused() -> None:
     with pytest.raises(ValueError, match="no metric 'fd_other' on detector 'plain'; valid: fd, kid, precision, recall"):
-        score(noise(5), refer(gaussian(10, 9, 0)), DETECTOR, ("fd_other",))
+        judged(noise(5), refer(gaussian(10, 9, 0)), ("fd_other",))
 
 
 def _forbidden(pixels: Tensor) -> Tensor:
@@ -229,7 +236,7 @@ def test_the_frechet_distance_alone_imports_no_torch_fidelity() -> None:
         "import sys, torch; from trainers.scores import *; from trainers.detectors import NetworkDetector;"
         "d = NetworkDetector('x', '', lambda p: p.flatten(1), torch.device('cpu'));"
         "p = torch.arange(320, dtype=torch.uint8).reshape(20, 1, 4, 4);"
-        "score(p, refer(extract(p.numpy(), d)), d, ['fd_x']);"
+        "f = extract(p.numpy(), d); score(f, refer(f), 'x', ['fd_x']);"
         "print({'torch_fidelity', 'torchvision'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -67,13 +67,15 @@ class Evaluation:
 
     step: int
     scores: dict[str, float]
+    uncertainty: dict[str, float]
+    """Standard errors within the run of those scores that have one, at the last evaluation."""
     loss_by_log_snr: dict[float, float]
     grid: str  # the sample grid's file, relative to the trial's folder
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial came to; `scores` are those of the last evaluation, empty when there was none."""
+    """What a trial came to; `scores` and `uncertainty` are those of the last evaluation, empty when there was none."""
 
     key: str
     state: str  # FINISHED or FAILED
@@ -81,6 +83,7 @@ class TrialResult:
     failure: str = ""  # the kind, of `trainers.failures`, where the trial failed
     step: int = 0
     scores: dict[str, float] = field(default_factory=dict)
+    uncertainty: dict[str, float] = field(default_factory=dict)
     loss: float = float("nan")
     seconds: dict[str, float] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
@@ -147,7 +150,7 @@ def _run(
     clock["prepare"] += preparing["prepare"]
     every = spec.score.every or spec.train.steps
     report_every = max(1, spec.train.steps // 50)
-    final = Evaluation(0, {}, {}, "")
+    final = Evaluation(0, {}, {}, {}, "")
     saved = time.monotonic()
 
     def save_if_due() -> Iterator[Saving]:
@@ -167,10 +170,13 @@ def _run(
                 yield from save_if_due()
             samples: Tensor = yield from _timed_events(_draw(state, spec, images, on, pieces), clock, "sample")
             with timed(clock, "score"):
-                values = scores.score(samples, reference, detector, spec.score.metric_names, batch)
+                features = scores.extract(samples.numpy(), detector, batch=batch)
+                judged = features, reference, detector.name, spec.score.metric_names
+                values = scores.score(*judged)
+                uncertainty = scores.standard_errors(*judged) if until == spec.train.steps else {}
                 grid = f"{SAMPLES_FOLDER}/step-{until:06d}.png"
                 write_grid(samples, folder / grid)
-            final = Evaluation(until, values, state.loss_by_log_snr(), grid)
+            final = Evaluation(until, values, uncertainty, state.loss_by_log_snr(), grid)
             if until < spec.train.steps:  # the last one counts as done only with its result
                 state.mark_evaluated()
             yield final
@@ -186,7 +192,9 @@ def _run(
         outcome, why, failure = FINISHED, "", ""
     seconds = {**clock, "total": sum(clock.values())}
     about = environment(on) | ({"micro_batches": str(pieces)} if pieces > 1 else {})
-    result = TrialResult(key, outcome, why, failure, state.step, final.scores, state.loss, seconds, about)
+    result = TrialResult(
+        key, outcome, why, failure, state.step, final.scores, final.uncertainty, state.loss, seconds, about
+    )
     write_json(folder / RESULT_FILE, asdict(result))
     checkpoint.unlink(missing_ok=True)
     return result
