@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from sched_lab import names
 from sched_lab.store import OutOfReach, Store, locked
@@ -35,16 +38,38 @@ def leftovers(store: Store, cache: bool = False) -> list[Leftover]:
     return [Leftover(what, path, _size(path)) for what, path in found]
 
 
-def delete(store: Store, found: list[Leftover], cache: bool = False) -> list[Leftover]:
-    """Delete what was found and still can go; returns that."""
-    wanted = {each.path for each in found}
-    gone = [each for each in leftovers(store, cache) if each.path in wanted]  # some may have come into use meanwhile
-    for leftover in gone:
-        if leftover.path.is_dir():
-            shutil.rmtree(leftover.path)
-        else:
-            leftover.path.unlink(missing_ok=True)
-    return gone
+def delete(store: Store, found: list[Leftover]) -> list[Leftover]:
+    """Delete what was found and still can go; returns that. What comes into use meanwhile stays."""
+    return [leftover for leftover in found if _delete(store, leftover.path)]
+
+
+def _delete(store: Store, path: Path) -> bool:
+    with suppress(Timeout), _alone_with(store, path) as can_go:
+        if path in {each for _, each in can_go}:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+            return True
+    return False
+
+
+@contextmanager
+def _alone_with(store: Store, path: Path) -> Iterator[Iterable[tuple[str, Path]]]:
+    """What can go of the trial, sweep or cache entry that a path belongs to, while it is locked.
+
+    Raises Timeout for a cache entry that is being made. A sweep is looked at only: to hold it writes to the disk, which
+    may be full.
+    """
+    kind, name, *_ = path.relative_to(store.root).parts
+    if kind == "trials":
+        with store.claimed(name, patience=0) as mine:
+            yield _of_trial(store, path.parent) if mine else ()
+    elif kind == "sweeps":
+        yield _of_sweep(path.parent) if store.holder(name) is None else ()
+    else:  # whoever reads a finished entry takes no lock
+        with FileLock(_lock_of(path), timeout=0):
+            yield _of_entry(path, all_of_it=not _users(store))
 
 
 def _users(store: Store) -> list[str]:
@@ -57,38 +82,52 @@ def _users(store: Store) -> list[str]:
 
 def _of_trials(store: Store) -> Iterator[tuple[str, Path]]:
     for folder in _folders(store.root / "trials"):
-        if store.busy(folder.name):
-            continue
-        state = (store.result(folder.name) or {}).get("state")
-        for file in _files(folder):
-            if file.name == _CHECKPOINT and state == names.FINISHED:
-                yield "checkpoint of a finished trial", file
-            elif file.suffix == ".bad" and state is not None:
-                yield "damaged checkpoint", file
-            elif _is_abandoned(file):
-                yield "unfinished file", file
+        if not store.busy(folder.name):
+            yield from _of_trial(store, folder)
+
+
+def _of_trial(store: Store, folder: Path) -> Iterator[tuple[str, Path]]:
+    state = (store.result(folder.name) or {}).get("state")
+    for file in _files(folder):
+        if file.name == _CHECKPOINT and state == names.FINISHED:
+            yield "checkpoint of a finished trial", file
+        elif file.suffix == ".bad" and state is not None:
+            yield "damaged checkpoint", file
+        elif _is_abandoned(file):
+            yield "unfinished file", file
 
 
 def _of_sweeps(store: Store) -> Iterator[tuple[str, Path]]:
     for folder in _folders(store.root / "sweeps"):
-        if store.holder(folder.name) is not None:
-            continue
-        for file in _files(folder):
-            if file.name == "stop":
-                yield "stop file that nobody reads", file
-            elif _is_abandoned(file):
-                yield "unfinished file", file
+        if store.holder(folder.name) is None:
+            yield from _of_sweep(folder)
+
+
+def _of_sweep(folder: Path) -> Iterator[tuple[str, Path]]:
+    for file in _files(folder):
+        if file.name == "stop":
+            yield "stop file that nobody reads", file
+        elif _is_abandoned(file):
+            yield "unfinished file", file
 
 
 def _of_cache(store: Store, all_of_it: bool) -> Iterator[tuple[str, Path]]:
     for kind in _folders(store.cache):
         for entry in _folders(kind):
-            if locked(entry.with_name(f"{entry.name.removesuffix('.partial')}.lock")):
-                continue
-            if entry.suffix == ".partial":
-                yield "unfinished cache", entry
-            elif all_of_it:
-                yield f"cache: {kind.name}", entry
+            if not locked(_lock_of(entry)):
+                yield from _of_entry(entry, all_of_it)
+
+
+def _of_entry(entry: Path, all_of_it: bool) -> Iterator[tuple[str, Path]]:
+    if entry.suffix == ".partial":
+        yield "unfinished cache", entry
+    elif all_of_it:
+        yield f"cache: {entry.parent.name}", entry
+
+
+def _lock_of(entry: Path) -> Path:
+    """What trainers.caching locks while it makes an entry."""
+    return entry.with_name(f"{entry.name.removesuffix('.partial')}.lock")
 
 
 def _is_abandoned(file: Path) -> bool:

@@ -7,6 +7,7 @@ TRIAL_KEY = "sched_lab.trial_key"
 SWEEP = "sched_lab.sweep"
 STATE = "sched_lab.state"
 REASON = "sched_lab.reason"
+STORE = "sched_lab.store"  # the store that writes the run: what its STORE_FILE holds
 FAILURE = "sched_lab.failure"  # the kind of failure: one of trainers.failures.KINDS
 ROLE = "sched_lab.role"  # `sweep` on the parent run, `trial` on its children
 PARENT = "mlflow.parentRunId"
@@ -27,6 +28,8 @@ LOSS_BY_LOG_SNR = "loss_by_log_snr/"  # + the centre of the bin
 JACKKNIFE = "jackknife/"  # + a score: its standard error within the run, at the last evaluation
 SECONDS = "seconds/"  # + prepare, train, sample, score, total
 IMAGES_PER_SECOND = "images_per_second"
+
+STORE_FILE = "store.id"  # in the root folder of a store
 
 # Artifacts of a trial's run, and files of its folder.
 SPEC_FILE = "spec.json"

@@ -119,7 +119,7 @@ class _UntilStopped(_Unsaved, tune.Stopper):
         return self._listener.stopping()
 
 
-class _AmongAlike(tune.schedulers.TrialScheduler):
+class _AmongAlike(_Unsaved, tune.schedulers.TrialScheduler):
     """Early stopping that compares a trial only with those whose scores compare: same size, images, metric, samples."""
 
     def __init__(self, trials: Collection[Trial], kind: str, listener: Listener) -> None:

@@ -30,6 +30,7 @@ from trainers.failures import LOST_PROCESS, OUT_OF_MEMORY, disk_is_full
 
 EXIT_OUT_OF_REACH = 3
 PATIENCE = 30.0  # seconds in which MLflow must take a further trial's results
+MANY = 20  # results whose delivery takes long enough to say so
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,8 @@ class _Following:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if self._courier.waiting > MANY:
+            self._console.print(f"delivering {self._courier.waiting} results to MLflow …", highlight=False)
         delivered = self._courier.drain(PATIENCE if kind is None else 2.0)
         worst = [state for state in (names.FAILED, names.STOPPED) if state in self.states.values()]
         try:
@@ -196,7 +199,7 @@ class _Following:
 
     def _trouble(self) -> Iterator[str]:
         if self._courier.error:
-            yield f"MLflow: {self._courier.error}"
+            yield f"MLflow: {self._courier.error}; {self._courier.waiting} ended trials are still to be delivered"
         if self._queue.elsewhere:
             yield f"{len(self._queue.elsewhere)} of the trials are run by another submit"
         yield from sorted(set(self._paused.values()))

@@ -7,23 +7,30 @@ next: a point with the same time, step and value is one point to MLflow, and a s
 
 from __future__ import annotations
 
+import io
 import json
-import math
 import os
+import secrets
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
 
 from sched_lab import names
 from sched_lab.grid import Trial
 from sched_lab.journal import identity, read
-from sched_lab.mlflow_client import connect, insist, reaching
+from sched_lab.mlflow_client import connect, insist, reaching, without_collection
 from sched_lab.plots import schedule_figure
 from sched_lab.redaction import redacted
-from sched_lab.store import Store
+from sched_lab.store import Store, read_json
+from trainers.files import replacing
+from trainers.schedules import Schedule
 from trainers.spec import TrialSpec
 
 if TYPE_CHECKING:
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
 
 DELIVERED = "sched_lab.delivered"  # identity of the journal, and the byte up to which the run has it
 LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG = 250, 6000, 5000  # characters that every database of MLflow's takes
+PAGE = 1000  # runs a search: a loaded server still answers within the time that a request may take
 LONGEST_LOG = 2**20  # bytes, the last of a trial's log, that its run keeps
 MLFLOW_STATUS = {
     names.FINISHED: "FINISHED",
@@ -99,18 +107,16 @@ def _delivered(run: Run) -> tuple[str, int]:
     return journal, int(end or 0)
 
 
-def _progress(run: Run) -> tuple[int, int, str]:
-    """Sorts the runs of one trial by how far they have come."""
-    return _delivered(run)[1], len(run.data.tags), run.info.run_id
-
-
 class Tracker:
     """The MLflow experiment of one sweep, whose only writer this is."""
 
     def __init__(self, store: Store, sweep: str) -> None:
         """Raises OutOfReach."""
         self._store, self._sweep = store, sweep
+        self._store_id = _identity(store)
         self._client = connect(store.tracking_uri)
+        self._parent = ""
+        self._runs: dict[str, _Run] = {}
         with reaching(store.tracking_uri):
             self._experiment = insist(self._open_experiment)
             insist(self._take_up)
@@ -126,22 +132,37 @@ class Tracker:
         tags = {names.EXPERIMENT_KIND: "custom_model_development"}
         return str(self._client.create_experiment(self._sweep, location, tags))
 
-    def _take_up(self) -> None:
+    def _take_up(self, among: str = "") -> None:
         """Learn which runs there are. Of two for one trial, left by a creation whose answer was lost, keep one."""
-        kept: dict[str, Run] = {}
-        for run in self._search(f"tags.`{names.ROLE}` != ''"):
-            key = run.data.tags.get(names.TRIAL_KEY, "")  # the sweep's own run has none
-            *behind, kept[key] = sorted([run, *filter(None, [kept.get(key)])], key=_progress)
-            for extra in behind:
-                self._client.delete_run(extra.info.run_id)
-        parent = kept.pop("", None)
-        self._parent = parent.info.run_id if parent else ""
-        self._runs = {key: _Run.found(run) for key, run in kept.items()}
+        with without_collection():
+            found = [
+                (self._rank(run), run.data.tags.get(names.TRIAL_KEY, ""), _Run.found(run))
+                for run in self._search(f"tags.`{names.ROLE}` != ''{among}")
+                if self._may_write(run)
+            ]
+        for (ours, *_), key, run in sorted(found, reverse=True):
+            if key:
+                kept = self._runs.setdefault(key, run).id
+            else:  # the sweep's own run
+                kept = self._parent = self._parent or run.id
+            if ours and run.id != kept:
+                self._client.delete_run(run.id)
+
+    def _may_write(self, run: Run) -> bool:
+        """Whether no other store is at work on the run. Where one was and has died, only that one ends its run."""
+        return self._is_ours(run) or run.data.tags.get(names.STATE) != names.RUNNING
+
+    def _is_ours(self, run: Run) -> bool:
+        return run.data.tags.get(names.STORE, self._store_id) == self._store_id
+
+    def _rank(self, run: Run) -> tuple[bool, int, int, str]:
+        """Sorts the runs of one trial: those that this store wrote last, by how far they have come."""
+        return self._is_ours(run), _delivered(run)[1], len(run.data.tags), run.info.run_id
 
     def _search(self, filter_string: str) -> Iterable[Run]:
         token = None
         while True:
-            page = self._client.search_runs([self._experiment], filter_string, max_results=5000, page_token=token)
+            page = self._client.search_runs([self._experiment], filter_string, max_results=PAGE, page_token=token)
             yield from page
             token = page.token
             if not token:
@@ -156,7 +177,7 @@ class Tracker:
         if not self._parent:
             self._take_up()  # an earlier creation may have come through
         if not self._parent:
-            tags = {names.ROLE: names.ROLE_SWEEP, names.SWEEP: self._sweep}
+            tags = {names.ROLE: names.ROLE_SWEEP, names.SWEEP: self._sweep, names.STORE: self._store_id}
             self._parent = self._client.create_run(self._experiment, tags=tags, run_name=self._sweep).info.run_id
         self._client.set_tag(self._parent, names.RANKED_BY, ranked_by)
         self._client.set_tag(self._parent, "mlflow.note.content", _storable(description))
@@ -170,13 +191,22 @@ class Tracker:
             insist(lambda: self._close(state))
 
     def _close(self, state: str) -> None:
-        self._take_up()
+        self._take_up(" and attributes.status = 'RUNNING'")
         for key, run in self._runs.items():
-            if not run.complete and not self._store.busy(key):
-                gone = {"state": names.STOPPED, "reason": "its process has gone; submit again to go on"}
-                self._tell_state(run, [self._store.result(key) or gone])
+            if not run.complete and not self._store.busy(key) and not self._delivered_after_all(key):
+                self._tell(run, [{"state": names.STOPPED, "reason": "its process has gone; submit again to go on"}], {})
         self._client.set_tag(self._parent, names.STATE, state)
         self._client.set_terminated(self._parent, MLFLOW_STATUS[state])
+
+    def _delivered_after_all(self, key: str) -> bool:
+        """Whether the trial has come to its end, and its run now has that: its cell was taken out of the sweep."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            spec = TrialSpec.model_validate(read_json(self._store.trial(key) / names.SPEC_FILE))
+            return self.deliver(Trial(key, spec, {}))
+        except (ValueError, MlflowException):  # no trial keeps the sweep from its end
+            return False
 
     def deliver(self, trial: Trial) -> bool:
         """Send what the trial's journal holds beyond what its run has; creates the run when there is none.
@@ -203,14 +233,10 @@ class Tracker:
             if picture.exists():
                 self._client.log_artifact(run.id, str(picture), names.SAMPLES_FOLDER)
         said = [event for event in events if "state" in event]
-        if said:
-            if said[-1]["state"] != names.RUNNING:
-                self._describe(run.id, trial)
-            self._tell_state(run, said)
-        self._client.set_tag(run.id, DELIVERED, f"{journal}:{end}")
+        if said and said[-1]["state"] != names.RUNNING:
+            self._describe(run.id, trial)
+        self._tell(run, said, {names.STORE: self._store_id, DELIVERED: f"{journal}:{end}"})
         run.journal, run.end = journal, end
-        if said:
-            run.state = said[-1]["state"]
         if run.complete:  # where the trial goes on, its steps are asked for again
             run.fresh, run.told = False, {}
         return run.complete
@@ -230,8 +256,8 @@ class Tracker:
                     points.setdefault((name, step), Metric(name, value, event["time_ms"], step))
         return points
 
-    def _tell_state(self, run: _Run, said: Sequence[Mapping[str, Any]]) -> None:
-        """Bring the run's state up to the last of these events."""
+    def _tell(self, run: _Run, said: Sequence[Mapping[str, Any]], last: Mapping[str, str]) -> None:
+        """Bring the run's state up to the last of these events, if there are any; then set the tags in `last`."""
         from mlflow.entities import RunTag
 
         state, tags = run.state, {}
@@ -239,23 +265,26 @@ class Tracker:
             if "reason" in event or event["state"] != state:  # an attempt keeps the reason of the retry that it is
                 tags[names.REASON] = _storable(event.get("reason", ""))
             state = event["state"]
-        tags[names.STATE] = state
-        tags[names.FAILURE] = said[-1].get("failure", "") if state == names.FAILED else ""
-        self._client.log_batch(run.id, tags=[RunTag(name, value) for name, value in tags.items()])
-        if state == names.RUNNING:
-            self._client.update_run(run.id, MLFLOW_STATUS[state])
-        else:
-            self._client.set_terminated(run.id, MLFLOW_STATUS[state], end_time=said[-1].get("time_ms"))
+        if said:
+            tags[names.STATE] = state
+            tags[names.FAILURE] = said[-1].get("failure", "") if state == names.FAILED else ""
+            if state == names.RUNNING:
+                self._client.update_run(run.id, MLFLOW_STATUS[state])
+            else:
+                self._client.set_terminated(run.id, MLFLOW_STATUS[state], end_time=said[-1].get("time_ms"))
+        self._client.log_batch(run.id, tags=[RunTag(name, value) for name, value in {**tags, **last}.items()])
+        run.state = state
 
     def _begin(self, trial: Trial, start_ms: int) -> _Run:
         """Create the trial's run, unless an earlier creation has come through whose answer was lost."""
-        found = list(self._search(f"tags.`{names.TRIAL_KEY}` = '{trial.key}'"))
-        if found:
-            return _Run.found(max(found, key=_progress))
+        found = filter(self._may_write, self._search(f"tags.`{names.TRIAL_KEY}` = '{trial.key}'"))
+        if known := max(found, key=self._rank, default=None):
+            return _Run.found(known)
         tags = {
             names.ROLE: names.ROLE_TRIAL,
             names.TRIAL_KEY: trial.key,
             names.SWEEP: self._sweep,
+            names.STORE: self._store_id,
             names.STATE: names.RUNNING,
             names.PARENT: self._parent,
         }
@@ -263,13 +292,37 @@ class Tracker:
 
     def _describe(self, run_id: str, trial: Trial) -> None:
         """The artifacts of a trial that has ended: its spec, what it ran on, its schedule, its log."""
-        self._client.log_dict(run_id, trial.spec.model_dump(mode="json"), names.SPEC_FILE)
-        result = self._store.result(trial.key) or {}
-        self._client.log_dict(run_id, result.get("environment", {}), names.ENVIRONMENT_FILE)
-        self._client.log_figure(run_id, schedule_figure(trial.spec.noise_schedule, trial.spec.b), names.SCHEDULE_FILE)
-        log = _tail(self._store.trial(trial.key) / names.LOG_FILE)
-        if log:
-            self._client.log_text(run_id, log, names.LOG_FILE)
+        environment = (self._store.result(trial.key) or {}).get("environment", {})
+        files = {
+            names.SPEC_FILE: trial.spec.model_dump_json(indent=1).encode(),
+            names.ENVIRONMENT_FILE: json.dumps(environment, indent=1).encode(),
+            names.SCHEDULE_FILE: _schedule_png(trial.spec.noise_schedule, trial.spec.b),
+            names.LOG_FILE: _tail(self._store.trial(trial.key) / names.LOG_FILE).encode(),
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                if content:
+                    Path(folder, name).write_bytes(content)
+            self._client.log_artifacts(run_id, folder)
+
+
+def _identity(store: Store) -> str:
+    """The name that a store was given when it was first used: random, so that no two have the same."""
+    file = store.root / names.STORE_FILE
+    store.root.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            with replacing(file) as part:
+                part.write_text(secrets.token_hex(8))
+        return file.read_text()
+
+
+@lru_cache(maxsize=128)
+def _schedule_png(schedule: Schedule, b: float) -> bytes:
+    """The picture of a schedule: drawing it takes longer than all else in a delivery."""
+    picture = io.BytesIO()
+    schedule_figure(schedule, b).savefig(picture)
+    return picture.getvalue()
 
 
 def _params(spec: TrialSpec) -> list[Param]:
@@ -304,8 +357,8 @@ class Courier(threading.Thread):
         self._tracker, self._period = tracker, period
         self._followed: dict[str, tuple[Trial, bool]] = {}
         self._lock = threading.Lock()
-        self._finish = threading.Event()
-        self._deadline = math.inf
+        self._finish, self._give_up = threading.Event(), threading.Event()
+        self._moved = time.monotonic()  # when something was last delivered
         self.error = ""
         """Which trial could not be delivered in the last round, and why; empty when all could."""
 
@@ -317,39 +370,51 @@ class Courier(threading.Thread):
         with self._lock:
             self._followed[trial.key] = trial, running
 
+    @property
+    def waiting(self) -> int:
+        """How many trials that no longer run have a last word that is still to be delivered."""
+        with self._lock:
+            return sum(not running for _, running in self._followed.values())
+
     def run(self) -> None:
         while not self._finish.wait(self._period):
             self._round()
-        self._round()
-        while self.error and time.monotonic() < self._deadline:
-            time.sleep(self._period)
-            self._round()
+        self._round(last=True)
+        while self.error and not self._give_up.wait(self._period):
+            self._round(last=True)
 
-    def _round(self) -> None:
+    def _round(self, last: bool = False) -> None:
         with self._lock:
-            followed, self._followed = self._followed, {}
+            followed = self._followed.copy()
         errors = []
         for key, (trial, running) in followed.items():
             try:
-                if time.monotonic() > self._deadline:
+                if self._give_up.is_set():
                     raise TimeoutError("not delivered in time")
-                if self._tracker.deliver(trial) and not running:
-                    continue
+                complete = self._tracker.deliver(trial)
             except Exception as error:  # whatever a server or an artifact store raises: the others go on
                 errors.append(redacted(f"trial {key}: {error}".partition("\n")[0]))
+                continue
+            self._moved = time.monotonic()
             with self._lock:
-                self._followed.setdefault(key, (trial, running))
+                if (last or (complete and not running)) and self._followed[key] is followed[key]:  # not followed anew
+                    del self._followed[key]
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         self.error = errors[0] + more if errors else ""
 
     def drain(self, patience: float) -> bool:
-        """Deliver what is left; False when the server did not take it within `patience` seconds.
+        """Deliver what is left; False when the server took no further trial's journal within `patience` seconds.
 
-        A request may still be under way then, in a thread that ends with the process.
+        The thread then begins no other delivery. It is alive as long as a request is under way.
         """
-        self._deadline = time.monotonic() + patience
+        self._moved = time.monotonic()
         self._finish.set()
-        self.join(patience)
+        try:
+            while self.is_alive() and (left := self._moved + patience - time.monotonic()) > 0:
+                self.join(left)
+        finally:
+            self._give_up.set()
+        self.join(0.5)  # where no request is under way, it ends at once
         if self.is_alive() and not self.error:
             self.error = f"no answer within {patience:g} seconds"
         return not self.error

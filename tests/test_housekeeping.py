@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from filelock import FileLock
 
 from sched_lab import names
 from sched_lab.housekeeping import delete, leftovers
-from sched_lab.store import OutOfReach, Store
+from sched_lab.store import OutOfReach, Store, locked
 from tests.conftest import Command
 from trainers.files import write_json
 from trainers.trial import CHECKPOINT_FILE
@@ -94,8 +96,10 @@ def test_the_cache_goes_only_when_asked_for_and_only_when_nobody_uses_the_store(
         leftovers(store, cache=True)
     listed = [each for each in leftovers(store, cache=True) if each.what.startswith("cache")]
     assert [each.size for each in listed] == [1000, 24]
-    delete(store, listed, cache=True)
-    assert list(store.cache.glob("*/*")) == []
+    with store.held("small"):
+        assert delete(store, listed) == []
+    assert delete(store, listed) == listed
+    assert [path.suffix for path in store.cache.glob("*/*")] == [".lock"] * 2
 
 
 def test_a_cache_entry_that_was_never_completed_goes_unless_it_is_being_made(store: Store) -> None:
@@ -103,6 +107,37 @@ def test_a_cache_entry_that_was_never_completed_goes_unless_it_is_being_made(sto
     with FileLock(store.cache / "data/abc.lock"):
         assert found(store) == set()
     assert found(store) == {"cache/data/abc.partial"}
+
+
+def test_nobody_can_take_up_what_is_being_deleted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial(store, "a", names.FINISHED)
+    written(store.cache / "data/abc.partial/pixels.npy")
+    locks = {"trials": lambda: store.busy("a"), "cache": lambda: locked(store.cache / "data/abc.lock")}
+    seen = []
+
+    def watch(owner: object, name: str) -> None:
+        remove = getattr(owner, name)
+
+        def watched(path: Path) -> None:
+            kind = path.relative_to(store.root).parts[0]
+            seen.append((kind, locks[kind]()))
+            remove(path)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    listed = leftovers(store)
+    watch(shutil, "rmtree")
+    watch(Path, "unlink")
+    assert delete(store, listed) == listed
+    assert Counter(seen) == {("trials", True): 3, ("cache", True): 1}
+
+
+def test_a_stop_that_is_asked_for_after_the_listing_stays(store: Store) -> None:
+    written(store.stop_file("small"))
+    listed = leftovers(store)
+    with store.held("small"):
+        assert delete(store, listed) == []
+    assert delete(store, listed) == listed
 
 
 def test_links_out_of_the_store_are_never_followed(store: Store, tmp_path: Path) -> None:
@@ -118,7 +153,7 @@ def test_links_out_of_the_store_are_never_followed(store: Store, tmp_path: Path)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(outside, target_is_directory=True)
     before = sorted(outside.iterdir())
-    delete(store, leftovers(store, cache=True), cache=True)
+    delete(store, leftovers(store, cache=True))
     assert sorted(outside.iterdir()) == before
     assert not (store.cache / "data/abc").exists()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,11 +23,13 @@ from trainers.scores import (
     Reference,
     extract,
     frechet_distance,
+    jackknife,
     kernel_distance,
     load_reference,
     precision_recall,
     refer,
     score,
+    standard_errors,
     statistics,
 )
 from trainers.sources import Shapes
@@ -105,6 +109,57 @@ def test_the_distance_differs_from_known_bad_ways_to_work_it_out() -> None:
     in_float32 = frechet_distance(mean, second_moment.astype(np.float64), reference)
     assert abs(over_n - right) > 1e-3
     assert abs(in_float32 - right) > 1e-3
+
+
+@pytest.mark.parametrize(("count", "d"), [(103, 5), (60, 40)])  # the last: no remainder has full rank
+def test_the_jackknife_is_that_of_the_distances_worked_out_anew_without_each_group(count: int, d: int) -> None:
+    features, reference = gaussian(count, d, 0) + np.float32(50), refer(gaussian(300, d, 1))
+    groups = np.arange(count) % 20
+    left = [frechet_distance(*statistics(features[groups != g]), reference) for g in range(20)]
+    assert jackknife(features, reference) == pytest.approx(math.sqrt(19 / 20 * np.sum((left - np.mean(left)) ** 2)))
+
+
+@pytest.mark.parametrize(("count", "d", "wide"), [(1000, 16, 1.2), (1000, 64, 1.2), (200, 64, 1.7), (40, 16, 1.7)])
+def test_the_jackknifes_error_is_how_far_fresh_samples_lie_apart_or_more_when_few(
+    count: int, d: int, wide: float
+) -> None:
+    reference = refer(gaussian(5000, d, 1, scale=1.2))
+    draws = [gaussian(count, d, seed) + np.float32(0.1 * (1 - seed)) for seed in range(2, 152)]
+    distances = np.array([frechet_distance(*statistics(each), reference) for each in draws])
+    errors = np.array([jackknife(each, reference) for each in draws[:60]])
+    assert 0.85 < errors.mean() / distances.std(ddof=1) < wide
+    assert np.mean(np.abs(distances[:60] - distances.mean()) <= 2.093 * errors) > 0.9  # t(0.975, 19)
+
+
+def test_a_bootstrap_over_samples_would_give_intervals_that_miss() -> None:
+    reference, random = refer(gaussian(5000, 64, 1, scale=1.2)), np.random.default_rng(0)
+    draws = [gaussian(1000, 64, seed) + np.float32(0.1 * (1 - seed)) for seed in range(2, 22)]
+    expected = np.mean([frechet_distance(*statistics(each), reference) for each in draws])
+    hits = 0
+    for each in draws[:5]:
+        again = [frechet_distance(*statistics(random.choice(each, 1000)), reference) for _ in range(100)]
+        low, high = np.quantile(again, [0.025, 0.975])
+        hits += low <= expected <= high
+    assert hits == 0
+
+
+def test_standard_errors_are_of_frechet_distances_and_of_enough_samples() -> None:
+    features, reference = gaussian(40, 4, 0), refer(gaussian(50, 4, 1))
+    of_all = standard_errors(features, reference, "plain", ("kid_plain", "fd_plain", "recall_plain"))
+    assert of_all == {"fd_plain": jackknife(features, reference)}
+    assert standard_errors(features, reference, "inception", ("fid",)) == {"fid": of_all["fd_plain"]}
+    assert standard_errors(features[:39], reference, "plain", ("fd_plain",)) == {}
+
+
+def test_a_trial_tells_its_standard_error_with_its_last_scores_alone(small_lab: Path) -> None:
+    for folder in (small_lab / "lab" / "trials").iterdir():
+        events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+        scored = {e["step"]: e["metrics"] for e in events if "fd_classifier" in e.get("metrics", {})}
+        assert ["jackknife/fd_classifier" in metrics for metrics in scored.values()] == [False, True]
+        result = json.loads((folder / "result.json").read_text())
+        assert list(result["scores"]) == ["fd_classifier"]
+        assert result["uncertainty"] == {"fd_classifier": scored[20]["jackknife/fd_classifier"]}
+        assert 0 < result["uncertainty"]["fd_classifier"] < result["scores"]["fd_classifier"]
 
 
 def test_statistics_are_numpys_however_many_features_there_are() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import random
 import shutil
@@ -22,10 +23,13 @@ from sched_lab import names
 from sched_lab.grid import Trial
 from sched_lab.journal import Journal, read
 from sched_lab.mlflow_client import connect
+from sched_lab.plots import schedule_figure
 from sched_lab.store import OutOfReach, Store
 from sched_lab.tracking import DELIVERED, Courier, Tracker
 from sched_lab.worker import conclude
 from tests.servers import MlflowServer, free_port, mlflow_server, postgres_server
+from trainers.files import write_json
+from trainers.schedules import Schedule
 from trainers.spec import TrialSpec
 
 SWEEP = "tracked"
@@ -150,6 +154,7 @@ def test_a_run_whose_process_was_killed_is_brought_to_an_end_unless_another_runs
         write_steps(store, range(1, 3), key)
         tracker.deliver(trial(key))
     conclude(store, "b", names.FAILED, "no", "bug")
+    write_json(store.trial("b") / names.SPEC_FILE, SPEC.model_dump(mode="json"))
     with store.claimed("c"):
         tracker.close(names.STOPPED)
     found = {run.data.tags[names.TRIAL_KEY]: run for run in runs(store)}
@@ -163,6 +168,101 @@ def test_a_run_whose_process_was_killed_is_brought_to_an_end_unless_another_runs
     write_steps(store, range(1, 5), state=names.FINISHED, reason="")  # the next submit goes on
     assert opened(store).deliver(trial())
     assert {run.data.tags[names.TRIAL_KEY]: run.info.status for run in runs(store)}["a"] == "FINISHED"
+
+
+def test_what_a_trial_came_to_is_told_with_its_scores_or_not_at_all(store: Store) -> None:
+    """The cells of two trials are taken out of a sweep whose driver was killed before their ends were delivered."""
+    tracker = opened(store)
+    for key in "ab":
+        write_steps(store, range(1, 3), key)
+        tracker.deliver(trial(key))
+        write_steps(store, range(3, 5), key, state=names.FINISHED, reason="")
+        result = {"key": key, "state": names.FINISHED, "reason": "", "failure": "", "step": 4, "scores": {}}
+        write_json(store.trial(key) / names.RESULT_FILE, result)
+    write_json(store.trial("a") / names.SPEC_FILE, SPEC.model_dump(mode="json"))  # b has lost its own
+    opened(store).close(names.FINISHED)
+    assert {run.data.tags[names.TRIAL_KEY]: run.info.status for run in runs(store)} == {"a": "FINISHED", "b": "KILLED"}
+    assert points(store) == once("a", range(1, 5)) + once("b", range(1, 3))
+
+
+def test_two_stores_with_one_server_leave_each_others_runs_alone(store: Store, tmp_path: Path) -> None:
+    theirs = Store.at(tmp_path / "theirs", store.tracking_uri)
+    trackers = {store: opened(store), theirs: opened(theirs)}
+    for where, tracker in trackers.items():  # both have begun the same trial
+        write_steps(where, range(1, 3))
+        tracker.deliver(trial())
+    with theirs.claimed("a"):
+        Tracker(store, SWEEP).close(names.STOPPED)
+        assert sorted(run.info.status for run in runs(store)) == ["KILLED", "RUNNING"]
+        write_steps(theirs, range(3, 5), state=names.FINISHED, reason="")
+    assert trackers[theirs].deliver(trial())
+    Tracker(store, SWEEP)
+    assert sorted(run.info.status for run in runs(store)) == ["FINISHED", "KILLED"]
+    assert points(store) == once("a", range(1, 3)) + once("a", range(1, 5))
+    assert len({run.data.tags[names.STORE] for run in runs(store)}) == 2
+
+
+def test_a_store_goes_on_with_the_run_of_another_that_has_ended_and_says_so(store: Store, tmp_path: Path) -> None:
+    write_steps(store, range(1, 3), state=names.STOPPED, reason="")
+    opened(store).deliver(trial())
+    (before,) = runs(store)
+    theirs = Store.at(tmp_path / "theirs", store.tracking_uri)
+    write_steps(theirs, range(1, 5))
+    opened(theirs).deliver(trial())
+    (run,) = runs(store)
+    assert run.info.run_id == before.info.run_id
+    assert run.data.tags[names.STORE] != before.data.tags[names.STORE]
+    assert points(store) == once("a", range(1, 5))
+    opened(store).close(names.STOPPED)
+    assert runs(store)[0].info.status == "RUNNING"
+
+
+def test_opening_reads_in_pages_without_looking_for_garbage_and_closing_reads_no_ended_run(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sched_lab.tracking.PAGE", 2)
+    tracker = opened(store)
+    for key in "abcd":
+        write_steps(store, range(1, 3), key, state=names.FINISHED, reason="")
+        tracker.deliver(trial(key))
+    collecting, read_runs = [], []
+    search = type(tracker._client).search_runs
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        page = search(*arguments, **named)
+        collecting.append(gc.isenabled())
+        read_runs.extend(page)
+        return page
+
+    monkeypatch.setattr(type(tracker._client), "search_runs", watched)
+    tracker = opened(store)
+    assert collecting == [False] * 3
+    assert gc.isenabled()
+    assert all(map(tracker.deliver, map(trial, "abcd")))
+    assert len(read_runs) == 5
+    tracker.close(names.FINISHED)
+    assert len(read_runs) == 6  # the sweep's own
+
+
+def test_the_picture_of_a_schedule_is_drawn_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def draw(schedule: Schedule, b: float) -> Any:
+        drawn.append((schedule, b))
+        return schedule_figure(schedule, b)
+
+    monkeypatch.setattr("sched_lab.tracking.schedule_figure", draw)
+    tracker = opened(store)
+    scales = {"a": 0.31, "b": 0.31, "c": 0.32}
+    for key, b in scales.items():
+        write_steps(store, range(1, 2), key, state=names.FINISHED, reason="")
+        assert tracker.deliver(trial(key, SPEC.model_copy(update={"b": b})))
+    assert [b for _, b in drawn] == [0.31, 0.32]
+    client = connect(store.tracking_uri)
+    for run in runs(store):
+        files = {item.path: item.file_size for item in client.list_artifacts(run.info.run_id)}
+        assert files.keys() == {names.SPEC_FILE, names.ENVIRONMENT_FILE, names.SCHEDULE_FILE}
+        assert files[names.SCHEDULE_FILE] > 1000
 
 
 def test_a_failure_has_a_kind_and_a_reason_until_the_trial_goes_on(store: Store) -> None:
@@ -236,6 +336,54 @@ def test_a_trial_that_mlflow_refuses_is_named_and_holds_no_other_up(store: Store
     assert courier.error.startswith("trial a: ")
     assert "fd_what?" in courier.error
     assert points(store) == once("b", range(1, 4))
+
+
+def test_results_that_are_taken_one_by_one_are_waited_for(store: Store) -> None:
+    tracker = opened(store)
+    courier = Courier(tracker, period=0.05)
+    deliver = tracker.deliver
+    waiting = []
+
+    def slowly(which: Trial) -> bool:
+        waiting.append(courier.waiting)
+        time.sleep(0.3)
+        return deliver(which)
+
+    tracker.deliver = slowly  # type: ignore[method-assign]
+    for key in "abcdefgh":
+        write_steps(store, range(1, 3), key)
+        courier.follow(trial(key))
+    courier._finish.set()
+    courier.start()
+    assert courier.drain(patience=2.0), courier.error  # all of it takes longer
+    assert waiting == [8, 7, 6, 5, 4, 3, 2, 1]
+    assert courier.waiting == 0
+    assert points(store) == once("abcdefgh", range(1, 3))
+
+
+def test_a_courier_that_was_given_up_begins_no_other_delivery(store: Store) -> None:
+    tracker = opened(store)
+    courier = Courier(tracker, period=0.05)
+    answered, begun = threading.Event(), []
+
+    def stuck(which: Trial) -> bool:
+        begun.append(which.key)
+        return answered.wait(30)
+
+    tracker.deliver = stuck  # type: ignore[method-assign]
+    for key in "ab":
+        courier.follow(trial(key))
+    courier.start()
+    wait_for(lambda: begun == ["a"])
+    start = time.monotonic()
+    assert not courier.drain(0.2)
+    assert time.monotonic() - start < 5
+    assert courier.error == "no answer within 0.2 seconds"
+    assert courier.is_alive()
+    answered.set()
+    courier.join(5)
+    assert not courier.is_alive()
+    assert begun == ["a"]
 
 
 def test_a_trial_followed_again_while_its_end_is_delivered_is_not_forgotten(store: Store) -> None:

@@ -117,7 +117,7 @@ def gc(store: str | None, cache: bool, yes: bool, as_json: bool) -> None:
             click.echo(f"{_human(each.size):>10}  {each.what:<32}  {each.path.relative_to(where.root)}")
         click.echo(f"{total:>10}  in all, in {where.root}" if found else f"nothing to delete in {where.root}")
     wanted = yes or (bool(found) and not as_json and sys.stdin.isatty() and click.confirm("delete all of it?"))
-    gone = delete(where, found, cache) if wanted else []
+    gone = delete(where, found) if wanted else []
     if as_json:
         print_json({"found": [{**each.__dict__, "path": str(each.path)} for each in found], "deleted": len(gone)})
     elif wanted and found:
