@@ -147,8 +147,8 @@ def jackknife(features: Features, reference: Reference, groups: int = GROUPS) ->
     No bootstrap: drawn with repeats, samples look fewer than they are, and the distance depends on how many there are.
     Each remainder follows from the whole: without group g, n_g of N samples, the scatter is less by
     S_g + (N·n_g/(N − n_g))·(μ_g − μ)(μ_g − μ)ᵀ. The error is on the safe side for fewer than 10·d samples: a third too
-    large or more, two to three times for fewer than d. The time goes into an eigendecomposition per group, some two seconds
-    for d = 2048 on a CPU.
+    large or more, two to three times for fewer than d. The time goes into an eigendecomposition per group, some two
+    seconds for d = 2048 on a CPU.
     """
     count, (mean, covariance) = len(features), statistics(features)
     distances = []
