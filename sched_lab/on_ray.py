@@ -28,6 +28,7 @@ from sched_lab.execution import Listener
 from sched_lab.grid import Trial
 from sched_lab.progress import better
 from sched_lab.queue import Queue
+from sched_lab.stages import comparable
 from sched_lab.store import OutOfReach
 from sched_lab.sweep import Resources, RunSpec
 from sched_lab.worker import Orders, Report, work
@@ -124,7 +125,7 @@ class _AmongAlike(_Unsaved, tune.schedulers.TrialScheduler):
 
     def __init__(self, trials: Collection[Trial], kind: str, listener: Listener) -> None:
         self._listener = listener
-        self._group = {trial.key: _comparable(trial.spec) for trial in trials}
+        self._group = {trial.key: comparable(trial.spec) for trial in trials}
         members = defaultdict(list)
         for trial in trials:
             members[self._group[trial.key]].append(trial.spec)
@@ -164,10 +165,6 @@ class _AmongAlike(_Unsaved, tune.schedulers.TrialScheduler):
 
     def debug_string(self) -> str:
         return "among trials whose scores compare"
-
-
-def _comparable(spec: TrialSpec) -> tuple[Any, ...]:
-    return (spec.resolution, spec.data.model_dump_json(), spec.score.metric_names[0], spec.sample.count)
 
 
 def _scheduler(kind: str, specs: Sequence[TrialSpec]) -> tune.schedulers.TrialScheduler:

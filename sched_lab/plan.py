@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sched_lab import cost, names
-from sched_lab.grid import Grid, Trial
+from sched_lab import cost, names, stages
+from sched_lab.grid import Cell, Grid, Trial
 from sched_lab.located_yaml import Located, SweepError
 from sched_lab.progress import clock, label
 from sched_lab.store import OutOfReach, Store, settled
@@ -30,6 +30,7 @@ class Plan:
     trials: tuple[Trial, ...]
     states: dict[str, str]  # of the trials that have ended
     settled: frozenset[str]  # the keys of those whose end stands for good
+    stages: dict[str, str]  # of the trials, where the sweep has stages
     store: Store = field(repr=False)
 
     @cached_property
@@ -48,6 +49,15 @@ class Plan:
         return trial.key in self.settled or stopped_early
 
     @property
+    def to_confirm(self) -> int:
+        """How many trials, at most, follow when the screening is over; 0 when it is, or the sweep has no stages."""
+        run = self.sweep.run
+        if run.screen is None or run.confirm is None or stages.CONFIRM in self.stages.values():
+            return 0
+        groups = Counter(stages.comparable(cell.spec) for cell in self.grid.cells)
+        return sum(min(run.screen.keep, cells) for cells in groups.values()) * run.confirm.seeds
+
+    @property
     def ranked_by(self) -> str:
         """The score that ranks the trials: the first metric of most of them."""
         return Counter(trial.spec.score.metric_names[0] for trial in self.trials).most_common(1)[0][0]
@@ -64,12 +74,32 @@ def make(file: Path, store: Store) -> Plan:
     Raises SweepError for a wrong sweep, and where its images can't be read.
     """
     sweep = read_sweep(file)
-    cells = tuple(trials(sweep, lambda data: data.fingerprint(store.cache)))
+    run, cells = sweep.spec.run, sweep.grid.cells
+
+    def keyed(cells: Iterable[Cell]) -> list[Trial]:
+        return trials(sweep, cells, lambda data: data.fingerprint(store.cache))
+
+    planned = keyed(cells if run.screen is None else stages.with_seeds(cells, range(run.screen.seeds)))
     there = store.trial_keys()
-    results = {trial.key: store.result(trial.key) for trial in cells if trial.key in there}
-    states = {key: str(result["state"]) for key, result in results.items() if result}
+    results = _results(store, planned, there)
+    stage = {}
+    if run.screen is not None and run.confirm is not None:
+        stage = {trial.key: stages.SCREEN for trial in planned}
+        if results.keys() == stage.keys():
+            kept = stages.best(cells, planned, results, run.screen.keep)
+            fresh = range(run.screen.seeds, run.screen.seeds + run.confirm.seeds)
+            confirming = keyed(stages.with_seeds(kept, fresh))
+            planned += confirming
+            results |= _results(store, confirming, there)
+            stage |= {trial.key: stages.CONFIRM for trial in confirming}
+    states = {key: str(result["state"]) for key, result in results.items()}
     standing = frozenset(key for key, result in results.items() if settled(result))
-    return Plan(sweep.spec, sweep.source, sweep.grid, cells, states, standing, store)
+    return Plan(sweep.spec, sweep.source, sweep.grid, tuple(planned), states, standing, stage, store)
+
+
+def _results(store: Store, planned: Iterable[Trial], there: Container[str]) -> dict[str, dict[str, Any]]:
+    found = {trial.key: store.result(trial.key) for trial in planned if trial.key in there}
+    return {key: result for key, result in found.items() if result}
 
 
 def check(plan: Plan) -> None:
@@ -121,6 +151,7 @@ def record(plan: Plan, seconds: float) -> dict[str, Any]:
         "to_run": len(plan.to_run),
         "expected_seconds": seconds if known else None,
         "expected_gpu_hours": seconds * gpu / 3600 if known and gpu is not None else None,
+        "to_confirm": plan.to_confirm,
         "warnings": warnings(plan),
         "trials": [
             {"key": trial.key, "state": _state(plan, trial), "settings": trial.settings} for trial in plan.trials
@@ -147,7 +178,17 @@ def lines(plan: Plan, seconds: float, cells: bool) -> Iterator[str]:
         diverged = f"{left} diverged and left so (sched-lab retry has them run again)" if left else ""
         yield f"failed     {len(failed)}: {', '.join(part for part in (again, diverged) if part)}"
     yield f"to run     {len(plan.to_run)}"
+    if plan.sweep.run.confirm is not None:
+        yield f"stages     {_stages(plan, plan.sweep.run.confirm.seeds)}"
     yield f"expected   {_cost(plan, seconds)}"
+
+
+def _stages(plan: Plan, seeds: int) -> str:
+    whole, needed = len(plan.grid.cells) * seeds, len(plan.trials) + plan.to_confirm
+    saved = f"{needed} trials in all, the whole grid with {seeds} seeds takes {whole}"
+    if plan.to_confirm:
+        return f"screening; up to {plan.to_confirm} trials follow to confirm the best; {saved}"
+    return f"confirming {Counter(plan.stages.values())[stages.CONFIRM] // seeds} cells; {saved}"
 
 
 def _state(plan: Plan, trial: Trial) -> str:

@@ -102,6 +102,7 @@ def cells(plan: Plan) -> list[dict[str, Any]]:
             "key": trial.key,
             "settings": trial.settings,
             "params": {name: value for name, value in each.items() if name in shown},
+            **({"stage": plan.stages[trial.key]} if trial.key in plan.stages else {}),
         }
         for trial, each in zip(plan.trials, params, strict=True)
     ]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from sched_lab.grid import Grid, Trial, expand, keyed
+from sched_lab.grid import Cell, Grid, Trial, expand, keyed
 from sched_lab.located_yaml import Located, Problem, SweepError, load
 from sched_lab.settings import breaches, settings
 from trainers.spec import DataSpec
@@ -64,6 +64,22 @@ class Retries(_Strict):
     """Anything else."""
 
 
+class Screen(_Strict):
+    """The first of two stages: every cell with few seeds."""
+
+    seeds: Annotated[int, Field(ge=1)] = 1
+    """With how many seeds each cell is tried."""
+    keep: Annotated[int, Field(ge=1)] = 3
+    """How many of the best cells of each size go on."""
+
+
+class Confirm(_Strict):
+    """The second stage: the cells that went on, with fresh seeds; only these are reported."""
+
+    seeds: Annotated[int, Field(ge=2)] = 5
+    """With how many seeds each of them is tried."""
+
+
 class RunSpec(_Strict):
     """How the sweep is run; none of it changes what a finished trial's result is."""
 
@@ -75,6 +91,10 @@ class RunSpec(_Strict):
     """Seconds of training between checkpoints."""
     early_stop: Literal["none", "asha", "median"] = "none"
     """Stop trials that do badly: by successive halving, or below the median; needs score.every."""
+    screen: Screen | None = None
+    """Screen the grid first; goes with confirm, and chooses the seeds."""
+    confirm: Confirm | None = None
+    """Confirm the best of what was screened."""
 
 
 Entry = Annotated[dict[str, Any], Field(min_length=1)]
@@ -159,15 +179,27 @@ def validated(source: Located) -> Sweep:
         problems.append(
             source.problem(("run", "early_stop"), "needs score.every: trials are judged once, at their end")
         )
+    if grid and spec:
+        problems += _stage_problems(source, spec.run, grid)
     if problems or spec is None or grid is None:
         raise SweepError(problems)
     return Sweep(spec, grid, source)
 
 
-def trials(sweep: Sweep, fingerprint_of: Callable[[DataSpec], str]) -> list[Trial]:
-    """The sweep's trials with their keys; raises SweepError, at its line, where data cannot be read."""
+def _stage_problems(source: Located, run: RunSpec, grid: Grid) -> list[Problem]:
+    if (run.screen is None) != (run.confirm is None):
+        there, lacking = ("confirm", "screen") if run.screen is None else ("screen", "confirm")
+        return [source.problem(("run", there), f"needs run.{lacking} too: the two are the stages of one search")]
+    if run.screen is not None and len({cell.spec.seed for cell in grid.cells}) > 1:
+        place = next(place for place in (("grid", "seed"), ("run", "screen")) if place in source.values)
+        return [source.problem(place, "run.screen and run.confirm choose the seeds: leave seed out of the grid")]
+    return []
+
+
+def trials(sweep: Sweep, cells: Iterable[Cell], fingerprint_of: Callable[[DataSpec], str]) -> list[Trial]:
+    """Cells of the sweep with their keys; raises SweepError, at its line, where data cannot be read."""
     try:
-        return keyed(sweep.grid.cells, fingerprint_of)
+        return keyed(cells, fingerprint_of)
     except (OSError, ValueError) as error:
         named, _, rule = str(error).partition(": ")  # sources name the field, as in "data.path: … is not a folder"
         if named not in settings():

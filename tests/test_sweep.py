@@ -59,7 +59,7 @@ def refusals(text: str) -> list[str]:
 
 
 def keys(sweep: Sweep) -> list[str]:
-    return [trial.key for trial in trials(sweep, lambda data: "content")]
+    return [trial.key for trial in trials(sweep, sweep.grid.cells, lambda data: "content")]
 
 
 def test_a_sweep_is_read_with_all_that_it_says() -> None:
@@ -187,7 +187,7 @@ run: {max_failures: -1}
 def test_a_folder_that_is_missing_is_told_at_its_line_when_its_images_are_asked_for(tmp_path: Path) -> None:
     sweep = read("name: x\ndata:\n  source: folder\n  path: /no/such/images\n")
     with pytest.raises(SweepError) as caught:
-        trials(sweep, lambda data: data.fingerprint(tmp_path))
+        trials(sweep, sweep.grid.cells, lambda data: data.fingerprint(tmp_path))
     assert str(caught.value).startswith("x.yaml:4:9: data.path = /no/such/images: /no/such/images is not a folder")
 
 

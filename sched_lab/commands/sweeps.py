@@ -95,8 +95,14 @@ def submit(
     from sched_lab import plan as planning
     from sched_lab.submission import submit as run
 
+    console = Console(file=sys.stderr, markup=False, emoji=False)
     plan = planning.make(file, where)
-    outcome = run(plan, inline=inline, address=address, console=Console(file=sys.stderr, markup=False, emoji=False))
+    outcome = run(plan, inline=inline, address=address, console=console)
+    if plan.to_confirm and not (outcome.undelivered or where.stop_file(plan.sweep.name).exists()):
+        following = planning.make(file, where)
+        if following.stages != plan.stages:
+            plan = following
+            outcome = run(plan, inline=inline, address=address, console=console)
     states = outcome.states
     counts = Counter(states.values())
     failed = [trial for trial in plan.trials if states[trial.key] == names.FAILED]
