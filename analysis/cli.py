@@ -1,9 +1,11 @@
-"""The command `sched-lab report`. Light: what reads, computes and draws is imported when the command runs."""
+"""The commands `report` and `recommend`. Light: what reads, computes and draws is imported when a command runs."""
 
 from __future__ import annotations
 
 import json
+import math
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -55,3 +57,46 @@ def report(name: str, store: str | None, tracking_uri: str | None, out: Path | N
     Console(markup=False, emoji=False).print(terminal(written.analysis.answer))
     where = f" --store {shlex.quote(store)}" if store else ""
     click.echo(f"report:    {written.files['html']}\ndashboard: sched-lab dashboard{where}")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--size", type=click.IntRange(1), required=True, metavar="N", help="Height and width of the images.")
+@click.option("--schedule", metavar="SPEC", help="Read at this schedule; default the best over the sizes swept.")
+@store_option
+@tracking_option
+@json_option
+def recommend(
+    name: str, size: int, schedule: str | None, store: str | None, tracking_uri: str | None, as_json: bool
+) -> None:
+    """Say which b suits images of one size, by the scores of sweep NAME.
+
+    Where that size was swept, b comes from its own scores; else from the law b = c·size^k through the sizes that were.
+    Exit code 1, with the reason, where the scores do not say.
+
+    \b
+    Example:
+      sched-lab recommend headline --size 64
+    """
+    from analysis import law
+    from analysis.findings import fitted
+    from analysis.runs import UnknownSweepError, read_sweep
+    from sched_lab.store import Store
+
+    try:
+        best = fitted(read_sweep(name, Store.at(store, tracking_uri).tracking_uri), schedule)
+        found = law.recommend(best, size)
+    except law.Unsupported as error:
+        click.echo(f"no recommendation: {error}", err=True)
+        raise click.exceptions.Exit(1) from error
+    except (UnknownSweepError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    at = str(best["schedule"].iloc[0])
+    if as_json:
+        ends = {end: None if math.isnan(value) else value for end, value in (("low", found.low), ("high", found.high))}
+        click.echo(json.dumps({"schedule": at, **asdict(found), **ends}, indent=1, ensure_ascii=False, allow_nan=False))
+        return
+    interval = "no interval" if math.isnan(found.low) else f"{found.low:.3g} to {found.high:.3g}"
+    click.echo(f"{size}×{size}: b = {found.b:.3g} ({interval}) for {at}\n{found.basis}")
+    if found.extrapolated:
+        click.echo(f"extrapolated: {name} has no scores beyond {law.fit(best).span}; try some around it", err=True)

@@ -1,24 +1,30 @@
-"""What the scores say: means and intervals over seeds, the best cell per image size, ties and edges. Pure pandas.
+"""What the scores say: means, intervals, the best cell per image size and what cannot be told from it, ranks, spread.
 
-A cell is everything that was set except the seed. Only trials that finished with a finite score count; a cell without
+A cell is everything that was set except the seeds. Only trials that finished with a finite score count; a cell without
 one is never ranked. Error bars lie over training seeds: retraining moves a Fréchet distance more than resampling does.
+Hand in runs whose scores compare: one population of `comparisons.set_apart`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from analysis.comparisons import JACKKNIFE_GROUPS, Cells, beaten, differences, holm, splitting
 from analysis.runs import MISSING
-from sched_lab.names import FAILED, FINISHED, RUNNING, STOPPED
+from sched_lab.names import FAILED, FINISHED, JACKKNIFE, RUNNING, STOPPED
 from trainers.plugins import nearest
 
 CONFIDENCE = 0.95
 CELL = ("resolution", "schedule", "b")
+REPLICATES = ("seed", "sample.seed")
 UNRANKED = (FAILED, STOPPED, RUNNING, MISSING)
+STAGE, CONFIRM = "stage", "confirm"
+SEEDS, WITHIN_RUN, NO_BASIS = "seeds", "jackknife", "none"
+"""What a comparison rests on: differences over shared seeds, errors within single runs, nothing."""
 
 
 def higher_is_better(score: str) -> bool:
@@ -28,47 +34,90 @@ def higher_is_better(score: str) -> bool:
 
 def half_width(n: ArrayLike, sd: ArrayLike) -> NDArray[np.float64]:
     """Half the width of the 95 % t-interval of a mean of n values with standard deviation sd; NaN where n < 2."""
-    from scipy.stats import t
-
     n, sd = np.asarray(n, dtype=float), np.asarray(sd, dtype=float)
     several = np.where(n >= 2, n, np.nan)
-    return np.asarray(t.ppf((1 + CONFIDENCE) / 2, several - 1) * sd / np.sqrt(several))
+    return _half_width(several - 1, sd / np.sqrt(several))
+
+
+def _half_width(df: ArrayLike, error: ArrayLike) -> NDArray[np.float64]:
+    from scipy.special import stdtrit
+
+    return np.asarray(stdtrit(df, (1 + CONFIDENCE) / 2) * error)
+
+
+def confirmed(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that are ranked: of a sweep in two stages those that confirm, once there are any.
+
+    What won the screening has won by luck too: its score there is too good.
+    """
+    confirming = runs[STAGE] == CONFIRM if STAGE in runs else pd.Series(data=False, index=runs.index)
+    return runs[confirming] if confirming.any() else runs
 
 
 def cell_columns(runs: pd.DataFrame, settings: Sequence[str]) -> list[str]:
     """The fewest settings that tell the cells apart: resolution, schedule, b, and each one that splits them further."""
-    columns = list(CELL)
-    cells = runs.groupby(columns, dropna=False).ngroups
-    for name in settings:
-        if name == "seed" or name in columns:
-            continue
-        split = runs.groupby([*columns, name], dropna=False).ngroups
-        if split > cells:
-            columns, cells = [*columns, name], split
-    return columns
+    return splitting(runs, CELL, [name for name in settings if name not in REPLICATES])
 
 
 def summarize(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.DataFrame:
-    """One row per cell: `by`, then n, mean, sd, half_width of `score` over seeds, state, and how many trials had it.
+    """One row per cell: `by`, then n, mean, sd, half_width of `score` over training seeds, within_run, trials, state.
 
-    `state` is finished when any trial has a score, else the gravest state found. `failed`, `stopped`, `running` and
-    `missing` count trials. sd and half_width are NaN for n < 2, mean for n = 0. Raises ValueError when `by` leaves
-    two trials of one seed in a cell.
+    Several sampling seeds of one training seed are averaged first. `within_run` is the half-width of a 95 % interval
+    from the run's own jackknife, for a cell with one training seed: how far other samples of the same network may lie,
+    not other networks. `failed`, `stopped`, `running` and `missing` count trials; `state` is finished when any trial
+    has a score, else the gravest state found. sd and half_width are NaN for n < 2, within_run for n other than 1, mean
+    for n = 0. Raises ValueError when `by` leaves two trials with the same seeds in a cell.
     """
     by = list(by)
+    trials, runs = _trials(runs, score, by), confirmed(runs)
+    groups = runs[by].assign(**{state: runs["state"] == state for state in UNRANKED}).groupby(by, dropna=False)
+    lost = groups[list(UNRANKED)].sum().reset_index()
+    cells = _cells(trials, len(lost))
+    cells["within_run"] = _half_width(JACKKNIFE_GROUPS - 1, cells.pop("error"))
+    cells = pd.concat([lost[by], cells, lost[list(UNRANKED)]], axis=1)
+    found = [cells[state] > 0 for state in UNRANKED]
+    cells["state"] = np.select([cells["n"] > 0, *found], [FINISHED, *UNRANKED], "no score")
+    return cells
+
+
+def _trials(runs: pd.DataFrame, score: str, by: Sequence[str]) -> pd.DataFrame:
+    """One row per trial with a score: `cell`, its row in `summarize`; seed, draw (the sampling seed), score, variance.
+
+    `variance` is the square of the score's standard error within the run, NaN where that is not known.
+    """
     if score not in runs:
         raise ValueError(f"no metric {score!r} in these runs{nearest(score, map(str, runs.columns))}")
-    if runs.duplicated([*by, "seed"]).any():
+    runs = confirmed(runs)
+    if runs.duplicated([*by, *(name for name in REPLICATES if name in runs)]).any():
         raise ValueError(f"cells told apart by {', '.join(by)} hold several trials of one seed: name more settings")
-    trials = runs[by].assign(score=_scores(runs, score), **{state: runs["state"] == state for state in UNRANKED})
-    groups = trials.groupby(by, dropna=False)
-    scores = groups["score"]
-    cells = pd.DataFrame({"n": scores.count(), "mean": scores.mean(), "sd": scores.std()})
+    error = runs.get(f"{JACKKNIFE}{score}", pd.Series(np.nan, runs.index))
+    trials = pd.DataFrame(
+        {
+            "cell": runs.groupby(list(by), dropna=False).ngroup(),
+            "seed": runs["seed"],
+            "draw": runs.get("sample.seed", pd.Series(0, runs.index)),
+            "score": runs[score].astype(float),
+            "variance": error.astype(float) ** 2,
+        }
+    )
+    return trials[(runs["state"] == FINISHED) & (trials["score"].abs() < np.inf)]
+
+
+def _by_seed(trials: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell and training seed: the mean score over sampling seeds, and the variance of that."""
+    groups = trials.groupby(["cell", "seed"])
+    mean = groups[["score", "variance"]].mean()
+    return mean.assign(variance=mean["variance"] / groups.size()).reset_index()
+
+
+def _cells(trials: pd.DataFrame, count: int) -> pd.DataFrame:
+    """n, mean, sd, half_width, and error, the standard error within a cell's only run, of `count` cells."""
+    groups = _by_seed(trials).groupby("cell")
+    cells = pd.DataFrame({"n": groups.size(), "mean": groups["score"].mean(), "sd": groups["score"].std()})
     cells["half_width"] = half_width(cells["n"], cells["sd"])
-    cells = cells.join(groups[list(UNRANKED)].sum()).reset_index()
-    lost = [cells[state] > 0 for state in UNRANKED]
-    cells["state"] = np.select([cells["n"] > 0, *lost], [FINISHED, *UNRANKED], "no score")
-    return cells
+    cells["error"] = np.sqrt(groups["variance"].first()).where(cells["n"] == 1)
+    cells = cells.reindex(range(count))
+    return cells.assign(n=cells["n"].fillna(0).astype(int))
 
 
 def ranked(cells: pd.DataFrame, score: str) -> pd.DataFrame:
@@ -77,38 +126,144 @@ def ranked(cells: pd.DataFrame, score: str) -> pd.DataFrame:
 
 
 def best_cells(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.DataFrame:
-    """The cell with the best mean at each resolution; a row of `summarize` each, with its index there, and three more.
+    """The cell with the best mean at each resolution; a row of `summarize` each, with its index there, and four more.
 
-    `ties`: indices of the cells that cannot be told from it, those whose paired difference over shared seeds has a 95 %
-    t-interval that holds 0 (no correction is made for having picked the best of many). `untested`: how many ranked
-    cells share fewer than two seeds with it, so that nothing can be said. `edge`: "lowest" or "highest" when its b
-    is at that end of two or more ranked values, all else equal, so that the optimum may lie outside; else "".
-    Resolutions without a ranked cell are left out.
+    `ties`: indices of the cells that cannot be told from it; `against_best` says how sure that is. `untested`: how many
+    ranked cells nothing can be said of, as they share fewer than two seeds with it. `edge`: "lowest" or "highest" when
+    its b is at that end of two or more ranked values, all else equal, so that the optimum may lie outside; else "".
+    `basis`: "seeds", "jackknife" when a comparison with it rests on errors within single runs, "none" when none could
+    be made. Resolutions without a ranked cell are left out.
     """
-    by = list(by)
     cells = summarize(runs, score, by)
     order = ranked(cells, score)
     best = order.drop_duplicates("resolution").sort_values("resolution")
-    number = runs.groupby(by, dropna=False).ngroup()  # the rows of `cells`, which is sorted by the same groups
-    by_seed = runs.assign(cell=number, score=_scores(runs, score)).pivot(index="cell", columns="seed", values="score")  # noqa: PD010
+    versus = against_best(runs, score, by)
     line = cells.groupby([name for name in by if name != "b"], dropna=False).ngroup()
     ties: list[tuple[int, ...]] = []
-    untested, edges = [], []
+    untested, edges, bases = [], [], []
     for index in map(int, best.index):
-        row = best.loc[index]
-        rivals = order.index[(order["resolution"] == row["resolution"]) & (order.index != index)]
-        difference = by_seed.loc[rivals] - by_seed.loc[index]
-        shared = difference.count(axis=1)
-        mean, half = difference.mean(axis=1), half_width(shared, difference.std(axis=1))
-        ties.append(tuple(rivals[mean.abs() <= half]))
-        untested.append(int((shared < 2).sum()))
-        edges.append(_edge(row["b"], order["b"][line[order.index] == line[index]]))
-    return best.assign(ties=pd.Series(ties, best.index, dtype=object), untested=untested, edge=edges)
+        rivals = versus[versus["leader"] == index].drop(index)
+        counts = rivals["basis"].value_counts()
+        ties.append(tuple(rivals.index[rivals["tied"]]))
+        untested.append(int(counts.get(NO_BASIS, 0)))
+        edges.append(_edge(best.loc[index, "b"], order["b"][line[order.index] == line[index]]))
+        bases.append(next((basis for basis in (WITHIN_RUN, SEEDS) if basis in counts), NO_BASIS))
+    return best.assign(ties=pd.Series(ties, best.index, dtype=object), untested=untested, edge=edges, basis=bases)
 
 
-def _scores(runs: pd.DataFrame, score: str) -> pd.Series[float]:
-    values = runs[score].astype(float)
-    return values.where((runs["state"] == FINISHED) & np.isfinite(values))
+def against_best(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.DataFrame:
+    """Every cell against the best of its resolution, one row for each of `summarize`'s, with the same index.
+
+    `leader`: the best cell's index. `shared`: how many training seeds both have. `difference`: the cell's score less
+    the leader's, with `half_width` of its 95 % t-interval and `p`, not adjusted. `basis`: "seeds" for differences in
+    pairs over shared seeds; "jackknife" for single runs, told apart by the errors within them, which say nothing of
+    other networks; "none" where nothing can be said, as of the leader itself, and the numbers are NaN. `tied`: whether
+    `p_adjusted` leaves open that the cell is as good as the leader. The chance that any cell of a resolution is called
+    worse, and is as good as the best, is at most 5 %.
+
+    Adjusted for what? The leader was found in the data that it is then compared in, so the p-value of a cell being the
+    best allows for each of the N − 1 others that might have led: (N − 1)·p/2, half since only a better one leads.
+    Holm's method then allows for the N cells.
+    """
+    from scipy.special import stdtr
+
+    cells = summarize(runs, score, by)
+    numbers = ("difference", "half_width", "p", "p_adjusted")
+    versus = pd.DataFrame(
+        {"leader": pd.NA, "shared": 0, **dict.fromkeys(numbers, np.nan), "basis": NO_BASIS, "tied": False}, cells.index
+    ).astype({"leader": "Int64"})
+    for index, each in _comparable(runs, cells, score, by):
+        leader = int(np.argmin(each.mean))
+        found = differences(each, slice(None), slice(leader, leader + 1))
+        mean, error, shared, df, t = (column[:, 0] for column in (*found, found.t))
+        tested = (df > 0) & (np.arange(len(each)) != leader)
+        p = np.where(tested, 2 * stdtr(df, -np.abs(t)), np.nan)
+        worse = np.where(t > 0, p * tested.sum() / 2, np.where(tested, 1.0, np.nan))
+        adjusted = holm(worse, int(tested.sum()) + 1)
+        columns = {
+            "leader": index[leader],
+            "shared": shared,
+            "difference": np.where(tested, _sign(score) * mean, np.nan),
+            "half_width": np.where(tested, _half_width(df, error), np.nan),
+            "p": p,
+            "p_adjusted": adjusted,
+            "basis": np.select([~tested, shared >= 2], [NO_BASIS, SEEDS], WITHIN_RUN),
+            "tied": adjusted > 1 - CONFIDENCE,
+        }
+        for name, values in columns.items():
+            versus.loc[index, name] = values
+    return versus
+
+
+def rank_intervals(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.DataFrame:
+    """`rank_low` to `rank_high` of every cell at its resolution, 1 the best; rows of `summarize`, NaN without a score.
+
+    A cell stands below those that are significantly better and above those that are significantly worse, by the
+    comparisons of `against_best` between all pairs, adjusted by Holm's method: all the intervals of a resolution hold
+    at once with 95 % confidence.
+    """
+    cells = summarize(runs, score, by)
+    ranks = pd.DataFrame(np.nan, cells.index, ["rank_low", "rank_high"])
+    for index, each in _comparable(runs, cells, score, by):
+        better, worse = beaten(each, 1 - CONFIDENCE)
+        ranks.loc[index] = np.column_stack([1 + worse, len(each) - better])
+    return ranks
+
+
+def spread(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL, per: Sequence[str] | None = None) -> pd.DataFrame:
+    """How far scores of one cell lie apart, by cause: one row per cell, or per value of `per`, pooled over its cells.
+
+    `retraining` is the standard deviation between networks that differ in the training seed alone, `resampling` that
+    between samples of one network that differ in the sampling seed alone; NaN where the seeds do not tell. `seeds`
+    and `draws` count training seeds and scored trials.
+
+    Half the mean square of the differences within one training seed estimates the variance of resampling; of those
+    where both seeds differ, the sum of the two variances. In a balanced design this is analysis of variance, and it
+    holds as well where training seeds share sampling seeds and with them the starting noise.
+    """
+    cells = summarize(runs, score, by)[list(by)]
+    trials = _trials(runs, score, by)
+    within, pairs_within = _squares(trials, "seed")
+    alike, pairs_alike = _squares(trials, "draw")
+    whole, pairs = _squares(trials)
+    resampling, apart = within / pairs_within, pairs - pairs_within - pairs_alike
+    retraining = (whole - within - alike) / apart.where(apart > 0) - resampling
+    seeds = trials.groupby("cell")["seed"]
+    found = pd.DataFrame(
+        {"retraining": retraining, "resampling": resampling, "seeds": seeds.nunique(), "draws": seeds.size()}
+    )
+    rows = cells.join(found).groupby(list(per or by), dropna=False)
+    variances, counts = rows[["retraining", "resampling"]].mean(), rows[["seeds", "draws"]].sum()
+    return variances.clip(lower=0).pow(0.5).join(counts.astype(int)).reset_index()
+
+
+def _squares(trials: pd.DataFrame, *same: str) -> tuple[pd.Series[float], pd.Series[float]]:
+    """Per cell, half the sum of squared differences over pairs of trials alike in `same`, and the number of pairs."""
+    groups = trials.groupby(["cell", *same])["score"]
+    count = groups.size()
+    squares, pairs = count**2 * groups.var(ddof=0) / 2, count * (count - 1) / 2
+    return squares.groupby("cell").sum(), pairs.groupby("cell").sum()
+
+
+def _comparable(
+    runs: pd.DataFrame, cells: pd.DataFrame, score: str, by: Sequence[str]
+) -> Iterator[tuple[pd.Index, Cells]]:
+    """The ranked cells of each resolution, with scores turned so that lower is better."""
+    trials = _trials(runs, score, by)
+    error = _cells(trials, len(cells))["error"]
+    seeds = _by_seed(trials).merge(cells["resolution"], left_on="cell", right_index=True)
+    seeds = seeds[seeds.duplicated(["resolution", "seed"], keep=False)]  # no pair shares the others
+    for _, part in cells[cells["n"] > 0].groupby("resolution"):
+        table = seeds[seeds["cell"].isin(part.index)].pivot(index="cell", columns="seed", values="score")  # noqa: PD010
+        by_seed = table.reindex(part.index).to_numpy(float)
+        yield (
+            part.index,
+            Cells(_sign(score) * by_seed, _sign(score) * part["mean"].to_numpy(), error[part.index].to_numpy()),
+        )
+
+
+def _sign(score: str) -> float:
+    return -1.0 if higher_is_better(score) else 1.0
 
 
 def _edge(b: object, swept: pd.Series[float]) -> str:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import t as student
+from scipy.stats import ttest_rel
 
 from analysis import stats
+from analysis.comparisons import JACKKNIFE_GROUPS, holm
 from sched_lab import names
 
 FD = "fd_classifier"
@@ -115,6 +122,35 @@ def test_with_one_seed_nothing_is_said_of_ties() -> None:
     assert (best["ties"], best["untested"]) == ((), 1)
 
 
+def test_single_runs_are_told_apart_by_the_errors_within_them_and_that_is_said() -> None:
+    # Standard errors 3 and 4, so 5 of a difference: 2 and 30 are 0.4 and 6 of these; t(0.975, 19) is 2.09.
+    frame = runs({(8, 1.0): [10.0], (8, 2.0): [12.0], (8, 4.0): [40.0], (8, 8.0): [50.0]})
+    frame[f"{names.JACKKNIFE}{FD}"] = [3.0, 4.0, 4.0, math.nan]
+    versus = stats.against_best(frame, FD)
+    assert versus["basis"].tolist() == ["none", "jackknife", "jackknife", "none"]
+    assert versus["tied"].tolist() == [False, True, False, False]
+    assert versus["difference"].tolist()[1:3] == [2.0, 30.0]
+    assert versus["half_width"].tolist()[1:3] == pytest.approx([2.0930241 * 5] * 2)
+    best = stats.best_cells(frame, FD).iloc[0]
+    assert (best["ties"], best["untested"], best["basis"]) == ((1,), 1, "jackknife")
+    cells = stats.summarize(frame, FD)
+    assert cells["within_run"].tolist()[:2] == pytest.approx([2.0930241 * 3, 2.0930241 * 4])
+    assert cells["half_width"].isna().all()
+
+
+def test_where_seeds_are_shared_errors_within_runs_decide_nothing() -> None:
+    frame = runs({(8, 1.0): [10, 20, 30], (8, 2.0): [11, 21.1, 30.9]})
+    frame[f"{names.JACKKNIFE}{FD}"] = 100.0
+    assert stats.best_cells(frame, FD)[["ties", "basis"]].to_numpy().tolist() == [[(), "seeds"]]
+    assert stats.summarize(frame, FD)["within_run"].isna().all()
+
+
+def test_the_jackknife_speaks_of_groups_as_the_scores_do() -> None:
+    from trainers.scores import GROUPS
+
+    assert GROUPS == JACKKNIFE_GROUPS
+
+
 def test_seeds_that_are_not_shared_are_not_paired() -> None:
     frame = pd.concat([runs({(8, 1.0): [5.0, 6.0]}), runs({(8, 2.0): [5.0, 7.0]}).assign(seed=[2, 3])])
     best = stats.best_cells(frame, FD).iloc[0]
@@ -138,6 +174,199 @@ def test_trials_that_only_an_unnamed_setting_tells_apart_are_refused_rather_than
     frame = pd.concat([runs({(8, 1.0): [1.0]}), runs({(8, 1.0): [3.0]})])
     with pytest.raises(ValueError, match="told apart by resolution, schedule, b hold several trials of one seed"):
         stats.summarize(frame, FD)
+
+
+def test_sampling_seeds_are_averaged_and_only_training_seeds_are_counted() -> None:
+    draws = [runs({(8, 1.0): values}, **{"sample.seed": i}) for i, values in enumerate([[4, 6, 8], [6, 8, 10]])]
+    frame = pd.concat(draws, ignore_index=True)
+    cell = stats.summarize(frame, FD).iloc[0]
+    assert (cell["n"], cell["mean"], cell["sd"]) == (3, 7.0, 2.0)
+    frame.loc[5, "state"] = names.FAILED  # of seed 2 only the draw of 8 is left
+    cell = stats.summarize(frame, FD).iloc[0]
+    assert (cell["n"], cell["mean"], cell["failed"]) == (3, pytest.approx(20 / 3), 1)
+    assert stats.cell_columns(frame, ["resolution", "seed", "sample.seed"]) == ["resolution", "schedule", "b"]
+    with pytest.raises(ValueError, match="several trials of one seed"):
+        stats.summarize(pd.concat([frame, frame]), FD)
+
+
+def test_once_trials_confirm_those_that_screened_are_not_ranked() -> None:
+    screened = runs({(8, 1.0): [1.0], (8, 2.0): [2.0], (8, 4.0): [3.0]}, stage="screen")
+    confirming = runs({(8, 1.0): [9.0, 9.5], (8, 2.0): [2.0, 2.5]}, stage="confirm").assign(seed=[1, 2, 1, 2])
+    frame = pd.concat([screened, confirming], ignore_index=True)
+    assert stats.best_cells(screened, FD)[["b", "n"]].to_numpy().tolist() == [[1.0, 1]]
+    assert stats.best_cells(frame, FD)[["b", "n", "mean"]].to_numpy().tolist() == [[2.0, 2, 2.25]]
+    assert stats.summarize(frame, FD)["b"].tolist() == [1.0, 2.0]
+    assert stats.rank_intervals(frame, FD).shape == (2, 2)
+
+
+def test_spread_tells_retraining_from_resampling() -> None:
+    # Differences of 2 within each training seed: variance 2. Of the seeds' means, 11 and 21, the variance is 50.
+    draws = [runs({(8, 1.0): values}, **{"sample.seed": i}) for i, values in enumerate([[10, 20], [12, 22]])]
+    shared = stats.spread(pd.concat(draws), FD).iloc[0]
+    assert shared["resampling"] == pytest.approx(math.sqrt(2))
+    assert shared["retraining"] == pytest.approx(math.sqrt(50))  # the draws' differences are shared, and cancel
+    own = pd.concat(draws).assign(**{"sample.seed": [0, 1, 2, 3]})
+    assert stats.spread(own, FD)["retraining"].iloc[0] == pytest.approx(math.sqrt(50 - 2 / 2))  # MS_between less MS/2
+    assert shared[["seeds", "draws"]].tolist() == [2, 4]
+
+
+def test_spread_is_unknown_where_the_seeds_do_not_tell() -> None:
+    once = stats.spread(runs({(8, 1.0): [1.0, 2.0]}, **{"sample.seed": 0}), FD).iloc[0]
+    assert once[["retraining", "resampling"]].isna().all()
+    together = stats.spread(runs({(8, 1.0): [1.0, 2.0]}).assign(**{"sample.seed": [0, 1]}), FD).iloc[0]
+    assert together[["retraining", "resampling"]].isna().all()
+    one_network = pd.concat([runs({(8, 1.0): [x]}, **{"sample.seed": i}) for i, x in enumerate([0.1, 0.3, 0.4])])
+    found = stats.spread(one_network, FD).iloc[0]
+    assert math.isnan(found["retraining"])
+    assert found["resampling"] == pytest.approx(np.std([0.1, 0.3, 0.4], ddof=1))
+    empty = stats.spread(runs({(8, 1.0): [1.0]}).assign(state=names.FAILED), FD).iloc[0]
+    assert empty[["seeds", "draws"]].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("noise_is_shared", [True, False])
+def test_spread_finds_the_deviations_that_scores_were_made_with(noise_is_shared: bool) -> None:
+    random = np.random.default_rng(0)
+    cells, seeds, draws = 3000, 4, 3
+    retraining = random.normal(0, 3, (cells, seeds, 1))
+    resampling = random.normal(0, 2, (cells, 1 if noise_is_shared else seeds, draws))
+    values = 100 + retraining + resampling + random.normal(0, 1, (cells, seeds, draws))
+    index = pd.MultiIndex.from_product([range(cells), range(seeds), range(draws)], names=["b", "seed", "sample.seed"])
+    frame = index.to_frame(index=False).assign(
+        resolution=8, schedule="linear", state=names.FINISHED, score=values.ravel()
+    )
+    if not noise_is_shared:
+        frame["sample.seed"] += draws * frame["seed"]
+    found = stats.spread(frame.sample(frac=0.8, random_state=0), "score", per=["resolution"])
+    assert found.columns.tolist() == ["resolution", "retraining", "resampling", "seeds", "draws"]
+    assert found["retraining"].item() == pytest.approx(3, rel=0.04)
+    assert found["resampling"].item() == pytest.approx(math.sqrt(5), rel=0.04)
+
+
+def random_cells(seed: int, cells: int, seeds: int, gap: float, missing: float = 0.0) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    values = 50 + gap * np.arange(cells)[:, None] + random.normal(size=(cells, seeds)) + random.normal(size=seeds)
+    frame = runs({(8, float(b + 1)): list(row) for b, row in enumerate(values)})
+    frame.loc[random.random(len(frame)) < missing, "state"] = names.FAILED
+    return frame
+
+
+def test_differences_p_values_and_intervals_are_scipys_paired_ones() -> None:
+    frame = random_cells(0, cells=5, seeds=4, gap=1.0)
+    versus = stats.against_best(frame, FD)
+    table = frame.pivot(index="b", columns="seed", values=FD).to_numpy()  # noqa: PD010
+    leader = int(table.mean(axis=1).argmin())
+    for cell in set(range(5)) - {leader}:
+        expected = ttest_rel(table[cell], table[leader])
+        low, high = expected.confidence_interval(0.95)
+        assert versus.loc[cell, "p"] == pytest.approx(expected.pvalue)
+        assert versus.loc[cell, "difference"] == pytest.approx((low + high) / 2)
+        assert versus.loc[cell, "half_width"] == pytest.approx((high - low) / 2)
+    assert versus["leader"].eq(leader).all()
+    assert math.isnan(versus.loc[leader, "p"])
+
+
+def test_the_p_value_of_a_cell_allows_for_every_cell_that_might_have_led() -> None:
+    frame = random_cells(1, cells=4, seeds=5, gap=2.0)
+    versus = stats.against_best(frame, FD)
+    p, adjusted = (versus[name].dropna().sort_values().tolist() for name in ("p", "p_adjusted"))
+    steps = [min(1.0, 4 * p[0] * 3 / 2), min(1.0, 3 * p[1] * 3 / 2), min(1.0, 2 * p[2] * 3 / 2)]
+    assert adjusted == pytest.approx([max(steps[: i + 1]) for i in range(3)])
+    two = stats.against_best(frame[frame["b"] < 3], FD)
+    assert two["p_adjusted"].equals(two["p"])  # of two cells, one comparison
+
+
+def test_a_cell_that_is_better_on_the_seeds_it_shares_is_never_called_worse() -> None:
+    frame = runs({(8, 1.0): [10.0, 11.0, 12.0, 0.0, 0.0, 0.0], (8, 2.0): [9.0, 9.99, 11.01]})
+    versus = stats.against_best(frame, FD)
+    assert versus["tied"].tolist() == [False, True]
+    assert versus.loc[1, "p"] < 0.001
+
+
+def repeated(mean: NDArray[np.float64], seeds: int, repeats: int) -> pd.DataFrame:
+    """Many sweeps of the same cells, each at an image size of its own; seeds share most of their noise."""
+    random = np.random.default_rng(0)
+    shape = repeats, len(mean), seeds
+    values = mean[:, None] + random.normal(size=shape) + 5 * random.normal(size=(repeats, 1, seeds))
+    index = pd.MultiIndex.from_product(list(map(range, shape)), names=["resolution", "b", "seed"])
+    return index.to_frame(index=False).assign(**{"schedule": "linear", "state": names.FINISHED, FD: values.ravel()})
+
+
+@pytest.mark.parametrize(("cells", "seeds", "equal"), [(3, 3, 3), (6, 5, 6), (12, 10, 12), (8, 5, 2)])
+def test_cells_as_good_as_the_best_are_all_in_the_best_set_19_times_of_20(cells: int, seeds: int, equal: int) -> None:
+    repeats = 400
+    versus = stats.against_best(repeated(np.where(np.arange(cells) < equal, 0.0, 8.0), seeds, repeats), FD)
+    kept = (versus["tied"] | (versus.index == versus["leader"])).to_numpy().reshape(repeats, cells)
+    wrong = np.mean(~kept[:, :equal].all(axis=1))
+    assert wrong <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / repeats)
+    assert kept[:, equal:].mean() < 0.25 if equal < cells else kept.all(axis=1).mean() > 0.9
+
+
+def test_without_allowing_for_the_choice_of_the_leader_the_best_set_would_be_wrong_too_often() -> None:
+    frame, repeats = repeated(np.zeros(12), 10, 300), 300
+    versus = stats.against_best(frame, FD).join(stats.summarize(frame, FD)["resolution"])
+    wrong = sum(bool((holm(p.dropna(), 11) <= 0.05).any()) for _, p in versus.groupby("resolution")["p"])
+    assert wrong / repeats > 0.09
+
+
+def test_rank_intervals_hold_every_true_rank_19_times_of_20() -> None:
+    repeats = 500
+    ranks = stats.rank_intervals(repeated(np.array([0.0, 0.0, 0.0, 3.0, 8.0, 8.0]), 6, repeats), FD)
+    low, high = (ranks[name].to_numpy().reshape(repeats, 6) for name in ("rank_low", "rank_high"))
+    wrong = ((low > [1, 1, 1, 4, 5, 5]) | (high < [3, 3, 3, 4, 6, 6])).any(axis=1).mean()
+    assert wrong <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / repeats)
+    assert (high - low).mean() < 3.5
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_a_cells_interval_over_training_seeds_covers_as_often_as_it_says(seeds: int) -> None:
+    random, cells, draws = np.random.default_rng(0), 6000, 2
+    values = 10 + 3 * random.normal(size=(cells, seeds, 1)) + random.normal(size=(cells, seeds, draws))
+    index = pd.MultiIndex.from_product([range(cells), range(seeds), range(draws)], names=["b", "seed", "sample.seed"])
+    frame = index.to_frame(index=False).assign(
+        resolution=8, schedule="linear", state=names.FINISHED, score=values.ravel()
+    )
+    found = stats.summarize(frame, "score")
+    assert 0.94 < ((found["mean"] - 10).abs() <= found["half_width"]).mean() < 0.96
+    low, high = student.interval(0.95, seeds - 1, found["mean"], found["sd"] / math.sqrt(seeds))
+    assert found["half_width"].to_numpy() == pytest.approx((high - low) / 2)
+
+
+def test_ranks_go_from_one_and_follow_what_the_seeds_can_tell() -> None:
+    frame = runs({(8, 1.0): [1.0, 2.0, 3.0], (8, 2.0): [1.1, 1.9, 3.0], (8, 4.0): [51.0, 52.01, 53.0]})
+    ranks = stats.rank_intervals(pd.concat([frame, runs({(16, 1.0): [1.0]}), runs({(32, 1.0): [math.nan]})]), FD)
+    assert ranks.to_numpy()[:4].tolist() == [[1, 2], [1, 2], [3, 3], [1, 1]]
+    assert ranks.iloc[4].isna().all()
+
+
+seeded = st.builds(
+    random_cells,
+    st.integers(0, 10**6),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.sampled_from([0, 5.0]),
+    st.sampled_from([0.0, 0.3]),
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeded, st.sampled_from([0.25, 1.0, 1024.0]), st.sampled_from([0.0, -1000.0, 7.5]), st.randoms())
+def test_conclusions_do_not_depend_on_the_order_of_rows_or_on_the_scores_scale_and_zero(
+    frame: pd.DataFrame, scale: float, constant: float, order: Random
+) -> None:
+    rows = list(frame.index)
+    order.shuffle(rows)
+    changed = frame.loc[rows].assign(**{FD: scale * frame[FD] + constant})
+    cells, others = (stats.summarize(each, FD) for each in (frame, changed))
+    np.testing.assert_allclose(scale * cells["mean"] + constant, others["mean"], rtol=1e-9)
+    np.testing.assert_allclose(scale * cells["half_width"], others["half_width"], rtol=1e-6)
+    one, other = (stats.against_best(each, FD) for each in (frame, changed))
+    assert one[["tied", "basis", "leader"]].equals(other[["tied", "basis", "leader"]])
+    np.testing.assert_allclose(one["p_adjusted"], other["p_adjusted"], rtol=1e-5)
+    np.testing.assert_allclose(scale * one["difference"], other["difference"], rtol=1e-7, atol=1e-9 * scale)
+    assert stats.rank_intervals(frame, FD).equals(stats.rank_intervals(changed, FD))
+    upside_down = frame.rename(columns={FD: "recall_x"}).assign(recall_x=-frame[FD])
+    assert stats.rank_intervals(frame, FD).equals(stats.rank_intervals(upside_down, "recall_x"))
+    assert stats.against_best(upside_down, "recall_x")["tied"].equals(one["tied"])
 
 
 def test_an_unknown_score_is_refused_with_the_columns_there_are() -> None:

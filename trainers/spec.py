@@ -226,11 +226,13 @@ class ScoreSpec(Part):
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """The scores' names as they are logged: fid for the Fréchet distance on inception, else metric_detector."""
-        return tuple(
-            "fid" if self.detector == "inception" and m in ("fid", "fd") else f"{m}_{self.detector}"
-            for m in self.metrics
-        )
+        """The scores' names as they are logged."""
+        return tuple(metric_name(metric, self.detector) for metric in self.metrics)
+
+
+def metric_name(metric: str, detector: str) -> str:
+    """A score's name as it is logged: fid for the Fréchet distance on inception, else metric_detector."""
+    return "fid" if detector == "inception" and metric in ("fid", "fd") else f"{metric}_{detector}"
 
 
 @lru_cache(maxsize=4096)
