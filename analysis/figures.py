@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from analysis.layouts import size
 from analysis.stats import ranked
-from analysis.tables import size
 from sched_lab.names import FINISHED
 from trainers import schedules
 
@@ -44,37 +44,33 @@ def palette(resolutions: Iterable[int]) -> dict[int, str]:
 
 
 def score_against_b(
-    runs: pd.DataFrame, cells: pd.DataFrame, best: pd.DataFrame, score: str, title: str, ax: Axes | None = None
+    runs: pd.DataFrame,
+    cells: pd.DataFrame,
+    best: pd.DataFrame,
+    score: str,
+    title: str,
+    by: str = "resolution",
+    ax: Axes | None = None,
 ) -> Axes:
-    """The score over log2 b, one line per image size: a point per seed, the mean, its interval, a ring at the best.
+    """The score over log2 b, one line per image size (or per value of `by`): a point per seed, mean, interval, rings.
 
-    The cells must differ in resolution and b alone; `best` is marked where it is among them.
+    The cells of one line must differ in b alone; a ring marks the rows of `best` that are among them. Eight lines at
+    most are drawn, the first ones.
     """
     ax = _axes(ax, title, "input scale b", "")
-    colors = palette(best["resolution"])  # of all sizes, so that one has the same colour in every figure
     finished = runs[runs["state"] == FINISHED]
     ends = []
-    for resolution, color in colors.items():
-        line = cells[(cells["resolution"] == resolution) & (cells["n"] > 0)].sort_values("b")
-        if line.empty:
-            continue
+    for (value, found), color in zip(cells[cells["n"] > 0].groupby(by, sort=False), COLORS, strict=False):
+        line = found.sort_values("b")
         ax.plot(line["b"], line["mean"], color=color, linewidth=2, zorder=3)
         low, high = line["mean"] - line["half_width"], line["mean"] + line["half_width"]
         ax.fill_between(line["b"], low.fillna(line["mean"]), high.fillna(line["mean"]), color=color, alpha=0.14, lw=0)
-        seeds = finished[finished["resolution"] == resolution]
+        seeds = finished[finished[by] == value]
         ax.plot(seeds["b"], seeds[score], "o", color=color, markersize=4, alpha=0.6, markeredgewidth=0, zorder=2)
-        for _, row in line[line.index.isin(best.index)].iterrows():
-            ax.plot(
-                row["b"],
-                row["mean"],
-                "o",
-                color=PAPER,
-                markeredgecolor=color,
-                markersize=9,
-                markeredgewidth=2.2,
-                zorder=4,
-            )
-        ends.append((size(resolution), color, float(line["mean"].iloc[-1])))
+        ring = line[line.index.isin(best.index)]
+        ax.plot(ring["b"], ring["mean"], "o", color=PAPER, mec=color, markersize=9, markeredgewidth=2.2, zorder=4)
+        name = size(value) if by == "resolution" else str(value)
+        ends.append((name, color, float(line["mean"].iloc[-1])))
     ax.set_xscale("log", base=2)
     swept = sorted(cells["b"].unique())
     if len(swept) <= 9:
@@ -110,7 +106,7 @@ def score_by_schedule(cells: pd.DataFrame, score: str, ax: Axes | None = None) -
 def gamma(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
     """γ over t with b folded in, b²γ/((b²−1)γ + 1): the variance-preserving schedule with the same log-SNR."""
     ax = _axes(ax, "γ with b folded in", "t", "", height=_with_legend(curves))
-    t = np.linspace(0, 1, 401)
+    t = np.linspace(0, 1, 201)
     for curve in curves:
         value = curve.schedule.gamma(t)
         ax.plot(
@@ -123,7 +119,7 @@ def gamma(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
 def log_snr(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
     """log(b²γ/(1−γ)) over t."""
     ax = _axes(ax, "log-SNR with b", "t", "", height=_with_legend(curves))
-    t = np.linspace(0.002, 0.998, 499)
+    t = np.linspace(0.002, 0.998, 250)
     for curve in curves:
         ax.plot(t, curve.schedule.log_snr(t, curve.b), color=curve.color, label=curve.label, linewidth=2)
     _legend(ax)
@@ -133,7 +129,7 @@ def log_snr(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
 def density(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
     """How often training visits each log-SNR: the density of λ for uniform t."""
     ax = _axes(ax, "Where training looks: density over log-SNR", "log-SNR", "", height=_with_legend(curves))
-    odds = np.linspace(-9, 9, 721)
+    odds = np.linspace(-9, 9, 361)
     t = 1 / (1 + np.exp(-odds))  # evenly in the tails too
     for curve in curves:
         x, y = curve.schedule.log_snr(t, curve.b), curve.schedule.density(t)
@@ -164,7 +160,7 @@ def sample_grids(images: Sequence[tuple[str, bytes]], ax: Axes | None = None) ->
 
 
 def render(ax: Axes, format: str, salt: str = "") -> bytes:
-    """The Axes' figure as a file: svg with real text and a clear background, or png on white at 200 dots an inch.
+    """The Axes' figure as a file: svg with real text and a clear background, or png on white at 150 dots an inch.
 
     `salt` keeps the SVG's internal ids apart from those of other figures on a page, and the same from run to run.
     """
@@ -175,7 +171,7 @@ def render(ax: Axes, format: str, salt: str = "") -> bytes:
         ax.figure.savefig(  # type: ignore[union-attr]  # a SubFigure is never made here
             buffer,
             format=format,
-            dpi=200,
+            dpi=150,
             transparent=format == "svg",
             metadata={"Date": None} if format == "svg" else None,
         )
@@ -217,7 +213,17 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
     for label, color, value in sorted(ends, key=lambda end: end[2]):
         _, at = ax.transAxes.inverted().transform(ax.transData.transform((1, value)))
         low = max(float(at), low + 0.075)
-        ax.text(1.02, low, label, color=color, transform=ax.transAxes, va="center", fontsize=10, fontweight="bold")
+        ax.text(
+            1.02,
+            low,
+            label,
+            color=color,
+            transform=ax.transAxes,
+            va="center",
+            fontsize=10,
+            fontweight="bold",
+            parse_math=False,
+        )
 
 
 def _with_legend(entries: Sized) -> float:

@@ -1,8 +1,7 @@
-"""Assembles a sweep's report: one HTML page that needs no other file, Markdown, LaTeX, CSV, figures and samples."""
+"""Assembles a sweep's report: one HTML page that needs no other file, Markdown, LaTeX, CSV, Parquet and figures."""
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import shlex
@@ -10,47 +9,26 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis import figures, stats, tables
-from analysis.runs import Sweep, artifact_text, read_sweep, sample_grid
+from analysis import figures, layouts, stats, tables
+from analysis.findings import SIZES, Analysis, Findings, analyse, findings_tables, lines, report_tables
+from analysis.page import Samples, page
+from analysis.runs import artifact_text, read_sweep, sample_grid
 from sched_lab.names import ENVIRONMENT_FILE, FINISHED, SECONDS, SWEEP_FILE
 from trainers import schedules
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# The figures' colours become the page's, so that they follow its light and dark themes.
-THEME = {
-    figures.INK: "var(--ink)",
-    figures.MUTED: "var(--muted)",
-    figures.RULE: "var(--rule)",
-    figures.PAPER: "var(--card)",
-    **{color: f"var(--c{i})" for i, color in enumerate(figures.COLORS)},
-}
-LONG = 24  # rows above which the page folds a table
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """A sweep, and what its scores say. Schedules go by the names of `tables.schedule_names`."""
-
-    sweep: Sweep
-    runs: pd.DataFrame
-    columns: list[str]
-    """The settings that tell cells apart."""
-    cells: pd.DataFrame
-    """See `stats.summarize`."""
-    best: pd.DataFrame
-    """See `stats.best_cells`."""
-
-    @property
-    def answer(self) -> tables.Table:
-        """The best cell per image size, as a table."""
-        return tables.best_table(self.cells, self.best, self.sweep.ranked_by, self.columns)
+ROWS = 300  # of a table on the page or in Markdown; the files of values hold all
+PRINTED_ROWS = 40  # of a LaTeX table, which has to fit a sheet
+SAMPLED = 8  # cells of an image size whose samples are shown, the best first
+PIXELS = 528  # of a side, above which samples are shown smaller
 
 
 @dataclass(frozen=True)
@@ -59,20 +37,7 @@ class Report:
 
     analysis: Analysis
     files: dict[str, Path]
-    """By what they are: html, markdown, latex, runs, cells, best, yaml, and the name of each figure's file."""
-
-
-def analyse(sweep: Sweep) -> Analysis:
-    """Statistics of a sweep's ranking score."""
-    runs = sweep.runs.assign(schedule=tables.schedule_names(sweep.runs))
-    columns = stats.cell_columns(runs, sweep.settings)
-    return Analysis(
-        sweep,
-        runs,
-        columns,
-        stats.summarize(runs, sweep.ranked_by, columns),
-        stats.best_cells(runs, sweep.ranked_by, columns),
-    )
+    """By what they are: html, markdown, latex, yaml, runs, cells, best, runs.parquet, and the names of the figures."""
 
 
 def write_report(name: str, tracking_uri: str, out: Path) -> Report:
@@ -81,43 +46,41 @@ def write_report(name: str, tracking_uri: str, out: Path) -> Report:
     Raises UnknownSweepError, naming the sweeps there are.
     """
     analysis = analyse(read_sweep(name, tracking_uri))
-    samples, environment = _from_best(analysis, tracking_uri)
-    scores, curves = _score_figures(analysis), _schedule_figures(analysis)
-    drawn = (
-        scores
-        | curves
-        | ({"samples": figures.sample_grids([(each.size, each.png) for each in samples])} if samples else {})
-    )
+    samples = fetch_samples(analysis.main, tracking_uri)
+    return Report(analysis, write(analysis, samples, _environment(analysis.main, tracking_uri), out))
+
+
+def write(analysis: Analysis, samples: Sequence[Samples], environment: Mapping[str, str], out: Path) -> dict[str, Path]:
+    """Write the files of a report into the folder `out`; their paths by what they are."""
+    drawn = score_figures(analysis.main) | schedule_figures(analysis.main.best)
     svg = {name: figures.render(ax, "svg", salt=name).decode() for name, ax in drawn.items()}
-    content = {
-        "html": (
-            "index.html",
-            _html(analysis, [svg[name] for name in scores], [svg[name] for name in curves], samples, environment),
-        ),
-        "markdown": ("report.md", _markdown(analysis, list(drawn))),
-        "latex": ("tables.tex", "\n".join(map(tables.latex, _tables(analysis)))),
-        "runs": ("runs.csv", csv(analysis.sweep.runs)),
-        "cells": ("cells.csv", csv(analysis.cells)),
-        "best": ("best.csv", csv(analysis.best.assign(ties=analysis.best["ties"].map(len)))),
+    about = summary(analysis, environment)
+    texts = {
+        "html": ("index.html", page(analysis, about, svg, samples, ROWS)),
+        "markdown": ("report.md", _markdown(analysis, about, list(drawn))),
+        "latex": ("tables.tex", "\n".join(map(tables.latex, report_tables(analysis, PRINTED_ROWS)))),
         "yaml": (SWEEP_FILE, analysis.sweep.yaml),
         **{f"{name}.svg": (f"figures/{name}.svg", text) for name, text in svg.items()},
+        **{name: (f"{name}.csv", csv(frame)) for name, frame in _frames(analysis).items()},
     }
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    for path, text in content.values():
+    for path, text in texts.values():
         (out / path).write_text(text, encoding="utf-8")
+    files = {name: out / path for name, (path, _) in texts.items()}
     for name, ax in drawn.items():
-        (out / f"figures/{name}.png").write_bytes(figures.render(ax, "png"))
-    files = {name: path for name, (path, _) in content.items()} | {
-        f"{name}.png": f"figures/{name}.png" for name in drawn
-    }
-    return Report(analysis, {name: out / path for name, path in files.items()})
+        files[f"{name}.png"] = out / f"figures/{name}.png"
+        files[f"{name}.png"].write_bytes(figures.render(ax, "png"))
+    for name, frame in _frames(analysis).items():
+        files[f"{name}.parquet"] = out / f"{name}.parquet"
+        frame.to_parquet(files[f"{name}.parquet"], index=False)
+    return files
 
 
 def answer_records(analysis: Analysis) -> list[dict[str, Any]]:
     """The best cell per image size as JSON can hold it; missing is null, `ties` are the settings of the tied cells."""
-    columns = analysis.columns
-    rows = _records(analysis.best.drop(columns="ties"))
-    ties = [_records(analysis.cells.loc[list(found), columns]) for found in analysis.best["ties"]]
+    main = analysis.main
+    rows = _records(main.best.drop(columns="ties"))
+    ties = [_records(main.cells.loc[list(found), main.columns]) for found in main.best["ties"]]
     return [row | {"ties": tied} for row, tied in zip(rows, ties, strict=True)]
 
 
@@ -131,48 +94,42 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _tables(analysis: Analysis) -> list[tables.Table]:
-    """The report's tables: the answer first, every cell last."""
-    cells, columns, score = analysis.cells, analysis.columns, analysis.sweep.ranked_by
-    by_schedule = tables.size_table(cells, "schedule", score, columns, "Schedule by image size")
-    by_b = [
-        tables.size_table(part, "b", score, columns, f"Input scale b by image size, {schedule}")
-        for schedule, part in _with_b(cells)
-    ]
-    several = tables.varies(cells["schedule"])
-    return [analysis.answer, *([by_schedule] if several else []), *by_b, tables.cells_table(cells, score, columns)]
+def _frames(analysis: Analysis) -> dict[str, pd.DataFrame]:
+    """The values behind the report, by file name: every trial, the cells of each population, the best cells."""
+    populations = pd.Series("", analysis.runs.index, dtype=str)
+    cells = {}
+    for i, found in enumerate((analysis.main, *analysis.others), 1):
+        populations[found.runs.index] = found.name
+        cells["cells" if i == 1 else f"cells-{i}"] = found.cells
+    runs = analysis.sweep.runs.assign(population=populations)
+    best = analysis.main.best.assign(ties=analysis.main.best["ties"].map(len))
+    return {"runs": runs, **cells, "best": best}
 
 
-def _with_b(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The cells of each schedule for which several b were swept."""
-    groups = cells.groupby("schedule", sort=False)
-    return [(str(name), part) for name, part in groups if tables.varies(part["b"])]
-
-
-def _score_figures(analysis: Analysis) -> dict[str, Axes]:
-    """The scores against b for each schedule, and by schedule, where these were swept; by file name."""
-    score, ranked = analysis.sweep.ranked_by, stats.ranked(analysis.cells, analysis.sweep.ranked_by)
-    drawn = {}
-    for i, (schedule, part) in enumerate(_with_b(ranked)):
-        line = part.drop_duplicates(["resolution", "b"])  # the best of the other settings
-        seeds = analysis.runs.merge(line[analysis.columns])
-        title = f"{score} against b, {schedule}"
-        drawn[f"b-{i}"] = figures.score_against_b(seeds, line, analysis.best, score, title)
-    if tables.varies(ranked["schedule"]):
-        drawn["schedules"] = figures.score_by_schedule(ranked, score)
+def score_figures(found: Findings) -> dict[str, Axes]:
+    """The scores against b and by schedule, where these were swept; by file name."""
+    drawn = {
+        f"b-{i}": figures.score_against_b(
+            found.runs.merge(cells[found.columns]), cells, found.best, found.score, title, by
+        )
+        for i, (title, cells, by) in enumerate(lines(found))
+    }
+    order = stats.ranked(found.cells, found.score)
+    if layouts.varies(order["schedule"]):
+        drawn["schedules"] = figures.score_by_schedule(order, found.score)
     return drawn
 
 
-def _schedule_figures(analysis: Analysis) -> dict[str, Axes]:
+def schedule_figures(best: pd.DataFrame) -> dict[str, Axes]:
     """The schedule and b of the best cell at each image size, sizes that share them as one curve; by file name."""
-    colors = figures.palette(analysis.best["resolution"])
+    colors = figures.palette(best["resolution"])
     sizes: dict[tuple[schedules.Schedule, float], list[int]] = {}
-    for _, row in analysis.best.iterrows():
+    for _, row in best.iterrows():
         with suppress(schedules.ScheduleError):  # a plug-in's schedule, read where the plug-in is not installed
             schedule = schedules.parse(row["schedule"]).at_size(row["resolution"])
             sizes.setdefault((schedule, row["b"]), []).append(row["resolution"])
     curves = [
-        figures.Curve(f"{', '.join(map(tables.size, at))}: {schedule} · b {b:g}", schedule, b, colors[at[0]])
+        figures.Curve(f"{', '.join(map(layouts.size, at))}: {schedule} · b {b:g}", schedule, b, colors[at[0]])
         for (schedule, b), at in sizes.items()
     ]
     if not curves:
@@ -180,72 +137,78 @@ def _schedule_figures(analysis: Analysis) -> dict[str, Axes]:
     return {"gamma": figures.gamma(curves), "log-snr": figures.log_snr(curves), "density": figures.density(curves)}
 
 
-@dataclass(frozen=True)
-class _Samples:
-    size: str
-    label: str
-    png: bytes
+def fetch_samples(found: Findings, tracking_uri: str) -> list[Samples]:
+    """The samples of the best cells at each image size, of one seed and thus from the same noise; only these are read.
+
+    At most eight cells a size and six sizes, in the order of the cells.
+    """
+    finished = found.runs[found.runs["state"] == FINISHED].sort_values("seed", kind="stable")
+    varied = layouts.varied_columns(found.cells, found.columns)
+    decimals = layouts.places(found.cells)
+    samples = []
+    with tempfile.TemporaryDirectory() as folder:
+        for resolution in sorted(found.best["resolution"])[:SIZES]:
+            order = stats.ranked(found.cells, found.score)
+            chosen = order[order["resolution"] == resolution][:SAMPLED].sort_index()
+            trials = finished.merge(chosen[found.columns].assign(cell=chosen.index)).drop_duplicates(["cell", "seed"])
+            seed = trials["seed"].mode().min()  # the one that most of these cells have
+            for _, trial in trials[trials["seed"] == seed].sort_values("cell").iterrows():
+                cell = chosen.loc[trial["cell"]]
+                if path := sample_grid(trial["run_id"], tracking_uri, Path(folder)):
+                    label = f"{layouts.cell_name(cell, varied)} · {layouts.score_text(cell, decimals)} · seed {seed}"
+                    best = trial["cell"] in found.best.index
+                    samples.append(Samples(layouts.size(resolution), label, best, _shrunk(path)))
+    return samples
 
 
-def _from_best(analysis: Analysis, tracking_uri: str) -> tuple[list[_Samples], dict[str, str]]:
-    """The samples of each best cell's first seed, and the environment of one of these trials."""
-    samples, environment = [], ""
-    finished = analysis.runs[analysis.runs["state"] == FINISHED].sort_values("seed")
-    varied = tables.varied_columns(analysis.cells, analysis.columns)
-    for index, row in analysis.best.iterrows():
-        trial = finished.merge(analysis.best.loc[[index], analysis.columns]).iloc[0]
-        with tempfile.TemporaryDirectory() as folder:
-            if path := sample_grid(trial["run_id"], tracking_uri, Path(folder)):
-                size, name = tables.size(row["resolution"]), tables.cell_name(row, varied)
-                samples.append(_Samples(size, f"{size}: {name} · seed {trial['seed']}", path.read_bytes()))
-        environment = environment or artifact_text(trial["run_id"], ENVIRONMENT_FILE, tracking_uri)
-    return samples, json.loads(environment or "{}")
+def _shrunk(path: Path) -> bytes:
+    """The PNG, no larger than a page can show."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if max(image.size) <= PIXELS:
+            return path.read_bytes()
+        image.thumbnail((PIXELS, PIXELS))
+        buffer = BytesIO()
+        image.save(buffer, "png", optimize=True)
+        return buffer.getvalue()
 
 
-def _html(
-    analysis: Analysis,
-    scores: Sequence[str],
-    curves: Sequence[str],
-    samples: Sequence[_Samples],
-    environment: Mapping[str, str],
-) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    loader = FileSystemLoader(Path(__file__).parent / "templates")
-    jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    answer, *rest = _tables(analysis)
-    return jinja.get_template("report.html.j2").render(
-        **_summary(analysis),
-        answer=answer,
-        tables=rest,
-        long=LONG,
-        scores=[Markup(_inline(svg)) for svg in scores],  # Matplotlib has escaped the text
-        curves=[Markup(_inline(svg)) for svg in curves],
-        samples=[(each.label, base64.b64encode(each.png).decode()) for each in samples],
-        environment=environment,
-        theme=[(f"--c{i}", color) for i, color in enumerate(figures.COLORS)],
-    )
+def _environment(found: Findings, tracking_uri: str) -> dict[str, str]:
+    """The versions that a trial of a best cell ran with."""
+    best = found.runs[found.runs["state"] == FINISHED].merge(found.best[found.columns][:1])
+    text = artifact_text(best["run_id"].iloc[0], ENVIRONMENT_FILE, tracking_uri) if len(best) else ""
+    return dict(json.loads(text or "{}"))
 
 
-def _markdown(analysis: Analysis, drawn: Sequence[str]) -> str:
-    about = _summary(analysis)
+def _markdown(analysis: Analysis, about: Mapping[str, Any], drawn: Sequence[str]) -> str:
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", about["yaml"])), default=0))
+    answer, *rest = report_tables(analysis, ROWS)
+    text = tables.markdown_text
     parts = [
-        f"# {tables.markdown_text(about['name'])}",
-        tables.markdown_text(about["description"]),
-        tables.markdown_text(f"{about['finished']} of {about['trials']} trials finished; {about['cost']}."),
-        *map(tables.markdown, _tables(analysis)),
+        f"# {text(about['name'])}",
+        text(about["description"]),
+        text(f"{about['finished']} of {about['trials']} trials finished; {about['cost']}."),
+        tables.markdown(answer),
+        text(about["law"]),
+        *map(tables.markdown, rest),
         *(f"![{name}](figures/{name}.png)" for name in drawn),
+        *(part for found in analysis.others for part in _apart(found)),
         tables.markdown(about["unfinished"]) if about["unfinished"].rows else "",
         "### To run it again",
         f"{fence}sh\n{about['command']}\n{fence}",
         f"{fence}yaml\n{about['yaml'].rstrip()}\n{fence}",
+        "\n".join(f"- {text(what)}: {text(value)}" for what, value in sorted(about["environment"].items())),
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
-def _summary(analysis: Analysis) -> dict[str, Any]:
+def _apart(found: Findings) -> list[str]:
+    why = tables.markdown_text(f"Set apart: {'; '.join(found.why)}.")
+    return [f"## {tables.markdown_text(found.name)}", why, *map(tables.markdown, findings_tables(found, ROWS))]
+
+
+def summary(analysis: Analysis, environment: Mapping[str, str]) -> dict[str, Any]:
     """What both the page and the Markdown say about the sweep as a whole."""
     sweep, runs = analysis.sweep, analysis.runs
     name = shlex.quote(sweep.name)
@@ -254,15 +217,22 @@ def _summary(analysis: Analysis) -> dict[str, Any]:
         "description": sweep.description,
         "trials": len(runs),
         "finished": int((runs["state"] == FINISHED).sum()),
-        "unfinished": tables.unfinished_table(runs, analysis.columns),
+        "law": f"{analysis.law.sentence[:1].upper()}{analysis.law.sentence[1:]}."
+        if analysis.law
+        else f"No law of b over image size: {analysis.no_law}",
+        "unfinished": layouts.unfinished_table(runs, analysis.main.columns, ROWS),
+        "failures": layouts.failures_table(runs),
         "cost": _cost(runs),
+        "costs": layouts.costs_table(runs),
         "yaml": sweep.yaml,
         "command": f"sched-lab submit {SWEEP_FILE}\nsched-lab report {name}",
+        "recommend": f"sched-lab recommend {name} --size 64",
+        "environment": environment,
     }
 
 
 def _cost(runs: pd.DataFrame) -> str:
-    total = f"{SECONDS}total"
+    total = layouts.TOTAL
     seconds = runs[total].dropna() if total in runs else pd.Series(dtype=float)
     if seconds.empty:
         return "their cost was not recorded"
@@ -279,10 +249,3 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
-
-
-def _inline(svg: str) -> str:
-    """An SVG file's text as an element of a page: its colours the page's, no ids that another figure has too."""
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    return re.sub("|".join(THEME), lambda found: THEME[found[0]], svg)

@@ -48,6 +48,15 @@ def test_score_against_b_draws_means_points_and_a_ring_at_the_best(runs: pd.Data
     assert (ax.get_xscale(), [text.get_text() for text in ax.texts]) == ("log", ["16×16", "8×8"])
 
 
+def test_score_against_b_draws_a_line_per_schedule_where_it_is_asked_to(runs: pd.DataFrame) -> None:
+    both = pd.concat([runs, runs.assign(schedule="$cosine$", **{FD: runs[FD] + 5})]).query("resolution == 8")
+    cells = stats.summarize(both, FD)
+    ax = figures.score_against_b(both, cells, stats.best_cells(both, FD), FD, "title", by="schedule")
+    assert sorted(text.get_text() for text in ax.texts) == ["$cosine$", "linear"]
+    (ring,) = (line for line in ax.lines if line.get_markersize() == 9 and len(line.get_xdata()))  # type: ignore[arg-type]
+    assert list(ring.get_ydata()) == [10.5]  # type: ignore[arg-type]
+
+
 def test_names_at_the_ends_of_lines_do_not_overlap(runs: pd.DataFrame) -> None:
     same = pd.concat([runs[runs["resolution"] == 8].assign(resolution=size) for size in (8, 16, 32, 64)])
     ax = figures.score_against_b(same, stats.summarize(same, FD), stats.best_cells(same, FD), FD, "title")

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
+from base64 import b64encode
+from dataclasses import replace
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +23,8 @@ from PIL import Image
 
 from analysis import runs as reading
 from analysis.cli import report
-from analysis.report import analyse, write_report
+from analysis.findings import analyse
+from analysis.report import write, write_report
 from analysis.runs import UnknownSweepError, load_runs, read_sweep, sample_grid
 from sched_lab import names
 from sched_lab.store import OutOfReach
@@ -177,7 +182,7 @@ def test_a_sweep_of_which_nothing_ran_has_rows_and_no_scores(store: Path, uri: s
     client.log_dict(run, {"cells": cells}, names.CELLS_FILE)
     idle = read_sweep("idle", uri)
     assert idle.runs["fid"].isna().tolist() == [True, True]
-    assert len(analyse(idle).cells) == 2  # two networks of one kind are two cells, not two seeds
+    assert len(analyse(idle).main.cells) == 2  # two networks of one kind are two cells, not two seeds
     page = write_report("idle", uri, tmp_path).files["html"].read_text()
     assert "no trial has finished" in page
     assert "0 of 2 trials finished" in page
@@ -225,14 +230,21 @@ def page(written: dict[str, Path]) -> Tags:
 
 
 def test_the_page_says_which_b_is_best_first(page: Tags) -> None:
-    cards = re.sub(r"\s+", " ", page.text[page.text.index("Best per image size") : page.text.index("Scores")])
-    assert "8×8 b = 2 fd_classifier 30.5 ± 1.2, 3 seeds" in cards
-    assert "16×16 b = 1 fd_classifier 30.5 ± 1.2, 3 seeds lowest b that was scored" in cards
-    assert "tied" not in cards  # paired over seeds the differences are 10, exactly
+    cards = re.sub(r"\s+", " ", page.text[page.text.index("Best per image size") : page.text.index("Points are seeds")])
+    assert "8×8 b = 2 fd_classifier 30.5 ± 1.2 3 seeds · rank 1 of 3 Better than all 2 others." in cards
+    assert "16×16 b = 1 fd_classifier 30.5 ± 1.2 3 seeds · rank 1 of 2 Better than all 1 others. lowest b" in cards
+    assert "Can't be told from it" not in cards  # paired over seeds the differences are 10, exactly
 
 
-def test_the_page_needs_no_other_file_and_runs_no_script(page: Tags) -> None:
-    assert {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "i", "b"} == set()
+def test_the_page_needs_no_other_file_and_runs_only_scripts_of_its_own(page: Tags, written: dict[str, Path]) -> None:
+    assert {tag for tag, _ in page.elements} & {"link", "iframe", "object", "i", "b"} == set()
+    (policy,) = (str(attrs["content"]) for tag, attrs in page.elements if "http-equiv" in attrs)
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-")
+    assert "http" not in policy
+    scripts = re.findall(r"<script>(.*?)</script>", written["html"].read_text(), flags=re.DOTALL)
+    allowed = [f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts]
+    assert policy.partition("script-src ")[2].split() == [*allowed, "'unsafe-eval'"]  # the latter for WebGL
+    assert len(scripts) == 2
     sources = [value for _, attrs in page.elements for name, value in attrs.items() if name in ("src", "href")]
     sources += [value for _, attrs in page.elements for name, value in attrs.items() if name == "xlink:href"]
     assert sources
@@ -260,7 +272,7 @@ def test_the_page_accounts_for_every_trial_and_its_cost(page: Tags) -> None:
 
 def test_figures_in_the_page_take_their_colours_from_its_theme(written: dict[str, Path]) -> None:
     page = written["html"].read_text()
-    drawn = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+    drawn = "".join(re.findall(r"<svg.*?</svg>", page.partition("<script>")[0], flags=re.DOTALL))
     assert drawn.count("<svg") == 4
     assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) == set()
     assert set(re.findall(r"var\((--[a-z0-9]+)\)", drawn)) <= set(re.findall(r"(--[a-z0-9]+):", page))
@@ -280,6 +292,74 @@ def test_csv_files_hold_every_trial_and_the_best(written: dict[str, Path], frame
     np.testing.assert_allclose(back["fd_classifier"], frame["fd_classifier"], rtol=1e-15)
     assert pd.read_csv(written["best"])["b"].tolist() == [2.0, 1.0]
     assert len(pd.read_csv(written["cells"])) == 6
+
+
+def test_parquet_files_hold_what_the_csv_files_hold_with_their_types(written: dict[str, Path]) -> None:
+    for name in ("runs", "cells", "best"):
+        back, text = pd.read_parquet(written[f"{name}.parquet"]), pd.read_csv(written[name])
+        assert back.columns.tolist() == text.columns.tolist()
+        np.testing.assert_array_equal(back["b"], text["b"])
+        assert back["resolution"].dtype == np.int64
+
+
+def test_the_page_says_why_there_is_no_law(page: Tags) -> None:
+    assert "No law of b over image size: the best b is known at 1 image sizes, a law needs 2" in page.text
+
+
+def test_latex_has_sizes_across_and_says_what_bold_means(written: dict[str, Path]) -> None:
+    (table,) = (part for part in written["latex"].read_text().split("\\end{table}") if "tab:input-scale" in part)
+    assert r"b & 8$\times$8 & 16$\times$16 \\" in table
+    assert r"2 & \textbf{30.5 $\pm$ 1.2} & 40.5 $\pm$ 1.2 \\" in table
+    assert r"Bold: the best cell of its size; $^\dagger$: can't be told from it." in table
+
+
+def test_scores_of_another_kind_are_set_apart_and_never_share_a_table(uri: str, tmp_path: Path) -> None:
+    sweep = read_sweep("scale", uri)
+    few = sweep.runs.assign(**{"sample.count": 100, "fd_classifier": 900.0 + sweep.runs["seed"]})[:9]
+    runs = pd.concat([sweep.runs.assign(**{"sample.count": 1000}), few], ignore_index=True)
+    settings = (*sweep.settings, "sample.count")
+    analysis = analyse(replace(sweep, runs=runs, settings=settings))
+    assert [found.name for found in (analysis.main, *analysis.others)] == ["sample.count 1000", "sample.count 100"]
+    files = write(analysis, [], {}, tmp_path)
+    assert pd.read_csv(files["cells"])["mean"].max() < 100
+    assert pd.read_csv(files["cells-2"])["mean"].min() > 900
+    found = Tags(files["html"].read_text())
+    apart = found.text[found.text.index("Scores compare only where") :]
+    assert "sample.count 100 (others 1000)" in apart
+    assert "901" not in found.text[: found.text.index("Scores compare only where")]
+    assert "901" in apart
+
+
+def test_a_confirmed_sweep_is_ranked_by_its_fresh_seeds_and_shows_the_screening_apart(uri: str) -> None:
+    sweep = read_sweep("scale", uri)
+    stage = pd.Series("confirm", sweep.runs.index).where(sweep.runs["seed"] > 0, "screen")
+    lucky = sweep.runs["fd_classifier"].where(stage == "confirm", 1.0)
+    analysis = analyse(replace(sweep, runs=sweep.runs.assign(stage=stage, fd_classifier=lucky)))
+    assert analysis.main.best["n"].tolist() == [2, 2]
+    assert analysis.main.best["mean"].min() > 30
+    assert [found.name for found in analysis.others] == ["screening · all runs"]
+    assert "flatter" in analysis.others[0].why[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_a_browser_draws_the_figures_and_sorts_a_table_at_a_click(written: dict[str, Path], tmp_path: Path) -> None:
+    click = "for (const i of [0, 1]) document.querySelectorAll('#tables thead th')[1].firstChild.click();"
+    allowed = b64encode(sha256(click.encode()).digest()).decode()
+    page = written["html"].read_text().replace("script-src ", f"script-src 'sha256-{allowed}' ")
+    file = tmp_path / "page.html"
+    file.write_text(page.replace("</body>", f"<script>{click}</script></body>"))
+    options = "--headless --no-sandbox --disable-gpu --enable-unsafe-swiftshader --disable-background-networking"
+    size, patience = "--window-size=1200,6000", "--virtual-time-budget=10000"
+    command = ["chromium", *options.split(), size, patience, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    seen = subprocess.run([*command, file.as_uri()], capture_output=True, text=True, check=True, timeout=120).stdout
+    dom = seen[: seen.index('id="theme"')]
+    assert dom.count('class="main-svg"') >= 3
+    assert "WebGL is not supported" not in dom
+    table = dom[dom.index('id="tables"') :]
+    assert re.search(r'<th[^>]*aria-sort="descending"[^>]*><button', table)
+    column = re.findall(r'<th scope="row" data-text="([^"]*)"', table[: table.index("</table>")])
+    assert column == ["1", "4", "2"]  # 40.5, 40.5 and 30.5 at 8×8
 
 
 def test_the_report_is_the_same_when_written_again(written: dict[str, Path], uri: str, tmp_path: Path) -> None:

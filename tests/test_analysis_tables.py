@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from analysis import stats, tables
+from analysis import layouts, stats, tables
 from analysis.report import csv
 from sched_lab import names
 
@@ -50,7 +50,7 @@ def lose(runs: pd.DataFrame, state: str, **where: object) -> None:
 
 
 def test_schedule_by_size_shows_each_schedule_at_its_best_b_and_marks_the_best(runs: pd.DataFrame) -> None:
-    table = tables.size_table(stats.summarize(runs, FD), "schedule", FD, COLUMNS, "")
+    table = layouts.size_table(stats.summarize(runs, FD), stats.best_cells(runs, FD), "schedule", FD, COLUMNS, "")
     assert table.header == ("schedule", "8×8", "16×16")
     # Two seeds one apart: sd √½, half-width 12.7062·√½/√2 = 6.353.
     assert texts(table) == [
@@ -66,22 +66,26 @@ def test_failed_missing_and_never_swept_cells_look_different_and_none_is_a_numbe
     lose(runs, names.FAILED, resolution=8, b=0.5)
     lose(runs, "missing", resolution=16, b=1.0)
     runs = runs[~((runs["resolution"] == 16) & (runs["b"] == 0.5))]
-    table = tables.size_table(stats.summarize(runs, FD), "b", FD, COLUMNS, "")
+    table = layouts.size_table(stats.summarize(runs, FD), stats.best_cells(runs, FD), "b", FD, COLUMNS, "")
     assert texts(table) == [["0.5", "failed", ""], ["1", "11.5 ± 6.4", "—"]]
 
 
 def test_a_cell_that_lost_a_seed_says_how_many_it_has(runs: pd.DataFrame) -> None:
     lose(runs, names.FAILED, resolution=8, schedule="cosine", b=1.0, seed=1)
-    cosine = stats.summarize(runs, FD).query("schedule == 'cosine'")
-    assert texts(tables.size_table(cosine, "b", FD, COLUMNS, ""))[1] == ["1", "16.0 (n = 1)", "26.5 ± 6.4"]
+    runs = runs[runs["schedule"] == "cosine"]
+    table = layouts.size_table(stats.summarize(runs, FD), stats.best_cells(runs, FD), "b", FD, COLUMNS, "")
+    assert texts(table)[1] == ["1", "16.0 (n = 1)", "26.5 ± 6.4"]
 
 
 def test_the_answer_has_a_row_for_every_size_with_its_warnings(runs: pd.DataFrame) -> None:
     lose(runs, names.FAILED, resolution=16)
-    table = tables.best_table(stats.summarize(runs, FD), stats.best_cells(runs, FD), FD, COLUMNS)
-    assert table.header == ("size", "schedule", "b", FD, "seeds", "remarks")
-    assert texts(table) == [
-        ["8×8", "linear", "0.5", "11.0 ± 6.4", "2", "lowest b that was scored: the optimum may lie below 0.5"],
+    ranks = stats.rank_intervals(runs, FD)[["rank_low", "rank_high"]]
+    best = stats.best_cells(runs, FD).join(ranks)
+    table = layouts.best_table(stats.summarize(runs, FD), best, FD, COLUMNS)
+    assert table.header == ("size", "schedule", "b", FD, "rank", "remarks")
+    edge = "lowest b that was scored: the optimum may lie below 0.5"
+    assert texts(table) == [  # the differences are the same in both seeds: no doubt is left
+        ["8×8", "linear", "0.5", "11.0 ± 6.4", "1 of 4", f"2 seeds; {edge}"],
         ["16×16", "—", "—", "—", "—", "no trial has finished"],
     ]
 
@@ -89,26 +93,78 @@ def test_the_answer_has_a_row_for_every_size_with_its_warnings(runs: pd.DataFram
 def test_one_seed_is_said_to_have_no_interval(runs: pd.DataFrame) -> None:
     runs = runs[runs["seed"] == 0]
     cells, best = stats.summarize(runs, FD), stats.best_cells(runs, FD)
-    answer = texts(tables.best_table(cells, best, FD, COLUMNS))
-    assert answer[0][3] == "10.5"
-    assert "one seed: no interval" in answer[0][5]
-    assert "mean over 1 seed." in tables.size_table(cells, "schedule", FD, COLUMNS, "").caption
+    answer = layouts.answers(cells, best, FD, COLUMNS)[0]
+    assert (answer.score, answer.basis) == ("10.5", "one seed: no interval")
+    assert "other cells may be as good: one seed can't tell" in answer.remarks
+    assert answer.certain == ""
+    assert "mean over 1 seed." in layouts.size_table(cells, best, "schedule", FD, COLUMNS, "").caption
 
 
-def test_ties_are_named_a_few_and_then_counted(runs: pd.DataFrame) -> None:
+def test_the_interval_of_one_seed_is_labelled_as_one_within_the_run(runs: pd.DataFrame) -> None:
+    runs = runs[runs["seed"] == 0].assign(**{f"{names.JACKKNIFE}{FD}": 0.1})
+    answer = layouts.answers(stats.summarize(runs, FD), stats.best_cells(runs, FD), FD, COLUMNS)[0]
+    assert answer.score == "10.5 ± 0.2"  # 19 degrees of freedom: 2.09 · 0.1
+    assert answer.basis == "one seed: within-run interval by jackknife, not over seeds"
+
+
+def test_ties_are_named_the_best_first_and_then_counted(runs: pd.DataFrame) -> None:
     noisy = pd.concat([runs.assign(b=runs["b"] * 4**i) for i in range(3)])
     noisy[FD] = 10.0 + noisy["seed"] * noisy["b"]
-    row = stats.best_cells(noisy, FD).iloc[0]
-    assert len(row["ties"]) == 11
-    notes = tables.remarks(row, stats.summarize(noisy, FD), ["schedule", "b"])
-    assert re.search(r"^tied with [^,]+, [^,]+, [^,]+ and 8 more$", notes[-1])
+    cells, best = stats.summarize(noisy, FD), stats.best_cells(noisy, FD)
+    assert len(best.iloc[0]["ties"]) == 11
+    answer = layouts.answers(cells, best, FD, COLUMNS)[0]
+    assert answer.ties[:3] == ("linear · b 0.5", "cosine · b 1", "linear · b 1")
+    assert (len(answer.ties), answer.more_ties) == (6, 5)
+    remarks = layouts.best_table(cells, best, FD, COLUMNS).rows[0][-1].text
+    assert re.search(r"can't be told from [^;]+ and 5 more", remarks)
+
+
+def test_cells_that_can_not_be_told_from_the_best_carry_a_dagger(runs: pd.DataFrame) -> None:
+    noisy = runs.assign(**{FD: 10.0 + runs["seed"] * runs["b"] + 1000 * (runs["schedule"] == "cosine")})
+    table = layouts.size_table(stats.summarize(noisy, FD), stats.best_cells(noisy, FD), "b", FD, COLUMNS, "Input scale")
+    assert [(row[1].best, row[1].tied) for row in table.rows] == [(True, False), (False, True)]
+    assert str(table.rows[1][1]) == "10.5 ± 6.4† (linear)"
+    assert "Bold: the best cell of its size; †: can't be told from it." in table.caption
+
+
+def test_the_cells_table_shows_the_best_of_every_size_first_and_says_what_it_leaves_out(runs: pd.DataFrame) -> None:
+    cells = stats.summarize(runs, FD).join(stats.rank_intervals(runs, FD)[["rank_low", "rank_high"]])
+    table = layouts.cells_table(cells, stats.best_cells(runs, FD), FD, COLUMNS, limit=4)
+    assert [row[:4] for row in texts(table)] == [
+        ["8×8", "linear", "0.5", "11.0 ± 6.4"],
+        ["8×8", "linear", "1", "11.5 ± 6.4"],
+        ["16×16", "linear", "0.5", "21.0 ± 6.4"],
+        ["16×16", "linear", "1", "21.5 ± 6.4"],
+    ]
+    assert [row[4] for row in texts(table)] == ["1", "2", "1", "2"]
+    assert "The best 4 of 8 cells; all are in cells.csv." in table.caption
+
+
+def test_ranks_are_shown_as_an_interval() -> None:
+    assert layouts.rank_text({"rank_low": 1.0, "rank_high": 3.0}) == "1–3"
+    assert layouts.rank_text({"rank_low": 2.0, "rank_high": 2.0}) == "2"
+    assert layouts.rank_text({"rank_low": float("nan"), "rank_high": float("nan")}) == "—"
+
+
+def test_failures_are_counted_by_kind_the_most_frequent_first(runs: pd.DataFrame) -> None:
+    lose(runs, names.FAILED, resolution=8, b=0.5)
+    lose(runs, "missing", resolution=16, b=0.5, schedule="linear", seed=0)
+    runs["failure"] = pd.Series("diverged", runs.index).where(runs["state"] == names.FAILED)
+    assert texts(layouts.failures_table(runs)) == [["failed", "diverged", "4"], ["missing", "—", "1"]]
+
+
+def test_costs_are_told_by_image_size_and_left_out_where_nothing_was_recorded(runs: pd.DataFrame) -> None:
+    assert layouts.costs_table(runs).rows == ()
+    timed = runs.assign(**{f"{names.SECONDS}total": 90.0, f"{names.SECONDS}train": 60.0})
+    assert layouts.costs_table(timed).header == ("size", "trials", "hours", "s a trial", "train")
+    assert texts(layouts.costs_table(timed))[0] == ["8×8", "8", "0.2", "90", "60"]
 
 
 def test_unfinished_trials_are_listed_with_their_reasons(runs: pd.DataFrame) -> None:
     lose(runs, names.FAILED, resolution=8, b=0.5, seed=1, schedule="linear")
     runs.loc[runs["state"] == names.FAILED, "reason"] = "loss is not a number"
     lose(runs, "missing", resolution=16, b=1.0, seed=0, schedule="cosine")
-    assert texts(tables.unfinished_table(runs, COLUMNS)) == [
+    assert texts(layouts.unfinished_table(runs, COLUMNS, 10)) == [
         ["8×8", "linear", "0.5", "1", "failed", "loss is not a number", "8linear0.51"],
         ["16×16", "cosine", "1", "0", "missing", "—", "16cosine1.00"],
     ]
@@ -121,7 +177,7 @@ def test_a_schedule_filled_in_with_each_size_is_one_schedule() -> None:
             "resolution": [8, 16, 16, 8, 8],
         }
     )
-    assert tables.schedule_names(frame).tolist() == [
+    assert layouts.schedule_names(frame).tolist() == [
         "shifted_cosine@64",
         "shifted_cosine@64",
         "shifted_cosine@64,8",
@@ -134,7 +190,7 @@ def test_a_schedule_filled_in_with_each_size_is_one_schedule() -> None:
     ("means", "places"), [([33.0, 700.0], 1), ([3.52, 20.0], 2), ([0.00123], 5), ([1500.0], 0), ([float("nan")], 2)]
 )
 def test_the_smallest_mean_is_shown_with_three_digits(means: list[float], places: int) -> None:
-    assert tables.places(pd.DataFrame({"mean": means})) == places
+    assert layouts.places(pd.DataFrame({"mean": means})) == places
 
 
 HOSTILE = "50% of a_b & <b>#1</b> {x} $y$ ~^\\ | *s* `c` [l](u)\nend"

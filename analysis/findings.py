@@ -1,0 +1,156 @@
+"""What a sweep's scores say, population by population: statistics, the law of b, and the tables that show them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis import comparisons, law, layouts, reference, stats, tables
+from analysis.runs import Sweep
+
+SIZES = 6  # image sizes that have figures of their own, the smallest first
+SCREENED = "one round of seeds that picked the cells to confirm: scores that won a selection flatter the winner"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the scores of one population say; schedules go by the names of `layouts.schedule_names`."""
+
+    name: str
+    why: tuple[str, ...]
+    """Why these trials were set apart from the others; empty where none are."""
+    score: str
+    runs: pd.DataFrame
+    columns: list[str]
+    """The settings that tell cells apart."""
+    cells: pd.DataFrame
+    """See `stats.summarize` and `stats.rank_intervals`."""
+    best: pd.DataFrame
+    """See `stats.best_cells`."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A sweep, and what its scores say."""
+
+    sweep: Sweep
+    runs: pd.DataFrame
+    """All trials of the sweep."""
+    main: Findings
+    """Of the largest population, which gives the answer."""
+    others: tuple[Findings, ...]
+    fitted: pd.DataFrame
+    """The best b at each image size: see `law.best_b`."""
+    law: law.Law | None
+    no_law: str
+    """Why there is none."""
+    spread: pd.DataFrame
+    """See `stats.spread`, by image size."""
+    beside: pd.DataFrame
+    """The paper's cells beside the sweep's: see `reference.beside`."""
+    agreement: pd.DataFrame
+    """See `reference.rank_correlation`."""
+
+    @property
+    def answer(self) -> tables.Table:
+        """The best cell per image size, as a table."""
+        return layouts.best_table(self.main.cells, self.main.best, self.main.score, self.main.columns)
+
+
+def analyse(sweep: Sweep) -> Analysis:
+    """Statistics of a sweep's scores, apart for each population; the law from the largest."""
+    runs = sweep.runs.assign(schedule=layouts.schedule_names(sweep.runs))
+    populations = comparisons.set_apart(runs, sweep.ranked_by)
+    main, *others = [found for population in populations for found in _by_stage(population, sweep)]
+    best = _best_b(populations[0], sweep)
+    try:
+        found, reason = law.fit(best), ""
+    except law.Unsupported as error:
+        found, reason = None, str(error)
+    beside = reference.beside(main.cells, main.score)
+    return Analysis(
+        sweep=sweep,
+        runs=runs,
+        main=main,
+        others=tuple(others),
+        fitted=best,
+        law=found,
+        no_law=reason,
+        spread=stats.spread(main.runs, main.score, main.columns, per=("resolution",)),
+        beside=beside,
+        agreement=reference.rank_correlation(beside),
+    )
+
+
+def fitted(sweep: Sweep, schedule: str | None = None) -> pd.DataFrame:
+    """The best b at each image size of the largest population: see `law.best_b`."""
+    runs = sweep.runs.assign(schedule=layouts.schedule_names(sweep.runs))
+    return _best_b(comparisons.set_apart(runs, sweep.ranked_by)[0], sweep, schedule)
+
+
+def _best_b(population: comparisons.Population, sweep: Sweep, schedule: str | None = None) -> pd.DataFrame:
+    columns = stats.cell_columns(population.runs, sweep.settings)
+    return law.best_b(population.runs, population.score, columns, schedule)
+
+
+def _by_stage(population: comparisons.Population, sweep: Sweep) -> list[Findings]:
+    """The findings of a population; where cells were confirmed with fresh seeds, those of the screening apart."""
+    score, why = population.score, population.why
+    runs = stats.confirmed(population.runs)
+    screened = population.runs.drop(runs.index)
+    if screened.empty:
+        return [_findings(population.name, why, score, runs, sweep)]
+    return [
+        _findings(f"confirmed · {population.name}", why, score, runs, sweep),
+        _findings(f"screening · {population.name}", (*why, SCREENED), score, screened, sweep),
+    ]
+
+
+def _findings(name: str, why: tuple[str, ...], score: str, runs: pd.DataFrame, sweep: Sweep) -> Findings:
+    columns = stats.cell_columns(runs, sweep.settings)
+    ranks = stats.rank_intervals(runs, score, columns)[["rank_low", "rank_high"]]
+    cells = stats.summarize(runs, score, columns).join(ranks)
+    return Findings(name, why, score, runs, columns, cells, stats.best_cells(runs, score, columns).join(ranks))
+
+
+def report_tables(analysis: Analysis, limit: int) -> list[tables.Table]:
+    """The tables of the main population: the answer first, every cell last; those cut to `limit` rows."""
+    main = analysis.main
+    answer, *by_size, cells = findings_tables(main, limit)
+    further = []
+    if layouts.varies(main.cells["b"]):
+        further.append(layouts.fitted_table(analysis.fitted))
+    if analysis.spread["resampling"].notna().any():
+        further.append(layouts.spread_table(analysis.spread, main.score))
+    if len(analysis.beside):
+        beside, agreement = analysis.beside, analysis.agreement
+        further.append(layouts.reference_table(beside, agreement, main.score, reference.CITATION, limit))
+    return [answer, *by_size, *further, cells]
+
+
+def findings_tables(found: Findings, limit: int) -> list[tables.Table]:
+    """The best cells, then schedule and b by image size where these vary, then the cells, no more than `limit`."""
+    cells, best, columns, score = found.cells, found.best, found.columns, found.score
+    by_size = [
+        layouts.size_table(cells, best, row, score, columns, title)
+        for row, title in (("schedule", "Schedule by image size"), ("b", "Input scale b by image size"))
+        if layouts.varies(cells[row])
+    ]
+    answer = layouts.best_table(cells, best, score, columns)
+    return [answer, *by_size, layouts.cells_table(cells, best, score, columns, limit)]
+
+
+def lines(found: Findings) -> list[tuple[str, pd.DataFrame, str]]:
+    """What the figures of score against b show: (title, cells, the column that tells the lines apart) each.
+
+    One figure with a line per image size where one schedule was swept, else one per image size, a line per schedule.
+    A line's cells differ in b alone: the best of the other settings.
+    """
+    order = stats.ranked(found.cells, found.score).drop_duplicates(["resolution", "schedule", "b"])
+    if not layouts.varies(order["b"]):
+        return []
+    if not layouts.varies(order["schedule"]):
+        return [(f"{found.score} against b", order.sort_values("resolution", kind="stable"), "resolution")]
+    sizes = order.sort_values("resolution", kind="stable").groupby("resolution")
+    return [(f"{layouts.size(size)}: {found.score} against b", at, "schedule") for size, at in sizes][:SIZES]
