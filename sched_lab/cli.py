@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from sched_lab import __version__
-from sched_lab.commands import looking, sweeps, tools
+from sched_lab.commands import illustrations, looking, sweeps, tools
 from sched_lab.commands.answers import DONE, INTERRUPTED, OUT_OF_REACH, SOME_FAILED, WRONG_INPUT
 from sched_lab.located_yaml import SweepError
 from sched_lab.redaction import redacted
@@ -69,6 +69,7 @@ for _command in (
     sweeps.retry,
     looking.dashboard,
     tools.schedule,
+    illustrations.illustrate,
     tools.yaml_schema,
     tools.doctor,
     tools.gc,
