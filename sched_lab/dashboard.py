@@ -45,7 +45,7 @@ def serve(store: Store, host: str, port: int) -> None:
     if not _is_loopback(host):
         environment |= _login(store.root / "dashboard")
         arguments += ["--app-name", "basic-auth"]
-    click.echo(f"dashboard: http://{names[0]}   (Ctrl-C ends it)", err=True)
+    click.echo(f"dashboard: http://{names[0]}   (Ctrl-C ends it; choose Model training, top left)", err=True)
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, "-m", "mlflow", *arguments], environment)
 

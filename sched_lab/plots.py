@@ -1,7 +1,8 @@
-"""The picture of one schedule that a run keeps and `sched-lab schedule --plot` writes."""
+"""The pictures that a run keeps: its schedule, which `sched-lab schedule --plot` writes too, and its loss."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,4 +27,22 @@ def schedule_figure(schedule: Schedule, b: float) -> Figure:
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.grid(alpha=0.3)
     figure.suptitle(f"{schedule}  b = {b:g}")
+    return figure
+
+
+def loss_figure(schedule: Schedule, b: float, losses: Mapping[float, float]) -> Figure:
+    """The loss in each bin of log-SNR, by its centre, against the density that uniform t puts on log-SNR."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    loss = figure.subplots()
+    centres = sorted(losses)
+    loss.bar(centres, [losses[centre] for centre in centres], width=1.8, color="#0072b2", alpha=0.6)
+    loss.set(xlabel="log-SNR", xlim=(centres[0] - 2, centres[-1] + 2), title=f"{schedule}  b = {b:g}")
+    loss.set_ylabel("loss", color="#0072b2")
+    t = 1 / (1 + np.exp(-np.linspace(-9, 9, 361)))  # evenly in the tails too
+    density = loss.twinx()
+    density.plot(schedule.log_snr(t, b), schedule.density(t), color="#d55e00", linewidth=2)
+    density.set_ylim(bottom=0)
+    density.set_ylabel("density of training", color="#d55e00")
     return figure

@@ -7,7 +7,6 @@ next: a point with the same time, step and value is one point to MLflow, and a s
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import secrets
@@ -16,21 +15,18 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from sched_lab import names
+from sched_lab import mlflow_pages, names
 from sched_lab.grid import Trial
 from sched_lab.journal import identity, read
 from sched_lab.mlflow_client import connect, insist, reaching, without_collection
-from sched_lab.plots import schedule_figure
 from sched_lab.redaction import redacted
 from sched_lab.store import Store, read_json
 from trainers.files import replacing
-from trainers.schedules import Schedule
 from trainers.spec import TrialSpec
 
 if TYPE_CHECKING:
@@ -89,7 +85,7 @@ class _Run:
     fresh: bool = True
     """Whether nothing is in the run but what this object knows of."""
     told: dict[str, set[int]] = field(default_factory=dict)
-    """The steps that the run has, of the metrics asked for so far."""
+    """The steps that the run has, of the metrics asked for so far and of the gallery."""
 
     @classmethod
     def found(cls, run: Run) -> _Run:
@@ -180,7 +176,10 @@ class Tracker:
             tags = {names.ROLE: names.ROLE_SWEEP, names.SWEEP: self._sweep, names.STORE: self._store_id}
             self._parent = self._client.create_run(self._experiment, tags=tags, run_name=self._sweep).info.run_id
         self._client.set_tag(self._parent, names.RANKED_BY, ranked_by)
-        self._client.set_tag(self._parent, "mlflow.note.content", _storable(description))
+        note = _storable(mlflow_pages.note(description, cells, self._store, self._sweep))
+        self._client.set_tag(self._parent, names.DESCRIPTION, _storable(description))
+        self._client.set_tag(self._parent, names.NOTE, note)
+        self._client.set_experiment_tag(self._experiment, names.NOTE, note)
         self._client.log_text(self._parent, yaml_text, names.SWEEP_FILE)
         self._client.log_dict(self._parent, {"cells": list(cells)}, names.CELLS_FILE)
         self._client.update_run(self._parent, "RUNNING")
@@ -229,9 +228,9 @@ class Tracker:
         run.has_params = True
         for name, step in points:
             run.told[name].add(step)
-        for picture in {folder / event["file"] for event in events if "file" in event}:
-            if picture.exists():
-                self._client.log_artifact(run.id, str(picture), names.SAMPLES_FOLDER)
+        for event in events:
+            if "file" in event and (folder / event["file"]).exists():
+                self._show(run, folder / event["file"], event["step"], event["time_ms"])
         said = [event for event in events if "state" in event]
         if said and said[-1]["state"] != names.RUNNING:
             self._describe(run.id, trial)
@@ -255,6 +254,17 @@ class Tracker:
                 if step not in run.told[name]:
                     points.setdefault((name, step), Metric(name, value, event["time_ms"], step))
         return points
+
+    def _show(self, run: _Run, grid: Path, step: int, time_ms: int) -> None:
+        """Log a grid of samples: as the file that it is, and in the gallery, where it is not there yet."""
+        self._client.log_artifact(run.id, str(grid), names.SAMPLES_FOLDER)
+        if names.GALLERY_FOLDER not in run.told:
+            there = [] if run.fresh else self._client.list_artifacts(run.id, names.GALLERY_FOLDER)
+            run.told[names.GALLERY_FOLDER] = {int(file.path.split("+")[2]) for file in there}  # images/KEY+step+STEP+…
+        image = mlflow_pages.image(grid)
+        if image and step not in run.told[names.GALLERY_FOLDER]:
+            self._client.log_image(run.id, image, key=names.SAMPLES_FOLDER, step=step, timestamp=time_ms)
+            run.told[names.GALLERY_FOLDER].add(step)
 
     def _tell(self, run: _Run, said: Sequence[Mapping[str, Any]], last: Mapping[str, str]) -> None:
         """Bring the run's state up to the last of these events, if there are any; then set the tags in `last`."""
@@ -291,12 +301,15 @@ class Tracker:
         return _Run(self._client.create_run(self._experiment, start_ms, tags, run_name(trial.spec)).info.run_id)
 
     def _describe(self, run_id: str, trial: Trial) -> None:
-        """The artifacts of a trial that has ended: its spec, what it ran on, its schedule, its log."""
+        """The artifacts of a trial that has ended: its spec, what it ran on, its schedule, its loss, its log."""
         environment = (self._store.result(trial.key) or {}).get("environment", {})
         files = {
             names.SPEC_FILE: trial.spec.model_dump_json(indent=1).encode(),
             names.ENVIRONMENT_FILE: json.dumps(environment, indent=1).encode(),
-            names.SCHEDULE_FILE: _schedule_png(trial.spec.noise_schedule, trial.spec.b),
+            names.SCHEDULE_FILE: mlflow_pages.schedule_png(trial.spec.noise_schedule, trial.spec.b),
+            names.LOSS_FILE: mlflow_pages.loss_png(
+                trial.spec, read(self._store.trial(trial.key) / names.JOURNAL_FILE)[0]
+            ),
             names.LOG_FILE: _tail(self._store.trial(trial.key) / names.LOG_FILE).encode(),
         }
         with tempfile.TemporaryDirectory() as folder:
@@ -315,14 +328,6 @@ def _identity(store: Store) -> str:
             with replacing(file) as part:
                 part.write_text(secrets.token_hex(8))
         return file.read_text()
-
-
-@lru_cache(maxsize=128)
-def _schedule_png(schedule: Schedule, b: float) -> bytes:
-    """The picture of a schedule: drawing it takes longer than all else in a delivery."""
-    picture = io.BytesIO()
-    schedule_figure(schedule, b).savefig(picture)
-    return picture.getvalue()
 
 
 def _params(spec: TrialSpec) -> list[Param]:

@@ -134,7 +134,7 @@ def test_a_finished_sweep_has_one_run_a_trial_with_params_metrics_and_artifacts(
         assert [point.step for point in history] == [10, 20]
         assert any(name.startswith("loss_by_log_snr/") for name in run.data.metrics)
         top = {item.path for item in mlflow.list_artifacts(run.info.run_id)}
-        assert {"samples", "spec.json", "environment.json", "schedule.png"} <= top
+        assert {"samples", "images", "spec.json", "environment.json", "schedule.png", "loss_by_log_snr.png"} <= top
         grids = [item.path for item in mlflow.list_artifacts(run.info.run_id, "samples")]
         assert grids == ["samples/step-000010.png", "samples/step-000020.png"]
 

@@ -1,0 +1,81 @@
+"""What MLflow's pages show of a sweep and of a run beside numbers: a description in Markdown, and pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sched_lab import names
+from sched_lab.plots import loss_figure, schedule_figure
+from sched_lab.redaction import redacted
+from sched_lab.store import Store
+from trainers.schedules import Schedule
+from trainers.spec import TrialSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+LISTED = 12  # values of an axis that a description lists
+
+
+def note(description: str, cells: Iterable[Mapping[str, Any]], store: Store, sweep: str) -> str:
+    """What a sweep asks, its axes, and what to do with it, in Markdown; `cells` have `settings`."""
+    axes: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        for name, value in cell["settings"].items():
+            axes.setdefault(name, {})[value if isinstance(value, str) else json.dumps(value)] = None
+    table = [f"| {name} | {_listed(list(values))} |" for name, values in axes.items()]
+    what = f"{shlex.quote(sweep)} --store {shlex.quote(str(store.root))}"
+    served = "" if store.local_tracking else f" --tracking-uri {shlex.quote(redacted(store.tracking_uri))}"
+    paragraphs = [
+        description,
+        "\n".join(["| axis | values |", "|---|---|", *table] if table else []),
+        f"    sched-lab report {what}{served}\n    sched-lab status {what}",
+        f"The report: `{store.report(sweep) / names.REPORT_FILE}`",
+    ]
+    return "\n\n".join(filter(None, paragraphs))
+
+
+def _listed(values: Sequence[str]) -> str:
+    shown = ", ".join(values[:LISTED]).replace("|", "\\|")
+    return f"{shown}, … ({len(values)} values)" if len(values) > LISTED else shown
+
+
+@lru_cache(maxsize=128)
+def schedule_png(schedule: Schedule, b: float) -> bytes:
+    """The picture of a schedule: drawing it takes longer than all else in a delivery."""
+    return _png(schedule_figure(schedule, b))
+
+
+def loss_png(spec: TrialSpec, events: Iterable[Mapping[str, Any]]) -> bytes:
+    """The picture of a trial's loss by log-SNR as its journal last tells of it; empty where it does not."""
+    last = {name: value for event in events for name, value in event.get("metrics", {}).items()}
+    losses = {
+        float(name.removeprefix(names.LOSS_BY_LOG_SNR)): loss
+        for name, loss in last.items()
+        if name.startswith(names.LOSS_BY_LOG_SNR)
+    }
+    return _png(loss_figure(spec.noise_schedule, spec.b, losses)) if losses else b""
+
+
+def _png(figure: Figure) -> bytes:
+    picture = io.BytesIO()
+    figure.savefig(picture)
+    return picture.getvalue()
+
+
+def image(path: Path) -> Image | None:
+    """The image in a file; None where it can't be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as found:
+            return found.copy()
+    except OSError:
+        return None

@@ -1,0 +1,159 @@
+"""MLflow's pages show what a sweep asks and what came of it: a description, a gallery by step, the loss by log-SNR."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from PIL import Image
+
+from sched_lab import mlflow_pages, names, plots
+from sched_lab.grid import Trial
+from sched_lab.journal import Journal
+from sched_lab.mlflow_client import connect
+from sched_lab.store import Store
+from sched_lab.tracking import DELIVERED, Tracker
+from trainers.schedules import parse
+from trainers.spec import TrialSpec
+
+TRIAL = Trial("a", TrialSpec(), {})
+CELLS = [
+    {"key": "", "settings": {"schedule": schedule, "b": b, "seed": seed}}
+    for schedule in ("linear", "cosine@0.2,1,1")
+    for b in (0.5, 1.0)
+    for seed in range(20)
+]
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_database: Path) -> Store:
+    """A store on SQLite, whose database need not be created anew."""
+    (tmp_path / "lab").mkdir()
+    shutil.copy(empty_database, tmp_path / "lab")
+    return Store.at(tmp_path / "lab")
+
+
+def opened(store: Store, description: str = "") -> Tracker:
+    tracker = Tracker(store, "faces")
+    tracker.open(description, "name: faces", CELLS, "fd_classifier")
+    return tracker
+
+
+def client_of(store: Store) -> MlflowClient:
+    return connect(store.tracking_uri)
+
+
+def run_of(store: Store, role: str = names.ROLE_TRIAL) -> Run:
+    experiment = client_of(store).get_experiment_by_name("faces")
+    (run,) = client_of(store).search_runs([experiment.experiment_id], f"tags.`{names.ROLE}` = '{role}'")
+    return run
+
+
+def evaluate(store: Store, *steps: int, **end: str) -> None:
+    """As a trial does that draws and scores samples at these steps."""
+    folder = store.trial(TRIAL.key)
+    with Journal(folder / names.JOURNAL_FILE) as journal:
+        for step in steps:
+            grid = f"{names.SAMPLES_FOLDER}/step-{step:06d}.png"
+            (folder / names.SAMPLES_FOLDER).mkdir(exist_ok=True)
+            Image.fromarray(np.full((17, 17), step, np.uint8)).save(folder / grid)
+            bins = {f"{names.LOSS_BY_LOG_SNR}{centre}": 1 / (step + abs(centre)) for centre in (-1, 1, 3)}
+            journal.write(step=step, metrics=bins, file=grid)
+        if end:
+            journal.write(**end)
+
+
+def gallery(store: Store) -> Counter[int]:
+    """How often the gallery has each step."""
+    files = client_of(store).list_artifacts(run_of(store).info.run_id, names.GALLERY_FOLDER)
+    return Counter(int(file.path.split("+")[2]) for file in files if file.path.endswith(".png"))
+
+
+def picture(store: Store, name: str) -> Image.Image:
+    return Image.open(client_of(store).download_artifacts(run_of(store).info.run_id, name))
+
+
+def test_the_gallery_has_each_grid_once_however_often_it_is_delivered(store: Store) -> None:
+    evaluate(store, 10, 20)
+    opened(store).deliver(TRIAL)
+    client_of(store).delete_tag(run_of(store).info.run_id, DELIVERED)  # as a driver leaves it that was killed there
+    evaluate(store, 30)
+    opened(store).deliver(TRIAL)
+    assert gallery(store) == Counter([10, 20, 30])
+    assert run_of(store).data.tags["mlflow.loggedImages"] == "True"
+    files = client_of(store).list_artifacts(run_of(store).info.run_id, names.GALLERY_FOLDER)
+    (last,) = [file.path for file in files if "+step+30+" in file.path and file.path.endswith(".png")]
+    np.testing.assert_array_equal(np.asarray(picture(store, last)), np.full((17, 17), 30))
+
+
+def test_a_grid_that_cannot_be_read_keeps_nothing_else_from_mlflow(store: Store) -> None:
+    evaluate(store, 10, 20)
+    (store.trial("a") / names.SAMPLES_FOLDER / "step-000010.png").write_bytes(b"\x89PNG cut short")
+    opened(store).deliver(TRIAL)
+    assert gallery(store) == Counter([20])
+
+
+def test_a_trial_that_has_ended_shows_its_loss_by_log_snr(store: Store) -> None:
+    evaluate(store, 10)
+    tracker = opened(store)
+    tracker.deliver(TRIAL)
+    assert names.LOSS_FILE not in artifacts(store)
+    evaluate(store, 20, state=names.FINISHED, reason="")
+    tracker.deliver(TRIAL)
+    figure = plots.loss_figure(TRIAL.spec.noise_schedule, 1.0, {c: 1 / (20 + abs(c)) for c in (-1.0, 1.0, 3.0)})
+    buffer = io.BytesIO()
+    figure.savefig(buffer)
+    np.testing.assert_array_equal(np.asarray(picture(store, names.LOSS_FILE)), np.asarray(Image.open(buffer)))
+
+
+def artifacts(store: Store) -> set[str]:
+    return {file.path for file in client_of(store).list_artifacts(run_of(store).info.run_id)}
+
+
+def test_a_trial_that_was_never_evaluated_shows_no_loss_by_log_snr(store: Store) -> None:
+    evaluate(store, state=names.FAILED, reason="broken", failure="bug")
+    opened(store).deliver(TRIAL)
+    assert names.LOSS_FILE not in artifacts(store)
+
+
+def test_the_loss_stands_over_its_bin_beside_the_density_of_training() -> None:
+    loss, density = plots.loss_figure(parse("linear"), 2.0, {3.0: 0.2, -1.0: 0.9}).axes
+    assert [bar.get_center()[0] for bar in loss.patches] == pytest.approx([-1.0, 3.0])  # type: ignore[attr-defined]
+    assert [bar.get_height() for bar in loss.patches] == [0.9, 0.2]  # type: ignore[attr-defined]
+    x, y = density.lines[0].get_data()
+    assert np.asarray(x)[np.argmax(y)] == pytest.approx(2 * np.log(2), abs=0.05)  # linear: logistic, about log b²
+
+
+def test_the_sweep_and_its_experiment_are_described_by_axes_commands_and_report(store: Store) -> None:
+    opened(store, "Which b suits faces?")
+    note = run_of(store, names.ROLE_SWEEP).data.tags[names.NOTE]
+    assert note.split("\n\n") == [
+        "Which b suits faces?",
+        "| axis | values |\n|---|---|\n"
+        "| schedule | linear, cosine@0.2,1,1 |\n"
+        "| b | 0.5, 1.0 |\n"
+        "| seed | 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … (20 values) |",
+        f"    sched-lab report faces --store {store.root}\n    sched-lab status faces --store {store.root}",
+        f"The report: `{store.root / 'reports' / 'faces' / 'index.html'}`",
+    ]
+    assert client_of(store).get_experiment_by_name("faces").tags[names.NOTE] == note
+    assert run_of(store, names.ROLE_SWEEP).data.tags[names.DESCRIPTION] == "Which b suits faces?"
+
+
+def test_a_description_names_the_server_that_its_runs_are_on(tmp_path: Path) -> None:
+    here = Store.at(tmp_path / "my lab", "http://127.0.0.1:9")
+    note = mlflow_pages.note("", [], here, "a|b")
+    assert note.startswith(f"    sched-lab report 'a|b' --store '{here.root}' --tracking-uri http://127.0.0.1:9\n")
