@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from tests.conftest import ROOT
 from trainers.failures import BadData, kind_of
 from trainers.spec import NetworkSpec, TrialSpec
 from trainers.training import Beat, TrainProgress
@@ -29,6 +30,7 @@ from trainers.trial import (
     Sampled,
     Saving,
     TrialResult,
+    environment,
     run,
     run_trial,
     to_uint8,
@@ -192,6 +194,15 @@ def test_samples_drawn_in_pieces_are_those_drawn_together(tmp_path: Path, cache:
     grids = [np.asarray(Image.open(tmp_path / name / "samples/step-000020.png"), int) for name in ("whole", "cut")]
     assert np.abs(grids[0] - grids[1]).max() <= 1
     assert cut["environment"] == whole.environment | {"micro_batches": "16"}
+
+
+def test_a_result_tells_the_commit_of_a_checkout() -> None:
+    about = environment(torch.device("cpu"))
+    if (ROOT / ".git").exists():
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert about["commit"].removesuffix("-dirty") == head.stdout.strip()
+    else:
+        assert "commit" not in about
 
 
 @pytest.mark.parametrize("pieces", [0, 17])

@@ -6,13 +6,14 @@ import gc
 import logging
 import os
 import platform
+import subprocess
 import time
 import traceback
 from collections import defaultdict
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -296,10 +297,24 @@ def _clean_slate(device: torch.device, folder: Path) -> None:
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """What the result was computed with: packages and the machine's processor or GPU."""
+    """What the result was computed with: packages, the commit of a checkout, and the machine's processor or GPU."""
     packages = {name: version(name) for name in ("torch", "torch-fidelity", "numpy", "sched-lab")}
+    packages |= {"commit": commit} if (commit := _commit()) else {}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {**packages, "python": platform.python_version(), "device": f"{device.type}: {name}"}
+
+
+@cache
+def _commit() -> str:
+    """The commit of the checkout that this runs from, with -dirty where files were changed; "" where it is none."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
 
 
 @contextmanager
