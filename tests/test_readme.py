@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from sched_lab.located_yaml import loads
 from sched_lab.sweep import validated
@@ -22,6 +27,16 @@ def test_the_sweep_in_the_readme_is_valid() -> None:
     sweep = validated(loads(text, "README.md"))
     assert len(sweep.grid.cells) > 50
     assert sweep.grid.warnings == ()
+
+
+@pytest.mark.slow
+def test_the_notebook_example_runs(small_lab: Path) -> None:
+    (code,) = (block for block in fenced("python") if "load_runs" in block)
+    code = code.replace("quickstart", "small")
+    done = subprocess.run([sys.executable, "-c", code], cwd=small_lab, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "fewer than 3 b have scores" in done.stdout  # 0.5 and 1 were swept
+    assert done.stdout.startswith("   resolution schedule    b ")
 
 
 def test_every_command_in_the_readme_exists(sched_lab: Command) -> None:

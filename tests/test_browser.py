@@ -1,0 +1,235 @@
+"""What a browser shows: the report as one file that works anywhere, and the runs on MLflow's pages.
+
+Needs Chromium and playwright. Screenshots go to $SCHED_LAB_SCREENSHOTS, where that is set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sched_lab.mlflow_client import connect
+from sched_lab.store import Store
+from tests.conftest import Command
+from tests.servers import free_port
+from tests.test_dashboard import dashboard
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.slow
+
+WIDE, PHONE = 1280, 375
+MILLISECONDS = 60_000  # to wait for what a busy machine shows late
+RUN = "8px linear b=0.5 seed=0"
+TRAINING = "workflowType=machine_learning"  # of MLflow's two sets of pages, the one for training
+
+
+@pytest.fixture(scope="module")  # playwright holds the thread's event loop: no other module is to find it there
+def browser() -> Iterator[Browser]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("Chromium is not installed")
+    sandbox = [] if os.geteuid() else ["--no-sandbox"]  # which Chromium refuses to root
+    with playwright.sync_playwright() as running:
+        started = running.chromium.launch(executable_path=chromium, args=sandbox)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(os.environ.get("SCHED_LAB_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(sched_lab: Command, small_lab: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `sched-lab report --json` says of the small sweep."""
+    out = tmp_path_factory.mktemp("report")
+    done = sched_lab("report", "small", "--store", small_lab / "lab", "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+@pytest.fixture(scope="module")
+def pages(small_lab: Path) -> Iterator[str]:
+    """The address of the dashboard of the small sweep's store."""
+    port = free_port()
+    with dashboard(Store.at(small_lab / "lab"), port):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def visit(browser: Browser, address: str, width: int = WIDE, **options: Any) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+    page = context.new_page()
+    page.set_default_timeout(MILLISECONDS)
+    try:
+        page.goto(address)
+        yield page
+    finally:
+        context.close()
+
+
+@contextmanager
+def read(browser: Browser, report: dict[str, Any], width: int = WIDE, **options: Any) -> Iterator[Page]:
+    """The page of the report, on which no script fails, no error is told and no other file is asked for."""
+    address, wrong = Path(report["files"]["html"]).as_uri(), []
+    with visit(browser, "about:blank", width, **options) as page:
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda asked: wrong.append(asked.url) if asked.url != address else None)
+        page.goto(address)
+        yield page
+    assert [each for each in wrong if not each.startswith(("data:", "blob:"))] == []
+
+
+def draw_all(page: Page) -> None:
+    """Scroll by every figure, since each is drawn when it comes near, and wait until it is."""
+    for figure in page.locator(".figure.interactive .plot").all():
+        figure.scroll_into_view_if_needed()
+        figure.locator(".main-svg").first.wait_for(state="attached")
+    page.evaluate("window.scrollTo(0, 0)")
+
+
+def test_the_report_says_first_what_is_best_at_each_size(browser: Browser, report: dict[str, Any]) -> None:
+    with read(browser, report) as page:
+        cards = [card.inner_text() for card in page.locator("#answer .card").all()]
+    assert [size for size in ("8×8", "16×16") for card in cards if size in card] == ["8×8", "16×16"]
+    for best, card in zip(report["best"], cards, strict=True):
+        assert f"b\u00a0=\u00a0{best['b']:g}" in card
+        assert "fd_classifier" in card
+
+
+def test_every_figure_of_the_report_is_drawn_from_that_one_file(browser: Browser, report: dict[str, Any]) -> None:
+    with read(browser, report) as page:
+        draw_all(page)
+        marks = page.locator(".figure.interactive .plot").evaluate_all(
+            "plots => plots.map(plot => plot.querySelectorAll('.trace, .hm, .axis-heading, canvas').length)"
+        )
+    assert len(marks) >= 3
+    assert all(marks)
+
+
+def test_a_click_on_a_header_sorts_its_table_and_another_turns_it_round(
+    browser: Browser, report: dict[str, Any]
+) -> None:
+    with read(browser, report) as page:
+        page.locator("details").evaluate_all("all => all.forEach(each => each.open = true)")
+        tables = page.locator("table.sortable:has(thead button:text-is('b')):has(tbody tr:nth-child(4))")
+        table = tables.first
+        headers = table.locator("thead th").all_text_contents()
+        column = headers.index("b")
+        button = table.locator("thead th").nth(column).locator("button")
+
+        def shown() -> list[float]:
+            return [float(row.locator("td, th").nth(column).inner_text()) for row in table.locator("tbody tr").all()]
+
+        before = shown()
+        button.click()
+        assert table.locator("th[aria-sort=ascending]").text_content() == "b"
+        assert shown() == sorted(before)
+        button.click()
+        assert table.locator("th[aria-sort=descending]").text_content() == "b"
+        assert shown() == sorted(before, reverse=True)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [WIDE, PHONE])
+def test_the_report_fits_desk_and_phone_by_day_and_by_night(
+    browser: Browser, report: dict[str, Any], screenshots: Path, width: int, scheme: Any
+) -> None:
+    with read(browser, report, width, color_scheme=scheme, has_touch=width == PHONE) as page:
+        draw_all(page)
+        page.wait_for_timeout(500)  # plotly ends its transitions
+        page.screenshot(path=screenshots / f"report-{width}-{scheme}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        red, green, blue = page.evaluate(
+            "getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).slice(0, 3).map(Number)"
+        )
+        assert (red + green + blue < 3 * 64) == (scheme == "dark")
+
+
+def test_the_report_reads_without_scripts(browser: Browser, report: dict[str, Any], screenshots: Path) -> None:
+    with read(browser, report, java_script_enabled=False) as page:
+        page.screenshot(path=screenshots / "report-without-scripts.png", full_page=True)
+        assert page.locator("#answer .card").first.is_visible()
+        assert page.locator(".figure .static svg").first.is_visible()
+
+
+def test_the_report_prints(browser: Browser, report: dict[str, Any], screenshots: Path) -> None:
+    with read(browser, report) as page:
+        draw_all(page)
+        page.pdf(path=screenshots / "report.pdf", format="A4")
+    assert (screenshots / "report.pdf").read_bytes().count(b"/Type /Page\n") >= 2
+
+
+def test_a_sweep_is_a_few_clicks_from_the_first_page(browser: Browser, pages: str) -> None:
+    with visit(browser, pages) as page:
+        page.get_by_text("Model training", exact=True).click()
+        page.get_by_role("link", name="Experiments").first.click()
+        page.get_by_role("cell", name="small").get_by_role("link").click()
+        page.get_by_text("Run Name", exact=True).wait_for()
+        page.get_by_role("link", name="small", exact=True).last.wait_for()
+
+
+def test_the_dashboard_finds_the_runs_by_name(browser: Browser, pages: str, small_lab: Path, screenshots: Path) -> None:
+    runs = path_of(small_lab, RUN).rpartition("/")[0]
+    by_name = "orderByKey=tags.%60mlflow.runName%60"  # then the trials stand beside the sweep's run, not beneath it
+    with visit(browser, f"{pages}/#{runs}?{TRAINING}&{by_name}") as page:
+        page.get_by_placeholder("metrics.rmse").fill("attributes.run_name LIKE '8px%'")
+        page.keyboard.press("Enter")
+        page.get_by_role("link", name="16px").first.wait_for(state="detached")
+        page.get_by_role("link", name=RUN).wait_for()
+        page.screenshot(path=screenshots / "mlflow-runs.png")
+        shown = page.get_by_role("link", name="linear b=").all_inner_texts()
+    assert sorted(shown) == [RUN, "8px linear b=1 seed=0"]
+
+
+def test_a_run_shows_its_samples_with_a_slider_over_the_steps(
+    browser: Browser, pages: str, small_lab: Path, screenshots: Path
+) -> None:
+    with visit(browser, f"{pages}/#{path_of(small_lab, RUN)}/model-metrics?{TRAINING}") as page:
+        page.get_by_text("fd_classifier", exact=True).first.wait_for()
+        steps = page.get_by_role("slider").last
+        while not steps.is_visible():  # the charts below are there when they come near
+            page.get_by_text("Add chart").last.scroll_into_view_if_needed()
+            page.mouse.move(WIDE / 2, 600)
+            page.mouse.wheel(0, 600)
+            page.wait_for_timeout(200)
+        steps.focus()
+        for step in (10, 20):
+            with page.expect_response(lambda answer, step=step: f"step%2B{step}%2B" in answer.url) as answer:  # type: ignore[misc]
+                page.keyboard.press("ArrowRight")
+            assert answer.value.ok
+        page.screenshot(path=screenshots / "mlflow-samples.png")
+
+
+def test_the_sweeps_run_tells_its_axes_and_how_to_report_it(
+    browser: Browser, pages: str, small_lab: Path, screenshots: Path
+) -> None:
+    with visit(browser, f"{pages}/#{path_of(small_lab, 'small')}?{TRAINING}") as page:
+        page.get_by_role("cell", name="resolution").wait_for()
+        page.get_by_text("Show more").click()
+        page.get_by_text("sched-lab report small").scroll_into_view_if_needed()
+        page.screenshot(path=screenshots / "mlflow-sweep.png")
+        assert page.get_by_role("cell", name="8, 16").is_visible()
+
+
+def path_of(folder: Path, run_name: str) -> str:
+    """The path of a run's page."""
+    client = connect(Store.at(folder / "lab").tracking_uri)
+    experiment = client.get_experiment_by_name("small").experiment_id
+    (run,) = client.search_runs([experiment], f"attributes.run_name = '{run_name}'")
+    return f"/experiments/{experiment}/runs/{run.info.run_id}"
