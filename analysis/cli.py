@@ -13,7 +13,7 @@ import click
 from sched_lab.options import json_option, store_option, tracking_option
 
 
-@click.command()
+@click.command(short_help="Write the report of a sweep: the best at each size.")
 @click.argument("name")
 @store_option
 @tracking_option
@@ -59,7 +59,7 @@ def report(name: str, store: str | None, tracking_uri: str | None, out: Path | N
     click.echo(f"report:    {written.files['html']}\ndashboard: sched-lab dashboard{where}")
 
 
-@click.command()
+@click.command(short_help="The best b for images of one size.")
 @click.argument("name")
 @click.option("--size", type=click.IntRange(1), required=True, metavar="N", help="Height and width of the images.")
 @click.option("--schedule", metavar="SPEC", help="Read at this schedule; default the best over the sizes swept.")
