@@ -34,7 +34,8 @@ def loss_figure(schedule: Schedule, b: float, losses: Mapping[float, float]) -> 
     """The loss in each bin of log-SNR, by its centre, against the density that uniform t puts on log-SNR."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    figure = Figure(figsize=(6, 3.4))
+    figure.subplots_adjust(left=0.13, right=0.87, bottom=0.15, top=0.9)  # to work them out would double the time
     loss = figure.subplots()
     centres = sorted(losses)
     loss.bar(centres, [losses[centre] for centre in centres], width=1.8, color="#0072b2", alpha=0.6)

@@ -260,7 +260,8 @@ class Tracker:
         self._client.log_artifact(run.id, str(grid), names.SAMPLES_FOLDER)
         if names.GALLERY_FOLDER not in run.told:
             there = [] if run.fresh else self._client.list_artifacts(run.id, names.GALLERY_FOLDER)
-            run.told[names.GALLERY_FOLDER] = {int(file.path.split("+")[2]) for file in there}  # images/KEY+step+STEP+…
+            done = [file.path for file in there if file.path.endswith(".webp")]  # MLflow writes the PNG before it
+            run.told[names.GALLERY_FOLDER] = {int(path.split("+")[2]) for path in done}  # images/KEY+step+STEP+…
         image = mlflow_pages.image(grid)
         if image and step not in run.told[names.GALLERY_FOLDER]:
             self._client.log_image(run.id, image, key=names.SAMPLES_FOLDER, step=step, timestamp=time_ms)

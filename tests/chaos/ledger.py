@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,7 +25,8 @@ class Told:
 
     run: Run
     histories: dict[str, History]
-    files: frozenset[str]
+    files: Counter[str]
+    """By path, without the time and the random name that MLflow gives pictures of its galleries."""
 
 
 Experiment = dict[str, Told]
@@ -56,7 +58,7 @@ def _told(client: MlflowClient, run: Run) -> Told:
         name: [(point.step, point.value) for point in sorted(found, key=lambda point: (point.timestamp, point.step))]
         for name, found in points.items()
     }
-    return Told(run, histories, frozenset(_files(client, run.info.run_id, None)))
+    return Told(run, histories, Counter(_files(client, run.info.run_id, None)))
 
 
 def _files(client: MlflowClient, run_id: str, folder: str | None) -> Iterator[str]:
@@ -64,7 +66,7 @@ def _files(client: MlflowClient, run_id: str, folder: str | None) -> Iterator[st
         if entry.is_dir:
             yield from _files(client, run_id, entry.path)
         else:
-            yield entry.path
+            yield re.sub(r"\+timestamp\+\d+\+[0-9a-f-]+", "", entry.path)
 
 
 def compare(sweep: str, experiment: Experiment, reference: Experiment) -> Iterator[str]:
@@ -77,6 +79,9 @@ def compare(sweep: str, experiment: Experiment, reference: Experiment) -> Iterat
             yield f"{sweep} {key}: other params"
         if missing := wanted.files - found.files:
             yield f"{sweep} {key}: no {sorted(missing)} among {sorted(found.files)}"
+        # Of a gallery's two files for a step, a kill between them leaves the first alone: then both are written anew.
+        if again := [name for name, count in found.files.items() if count > 1 and name.endswith(".webp")]:
+            yield f"{sweep} {key}: more than once {sorted(again)}"
         for name in sorted(found.histories.keys() | wanted.histories.keys()):
             yield from (
                 f"{sweep} {key}: {name}: {what}"
