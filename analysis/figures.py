@@ -23,6 +23,8 @@ from trainers import schedules
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from analysis.law import Law
+
 INK, MUTED, RULE, PAPER = "#1b1f24", "#667080", "#d9dee5", "#fefefe"
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#b05c92", "#3a9bd0", "#b8860b", "#7b6fd0", "#7a5c3e")
 WIDTH, HEIGHT = 4.6, 3.2  # inches: text stays readable when a phone shows the figure at its full width
@@ -78,6 +80,31 @@ def score_against_b(
     ax.minorticks_off()
     _log_if_wide(ax, cells["mean"])
     _label_ends(ax, ends)
+    return ax
+
+
+def best_b_by_size(best: pd.DataFrame, law: Law | None = None, ax: Axes | None = None) -> Axes:
+    """The best b over image size, both as logarithms: its interval, a dot per seed, and the law with its 95 % band.
+
+    `best` holds the rows of `law.best_b`; those that are not supported are left out.
+    """
+    ax = _axes(ax, "best b by image size", "", "")
+    found = best[best["supported"]].sort_values("resolution")
+    x, b = found["resolution"], found["b"]
+    reach = [(b - found["low"]).fillna(0), (found["high"] - b).fillna(0)]
+    ax.errorbar(x, b, yerr=reach, fmt="o", color=COLORS[0], markersize=7, elinewidth=1.8, zorder=3)
+    seeds = [(at, 2**log) for at, by_seed in zip(x, found["by_seed"], strict=True) for log in by_seed.values()]
+    ax.plot(*zip(*seeds, strict=True), "o", color=COLORS[0], markersize=4, alpha=0.4, markeredgewidth=0, zorder=2)
+    if law is not None:
+        sizes = np.unique(np.geomspace(law.sizes[0], law.sizes[-1], 65).round().astype(int)).tolist()
+        drawn = [law.at(size) for size in sizes]
+        ax.plot(sizes, [at.b for at in drawn], color=COLORS[1], linewidth=2, zorder=1)
+        ax.fill_between(sizes, [at.low for at in drawn], [at.high for at in drawn], color=COLORS[1], alpha=0.14, lw=0)
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log", base=2)
+    ax.set_xticks(x, [size(at) for at in x])
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.minorticks_off()
     return ax
 
 

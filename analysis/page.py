@@ -131,6 +131,11 @@ def _figures(analysis: Analysis, svg: Mapping[str, str]) -> list[tuple[str, str,
             [*_against_b(main, svg), *([Shown("", svg=svg["schedules"])] if "schedules" in svg else [])],
         ),
         (
+            "Best b by image size",
+            "Where a curve through each size's scores is best, with its interval; dots are seeds, the line is the law.",
+            [Shown("", svg=svg["law"])] if "law" in svg else [],
+        ),
+        (
             "Schedule and b together",
             f"Darker is better; the frame is the best cell of the size, {tables.DAGGER} marks those that can't be told "
             "from it. Where other settings vary, the best of them.",

@@ -52,7 +52,7 @@ def write_report(name: str, tracking_uri: str, out: Path) -> Report:
 
 def write(analysis: Analysis, samples: Sequence[Samples], environment: Mapping[str, str], out: Path) -> dict[str, Path]:
     """Write the files of a report into the folder `out`; their paths by what they are."""
-    drawn = score_figures(analysis.main) | schedule_figures(analysis.main.best)
+    drawn = score_figures(analysis.main) | law_figure(analysis) | schedule_figures(analysis.main.best)
     svg = {name: figures.render(ax, "svg", salt=name).decode() for name, ax in drawn.items()}
     about = summary(analysis, environment)
     texts = {
@@ -118,6 +118,12 @@ def score_figures(found: Findings) -> dict[str, Axes]:
     if layouts.varies(order["schedule"]):
         drawn["schedules"] = figures.score_by_schedule(order, found.score)
     return drawn
+
+
+def law_figure(analysis: Analysis) -> dict[str, Axes]:
+    """The best b by image size and the law, where it is known at two sizes or more; by file name."""
+    known = analysis.fitted["supported"].sum() > 1
+    return {"law": figures.best_b_by_size(analysis.fitted, analysis.law)} if known else {}
 
 
 def schedule_figures(best: pd.DataFrame) -> dict[str, Axes]:

@@ -10,8 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis import figures, stats
+from analysis import figures, law, stats
 from sched_lab import names
+from tests.test_law import runs as curves
 from trainers import schedules
 
 FD = "fd_classifier"
@@ -55,6 +56,22 @@ def test_score_against_b_draws_a_line_per_schedule_where_it_is_asked_to(runs: pd
     assert sorted(text.get_text() for text in ax.texts) == ["$cosine$", "linear"]
     (ring,) = (line for line in ax.lines if line.get_markersize() == 9 and len(line.get_xdata()))  # type: ignore[arg-type]
     assert list(ring.get_ydata()) == [10.5]  # type: ignore[arg-type]
+
+
+def test_the_law_is_drawn_through_the_best_b_of_each_size_with_its_interval() -> None:
+    lowest = {(size, seed): 16 / size * 2 ** (0.1 * seed) for size in (8, 16, 32) for seed in range(3)}
+    best = law.best_b(curves(lowest), "fd")
+    ax = figures.best_b_by_size(best, law.fit(best))
+    points, seeds, line = ([np.asarray(line.get_xydata()) for line in ax.lines])[:3]
+    assert points == pytest.approx(best[["resolution", "b"]].to_numpy(float))
+    assert np.array(sorted(map(tuple, seeds))) == pytest.approx(
+        np.array(sorted((at[0], b) for at, b in lowest.items()))
+    )
+    assert line[[0, -1]] == pytest.approx(np.array([[8, 2 * 2**0.1], [32, 0.5 * 2**0.1]]))
+    (bars,) = ax.containers
+    ends = np.array(bars.lines[2][0].get_segments())[:, :, 1]
+    assert ends == pytest.approx(best[["low", "high"]].to_numpy(float))
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
 
 
 def test_names_at_the_ends_of_lines_do_not_overlap(runs: pd.DataFrame) -> None:
