@@ -17,7 +17,7 @@ from trainers import schedules
 
 TIES_NAMED = 6
 TOTAL = f"{SECONDS}total"
-MARKS = f"Bold: the best cell of its size; {DAGGER}: can't be told from it."
+MARKS = f"Bold: the best of its size and, with {DAGGER}, those that can't be told from it."
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def answers(cells: pd.DataFrame, best: pd.DataFrame, score: str, columns: Sequen
                 more_ties=max(0, len(tied) - TIES_NAMED),
                 certain=""
                 if leader["ties"] or leader["untested"] or not rivals
-                else f"Better than all {rivals} others.",
+                else "Better than " + ("the other." if rivals == 1 else f"all {rivals} others."),
                 remarks=tuple(remarks(leader)),
             )
         )
@@ -197,8 +197,8 @@ def size_table(
 ) -> Table:
     """`row` (schedule or b) down, image size across, as papers have it; each entry the best of the cells there.
 
-    The best of each size is in bold, those of its ties that are shown have a dagger. Where other settings vary too, an
-    entry notes those of the cell it shows. Empty where the sweep has no such cell.
+    The best of each size is in bold, and with a dagger those of its ties that are shown. Where other settings vary too,
+    an entry notes those of the cell it shows. Empty where the sweep has no such cell.
     """
     free = [name for name in varied_columns(cells, columns) if name != row and varies(cells[name])]
     order = pd.concat([ranked(cells, score), cells[cells["n"] == 0]])

@@ -84,6 +84,7 @@ def page(
         tables=rest,
         others=[(found, findings_tables(found, rows)) for found in analysis.others],
         long=LONG,
+        words=tables.WORDS,
         groups=[
             (title, text, [(shown.title, Markup(shown.json), Markup(shown.svg)) for shown in group])
             for title, text, group in groups

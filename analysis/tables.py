@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 DASH = "—"
 TIMES = "×"
 DAGGER = "†"  # after an entry that can't be told from the best
+WORDS = ("schedule", "state", "failure", "remarks", "reason")  # columns of words, not of numbers
+WRAPPED = 40  # characters above which LaTeX breaks a column's lines
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class Entry:
     best: bool = False
     tied: bool = False
     """Can't be told from the best."""
+
+    @property
+    def bold(self) -> bool:
+        """Whether it is among the best."""
+        return self.best or self.tied
 
     def __str__(self) -> str:
         marked = self.text + DAGGER if self.tied else self.text
@@ -49,7 +56,7 @@ def markdown(table: Table) -> str:
 
     def cell(entry: Entry) -> str:
         text = markdown_text(str(entry))
-        return f"**{text}**" if entry.best else text
+        return f"**{text}**" if entry.bold else text
 
     head = [f"### {markdown_text(table.title)}", "", markdown_text(table.caption), ""]
     rows = [line(map(cell, row)) for row in table.rows]
@@ -69,16 +76,22 @@ def latex(table: Table) -> str:
 
     def cell(entry: Entry) -> str:
         text = latex_text(str(entry))
-        return rf"\textbf{{{text}}}" if entry.best else text
+        return rf"\textbf{{{text}}}" if entry.bold else text
+
+    def alignment(column: int, name: str) -> str:
+        if name not in WORDS:
+            return "r" if column else "l"
+        return "p{5.5cm}" if any(len(row[column].text) > WRAPPED for row in table.rows) else "l"
 
     label = re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-")
+    columns = "".join(alignment(*each) for each in enumerate(table.header))
     return "\n".join(
         [
             r"\begin{table}[t]",
             r"\centering",
             rf"\caption{{{latex_text(f'{table.title}. {table.caption}'.strip())}}}",
             rf"\label{{tab:{label}}}",
-            rf"\begin{{tabular}}{{{'l' + 'r' * (len(table.header) - 1)}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             line(map(latex_text, table.header)),
             r"\midrule",
@@ -125,5 +138,5 @@ def terminal(table: Table) -> rich.table.Table:
     for name in table.header:
         grid.add_column(Text(name))
     for row in table.rows:
-        grid.add_row(*(Text(str(entry), style="bold" if entry.best else "") for entry in row))
+        grid.add_row(*(Text(str(entry), style="bold" if entry.bold else "") for entry in row))
     return grid

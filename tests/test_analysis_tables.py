@@ -124,7 +124,7 @@ def test_cells_that_can_not_be_told_from_the_best_carry_a_dagger(runs: pd.DataFr
     table = layouts.size_table(stats.summarize(noisy, FD), stats.best_cells(noisy, FD), "b", FD, COLUMNS, "Input scale")
     assert [(row[1].best, row[1].tied) for row in table.rows] == [(True, False), (False, True)]
     assert str(table.rows[1][1]) == "10.5 ± 6.4† (linear)"
-    assert "Bold: the best cell of its size; †: can't be told from it." in table.caption
+    assert "Bold: the best of its size and, with †, those that can't be told from it." in table.caption
 
 
 def test_the_cells_table_shows_the_best_of_every_size_first_and_says_what_it_leaves_out(runs: pd.DataFrame) -> None:
