@@ -43,10 +43,13 @@ def report(name: str, store: str | None, tracking_uri: str | None, out: Path | N
         written = write_report(name, lab.tracking_uri, out or lab.report(name))
     except UnknownSweepError as error:
         raise click.UsageError(str(error)) from error
+    states = {str(state): int(count) for state, count in written.analysis.runs["state"].value_counts().items()}
     if as_json:
         found = {
             "sweep": name,
-            "ranked_by": written.analysis.sweep.ranked_by,
+            "ranked_by": written.analysis.main.score,
+            "population": written.analysis.main.name,
+            "trials": states,
             "best": answer_records(written.analysis),
             "files": {what: str(path) for what, path in written.files.items()},
         }
@@ -55,6 +58,9 @@ def report(name: str, store: str | None, tracking_uri: str | None, out: Path | N
     from rich.console import Console
 
     Console(markup=False, emoji=False).print(terminal(written.analysis.answer))
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    apart = f"; {len(written.analysis.others)} groups set apart, this is of: {written.analysis.main.name}"
+    click.echo(f"trials:    {counts}{apart if written.analysis.others else ''}")
     where = f" --store {shlex.quote(store)}" if store else ""
     click.echo(f"report:    {written.files['html']}\ndashboard: sched-lab dashboard{where}")
 

@@ -16,6 +16,7 @@ from trainers.spec import metric_name
 
 JACKKNIFE_GROUPS = 20  # as trainers.scores has it, which loads torch
 RANKED_BY = "ranked by"
+PER_SIZE = ("sample.count", "sample.batch")  # may depend on the image size, across which no score is compared
 OTHERS_NAMED = 3
 BLOCK = 1_000_000  # numbers held at once where all pairs are gone through
 
@@ -40,17 +41,20 @@ class Population:
 def set_apart(runs: pd.DataFrame, ranked_by: str) -> list[Population]:
     """Split runs into those whose scores compare; the population with the most finished trials first.
 
-    Scores compare where the images, the detector, the metric that ranks, and the number and batch of samples are the
-    same. `data.flip` is left out, as it changes training alone, and so is `score.weights`, a path to content that is
-    verified. A trial that never ran goes where what is known of it fits, the largest population first. `ranked_by` is
-    the metric of runs that do not say.
+    Scores compare where the images, the detector and the metric that ranks are the same, and, at one image size, the
+    number and batch of samples. `data.flip` is left out, as it changes training alone, and so is `score.weights`, a
+    path to content that is verified. A trial that never ran goes where what is known of it fits, the largest population
+    first. `ranked_by` is the metric of runs that do not say; each population has a column for its own.
     """
     if runs.empty:
         return []
     judged = _judged(runs, ranked_by)
-    apart = splitting(judged, [], list(judged.columns))
+    apart = splitting(judged, [], [name for name in judged.columns if name not in PER_SIZE])
+    sized = judged.assign(resolution=runs["resolution"])
+    apart += splitting(sized, [*apart, "resolution"], [name for name in PER_SIZE if name in judged])[len(apart) + 1 :]
     if not apart:
-        return [Population("all runs", (), str(judged[RANKED_BY].iloc[0]), runs)]
+        score = str(judged[RANKED_BY].iloc[0])
+        return [Population("all runs", (), score, _with_score(runs, score))]
     groups = judged.groupby(apart, dropna=False, sort=False).ngroup()
     finished = (runs["state"] == FINISHED).groupby(groups).sum()
     populations = []
@@ -61,9 +65,15 @@ def set_apart(runs: pd.DataFrame, ranked_by: str) -> list[Population]:
         why = tuple(f"{name} {own[name]} (others {_listed(others[name])})" for name in apart if others[name])
         score = str(judged.loc[inside, RANKED_BY].iloc[0])
         populations.append(
-            Population(" · ".join(f"{name} {text}" for name, text in own.items()), why, score, runs[inside])
+            Population(
+                " · ".join(f"{name} {text}" for name, text in own.items()), why, score, _with_score(runs[inside], score)
+            )
         )
     return populations
+
+
+def _with_score(runs: pd.DataFrame, score: str) -> pd.DataFrame:
+    return runs if score in runs else runs.assign(**{score: np.nan})  # none of them has finished
 
 
 def splitting(frame: pd.DataFrame, start: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -85,9 +95,12 @@ def _judged(runs: pd.DataFrame, ranked_by: str) -> pd.DataFrame:
     judged = runs[[name for name in dict.fromkeys(first) if name in runs]].astype(object)
     ran = runs["state"] != MISSING
     if ran.any() and len(judged.columns):
-        usual = dict(zip(judged.columns, judged[ran].value_counts(dropna=False).index[0], strict=True))
-        for name in judged.columns:  # trials that never ran lack what is the same for all of a sweep
-            judged.loc[~ran & judged[name].isna(), name] = usual[name]
+        kinds = judged[ran].value_counts(dropna=False).reset_index(drop=False)[list(judged.columns)]  # commonest first
+        for _, alike in judged[~ran].groupby(list(judged.columns), dropna=False):
+            known = alike.iloc[0].dropna()
+            fitting = kinds[(kinds[known.index] == known).all(axis=1)]
+            for name in judged.columns.drop(known.index):  # they lack what is the same for all of a sweep
+                judged.loc[alike.index, name] = (kinds if fitting.empty else fitting)[name].iloc[0]
     judged[RANKED_BY] = [
         _ranking(detector, metrics) or ranked_by
         for detector, metrics in zip(

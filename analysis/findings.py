@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pandas as pd
 
 from analysis import comparisons, law, layouts, reference, stats, tables
 from analysis.runs import Sweep
+from trainers import schedules
 
 SIZES = 6  # image sizes that have figures of their own, the smallest first
 SCREENED = "one round of seeds that picked the cells to confirm: scores that won a selection flatter the winner"
@@ -24,6 +26,10 @@ class Findings:
     runs: pd.DataFrame
     columns: list[str]
     """The settings that tell cells apart."""
+    varied: list[str]
+    """Those of them that cells are named by."""
+    sizes: list[int]
+    """The image sizes of the sweep, also those without a cell here."""
     cells: pd.DataFrame
     """See `stats.summarize` and `stats.rank_intervals`."""
     best: pd.DataFrame
@@ -55,7 +61,8 @@ class Analysis:
     @property
     def answer(self) -> tables.Table:
         """The best cell per image size, as a table."""
-        return layouts.best_table(self.main.cells, self.main.best, self.main.score, self.main.columns)
+        main = self.main
+        return layouts.best_table(main.cells, main.best, main.score, main.varied, main.sizes)
 
 
 def analyse(sweep: Sweep) -> Analysis:
@@ -85,6 +92,8 @@ def analyse(sweep: Sweep) -> Analysis:
 
 def fitted(sweep: Sweep, schedule: str | None = None) -> pd.DataFrame:
     """The best b at each image size of the largest population: see `law.best_b`."""
+    with suppress(schedules.ScheduleError):  # as sweep files have it; a plug-in's may not be installed here
+        schedule = schedule and str(schedules.parse(schedule))
     runs = sweep.runs.assign(schedule=layouts.schedule_names(sweep.runs))
     return _best_b(comparisons.set_apart(runs, sweep.ranked_by)[0], sweep, schedule)
 
@@ -96,22 +105,37 @@ def _best_b(population: comparisons.Population, sweep: Sweep, schedule: str | No
 
 def _by_stage(population: comparisons.Population, sweep: Sweep) -> list[Findings]:
     """The findings of a population; where cells were confirmed with fresh seeds, those of the screening apart."""
-    score, why = population.score, population.why
-    runs = stats.confirmed(population.runs)
-    screened = population.runs.drop(runs.index)
+    name, why, score, whole = population.name, population.why, population.score, population.runs
+    confirmed = stats.confirmed(whole)
+    screened = whole.drop(confirmed.index)
     if screened.empty:
-        return [_findings(population.name, why, score, runs, sweep)]
+        return [_findings(name, why, score, whole, whole, sweep)]
     return [
-        _findings(f"confirmed · {population.name}", why, score, runs, sweep),
-        _findings(f"screening · {population.name}", (*why, SCREENED), score, screened, sweep),
+        _findings(f"confirmed · {name}", why, score, confirmed, whole, sweep),
+        _findings(f"screening · {name}", (*why, SCREENED), score, screened, screened, sweep),
     ]
 
 
-def _findings(name: str, why: tuple[str, ...], score: str, runs: pd.DataFrame, sweep: Sweep) -> Findings:
-    columns = stats.cell_columns(runs, sweep.settings)
-    ranks = stats.rank_intervals(runs, score, columns)[["rank_low", "rank_high"]]
-    cells = stats.summarize(runs, score, columns).join(ranks)
-    return Findings(name, why, score, runs, columns, cells, stats.best_cells(runs, score, columns).join(ranks))
+def _findings(
+    name: str, why: tuple[str, ...], score: str, runs: pd.DataFrame, whole: pd.DataFrame, sweep: Sweep
+) -> Findings:
+    """What `runs` say; `whole` are those of all stages, which say what was searched."""
+    columns = stats.cell_columns(whole, sweep.settings)
+    ranks = stats.rank_intervals(whole, score, columns)
+    best = stats.best_cells(whole, score, columns)
+    alone = best.index[best["ties"].map(len).eq(0) & best["untested"].eq(0) & best["basis"].eq(stats.SEEDS)]
+    ranks.loc[alone, "rank_high"] = 1  # told from every other cell, which is less to ask than all ranks at once
+    return Findings(
+        name=name,
+        why=why,
+        score=score,
+        runs=runs,
+        columns=columns,
+        varied=layouts.varied_columns(whole, columns),
+        sizes=sorted(whole["resolution"].unique()),
+        cells=stats.summarize(whole, score, columns).join(ranks),
+        best=best.join(ranks),
+    )
 
 
 def report_tables(analysis: Analysis, limit: int) -> list[tables.Table]:
@@ -131,14 +155,14 @@ def report_tables(analysis: Analysis, limit: int) -> list[tables.Table]:
 
 def findings_tables(found: Findings, limit: int) -> list[tables.Table]:
     """The best cells, then schedule and b by image size where these vary, then the cells, no more than `limit`."""
-    cells, best, columns, score = found.cells, found.best, found.columns, found.score
+    cells, best, varied, score = found.cells, found.best, found.varied, found.score
     by_size = [
-        layouts.size_table(cells, best, row, score, columns, title)
+        layouts.size_table(cells, best, row, score, varied, title)
         for row, title in (("schedule", "Schedule by image size"), ("b", "Input scale b by image size"))
         if layouts.varies(cells[row])
     ]
-    answer = layouts.best_table(cells, best, score, columns)
-    return [answer, *by_size, layouts.cells_table(cells, best, score, columns, limit)]
+    answer = layouts.best_table(cells, best, score, varied, found.sizes)
+    return [answer, *by_size, layouts.cells_table(cells, best, score, varied, limit)]
 
 
 def lines(found: Findings) -> list[tuple[str, pd.DataFrame, str]]:

@@ -20,6 +20,7 @@ from trainers.plugins import nearest
 
 NEIGHBOURS = 2  # points on each side of the best that a parabola is fitted to
 FEWEST = 3  # values of b that a parabola takes
+FINEST = 1e-6  # of log2 b: what rounding leaves of errors
 WIDEST = 16.0  # upper over lower end of an interval that still recommends something
 
 Array = NDArray[np.float64]
@@ -60,6 +61,8 @@ class Law:
     """What the intervals stand on, "95 % over 3 seeds", or "no interval: one seed"."""
     off: tuple[int, ...]
     """The sizes whose own interval leaves the law out: there the best b is no power of the size."""
+    unknown: tuple[int, ...] = ()
+    """The sizes whose own scores do not tell the best b."""
 
     @property
     def c(self) -> float:
@@ -86,7 +89,8 @@ class Law:
         """The law in words."""
         interval = "" if math.isnan(self.k_low) else f"k from {_signed(self.k_low)} to {_signed(self.k_high)}, "
         off = f"; not on it: {', '.join(map(str, self.off))}" if self.off else ""
-        return f"best b ≈ {self.c:.2g}·size^{_signed(self.k)} ({interval}{self.basis}; {self.span}{off})"
+        without = f"; without {', '.join(map(str, self.unknown))}" if self.unknown else ""
+        return f"best b ≈ {self.c:.2g}·size^{_signed(self.k)} ({interval}{self.basis}; {self.span}{off}{without})"
 
     @property
     def span(self) -> str:
@@ -105,15 +109,15 @@ class Law:
         return Recommendation(size, b, low, high, outside, f"by the law: {self.sentence}")
 
     def _half(self, point: Array) -> float:
-        return float(_t(self.freedom) * np.sqrt(point @ self.covariance @ point))
+        return float(_t(self.freedom) * math.sqrt(max(0.0, float(point @ self.covariance @ point))))
 
 
 def best_b(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL, schedule: str | None = None) -> pd.DataFrame:
     """One row per resolution: the b at which the curve of `score` against log b is best.
 
-    Columns: resolution, schedule and the other settings of `by`; then b, low, high, n (the seeds used), supported, why
-    (not; else ""), by_seed (log2 b of each seed). What there is not is NaN: b where not supported, low and high with
-    one seed.
+    Columns: resolution, schedule and the other settings of `by`; then b, low, high, n (the seeds used; 0 where fewer
+    than three b have scores), supported, why (not; else ""), by_seed (log2 b of each seed). What there is not is NaN: b
+    where not supported, low and high with one seed. The interval lies over seeds, given that the curve is a parabola.
 
     All sizes are read at one schedule: the one given, else, of those with enough b at most sizes, the one whose best
     cells have the best mean. Other settings are those of its best cell at each size. Runs of all stages count: where a
@@ -141,9 +145,9 @@ def best_b(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL, schedule: s
     for resolution in sorted(cells["resolution"].unique()):
         row = {"resolution": resolution, "schedule": schedule}
         if resolution in leaders.index:
-            row |= {name: leaders.loc[resolution, name] for name in line if name != "resolution"}
-            curves = trials.merge(pd.DataFrame([row])).pivot_table("height", "seed", "b")  # averages sampling seeds
-            rows.append(row | _lowest(curves))
+            cell = leaders.loc[[resolution]].reset_index()[line]
+            curves = trials.merge(cell).pivot_table("height", "seed", "b")  # averages sampling seeds
+            rows.append(row | {str(name): cell[name].iloc[0] for name in cell} | _lowest(curves))
         else:
             rows.append(row | _nowhere(f"fewer than {FEWEST} b have scores"))
     return pd.DataFrame(rows)
@@ -153,42 +157,56 @@ def fit(best: pd.DataFrame) -> Law:
     """The law through the rows of `best_b` that are supported.
 
     Where these share two seeds or more, each seed has its own line and the intervals lie over seeds. Else one line is
-    fitted to the sizes, weighted by their intervals where all have one; without any, how far the sizes lie off the line
-    is what gives intervals, from three sizes on. Raises Unsupported when fewer than two sizes are supported.
+    fitted to the sizes, weighted by their intervals where all have one. How far the sizes lie off the line gives the
+    intervals where there is nothing else, and, from three sizes on, where it is more than seeds explain, by an F-test
+    at 5 %. Raises Unsupported when fewer than two sizes are supported.
     """
     rows = best[best["supported"]].sort_values("resolution")
     if len(rows) < 2:
         why = "; ".join(f"{row.resolution}: {row.why}" for row in best[~best["supported"]].itertuples())
         raise Unsupported(f"the best b is known at {len(rows)} image sizes, a law needs 2{f' ({why})' if why else ''}")
     x, y = np.log2(rows["resolution"].to_numpy(float)), np.log2(rows["b"].to_numpy(float))
-    sizes = tuple(map(int, rows["resolution"]))
-    by_seed = pd.DataFrame(list(rows["by_seed"])).dropna(axis=1)  # (sizes, seeds)
+    sizes, unknown = (tuple(map(int, each["resolution"])) for each in (rows, best[~best["supported"]]))
+    by_seed = pd.DataFrame(list(rows["by_seed"])).dropna(axis=1).to_numpy()  # (sizes, seeds)
     seeds = by_seed.shape[1]
     if seeds >= 2:
-        lines = np.polynomial.polynomial.polyfit(x, by_seed.to_numpy(), 1)  # (2, seeds)
-        covariance, freedom, basis = np.cov(lines) / seeds, seeds - 1, f"over {seeds} seeds"
-        line = lines.mean(axis=1)
+        lines = np.polynomial.polynomial.polyfit(x, by_seed, 1)  # (2, seeds)
+        line, covariance, freedom, basis = lines.mean(axis=1), np.cov(lines) / seeds, seeds - 1, f"over {seeds} seeds"
+        noise, noise_freedom = float(by_seed.var(axis=1, ddof=1).mean()) / seeds, len(rows) * (seeds - 1)
+        error = np.full(len(rows), max(math.sqrt(noise), FINEST))
     else:
         error = (np.log2(rows["high"] / rows["low"]) / 2 / _t(rows["n"] - 1)).to_numpy(float)
-        known = bool((error > 0).all())  # NaN is not
-        line, covariance, freedom = _weighted_line(x, y, error if known else None)
-        if known:
-            freedom, basis = int((rows["n"] - 1).sum()), "over the seeds of each size"
-        else:
-            basis = f"over {len(rows)} sizes, one seed each"
-    basis = f"{CONFIDENCE * 100:g} % {basis}" if np.isfinite(covariance).all() else "no interval: one seed"
+        noise_freedom = int((rows["n"] - 1).sum())
+        freedom, basis = noise_freedom, "over the seeds of each size"
+        error = np.maximum(error, FINEST) if np.isfinite(error).all() else np.full(len(rows), math.nan)
+        line, covariance = _weighted_line(x, y, error)
+    off, off_freedom = _misfit(x, y, line, error), len(rows) - 2
+    if not np.isfinite(error).all() or (off_freedom and _f_survival(off_freedom, noise_freedom, off) < 1 - CONFIDENCE):
+        inverse = np.linalg.inv(_information(x, error))
+        covariance, freedom = np.asarray(inverse * (off if off_freedom else math.nan)), off_freedom
+        basis = f"over {len(rows)} sizes" + (", which no line goes through" if np.isfinite(error).all() else "")
+    basis = (
+        f"{CONFIDENCE * 100:g} % {basis}"
+        if np.isfinite(covariance).all()
+        else ("no interval: one seed" if (rows["n"] == 1).all() else "no interval: fewer than two seeds in common")
+    )
     beyond = np.exp2(np.abs(line[0] + line[1] * x - y)) > (1 + 1e-9) * rows["high"] / rows["b"]
     off = rows.loc[beyond, "resolution"]
-    return Law(sizes, str(rows["schedule"].iloc[0]), line, covariance, freedom, basis, tuple(map(int, off)))
+    return Law(sizes, str(rows["schedule"].iloc[0]), line, covariance, freedom, basis, tuple(map(int, off)), unknown)
 
 
 def recommend(best: pd.DataFrame, size: int) -> Recommendation:
     """The best b for a size: measured where the rows of `best_b` have it, else by the law.
 
-    Raises Unsupported where neither is known, or its interval is so wide that it says nothing.
+    Raises Unsupported where neither is known, where the scores at this size contradict any b within those swept, where
+    a law without an interval would be stretched to other sizes, and where the interval is so wide that it says nothing.
     """
-    measured = best[(best["resolution"] == size) & best["supported"]]
-    found = fit(best).at(size) if measured.empty else _measured(measured.iloc[0])
+    swept = best[(best["resolution"] == size) & (best["n"] > 0)]
+    if len(swept) and not swept["supported"].iloc[0]:
+        raise Unsupported(f"at this size, {swept['why'].iloc[0]}")
+    found = fit(best).at(size) if swept.empty else _measured(swept.iloc[0])
+    if found.extrapolated and math.isnan(found.low):
+        raise Unsupported(f"without an interval nothing can be said of other sizes ({found.basis})")
     if found.high > WIDEST * found.low:
         raise Unsupported(f"b may lie anywhere from {found.low:.2g} to {found.high:.2g} ({found.basis})")
     return found
@@ -217,10 +235,12 @@ def _heights(scores: pd.Series[float], score: str) -> pd.Series[float]:
 def _lowest(curves: pd.DataFrame) -> dict[str, Any]:
     """Where the curves of height against b are lowest; one row per seed, one column per b in rising order."""
     swept = np.log2(curves.columns.to_numpy(float))
-    at = int(curves.mean().to_numpy().argmin())
+    whole = curves.dropna()  # seeds that lack some b would move the mean between them
+    at = int((curves if whole.empty else whole).mean().to_numpy().argmin())
+    n = len(curves)
     if at in (0, len(swept) - 1):
         side = "lowest" if at == 0 else "highest"
-        return _nowhere(f"best at the {side} b that was scored, {curves.columns[at]:g}")
+        return _nowhere(f"best at the {side} b that was scored, {curves.columns[at]:g}", n)
     near = slice(max(0, at - NEIGHBOURS), at + NEIGHBOURS + 1)
     window = curves.iloc[:, near]
     window = window[window.count(axis=1) >= FEWEST]
@@ -230,10 +250,10 @@ def _lowest(curves: pd.DataFrame) -> dict[str, Any]:
     weight = (1 - (distance / (NEIGHBOURS + 1)) ** 3) ** 3
     _, slope, bend = np.array([_parabola(swept[near], row, weight) for row in window.to_numpy(float)]).T
     if bend.mean() <= 0:
-        return _nowhere(f"the curve has no lowest point around {curves.columns[at]:g}")
+        return _nowhere(f"the curve has no lowest point around {curves.columns[at]:g}", n)
     lowest = -slope.mean() / bend.mean() / 2
     if not swept[0] <= lowest <= swept[-1]:
-        return _nowhere(f"the curve is lowest at {2**lowest:.2g}, outside the b that were scored")
+        return _nowhere(f"the curve is lowest at {2**lowest:.2g}, outside the b that were scored", n)
     by_seed = lowest - (slope + 2 * bend * lowest) / bend.mean() / 2
     half = float(half_width(len(by_seed), by_seed.std(ddof=1))) if len(by_seed) > 1 else math.nan
     return {
@@ -247,8 +267,8 @@ def _lowest(curves: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _nowhere(why: str) -> dict[str, Any]:
-    return {"b": math.nan, "low": math.nan, "high": math.nan, "n": 0, "supported": False, "why": why, "by_seed": {}}
+def _nowhere(why: str, n: int = 0) -> dict[str, Any]:
+    return {"b": math.nan, "low": math.nan, "high": math.nan, "n": n, "supported": False, "why": why, "by_seed": {}}
 
 
 def _parabola(x: Array, y: Array, weight: Array) -> Array:
@@ -257,19 +277,30 @@ def _parabola(x: Array, y: Array, weight: Array) -> Array:
     return np.asarray(np.polynomial.polynomial.polyfit(x[there], y[there], 2, w=np.sqrt(weight[there])), dtype=float)
 
 
-def _weighted_line(x: Array, y: Array, error: Array | None) -> tuple[Array, Array, int]:
-    """log2 c and k, (2,), their covariance, (2, 2), and the degrees of freedom of what lies off the line.
+def _weighted_line(x: Array, y: Array, error: Array) -> tuple[Array, Array]:
+    """log2 c and k, (2,), and their covariance, (2, 2), through points with these errors; NaN: equal and not known."""
+    weight = np.nan_to_num(1 / error**2, nan=1.0)
+    inverse = np.linalg.inv(_information(x, error))
+    return np.asarray(inverse @ np.array([(weight * y).sum(), (weight * x * y).sum()])), np.asarray(inverse)
 
-    Errors that are known are made larger where the points lie further off the line than they allow.
-    """
-    weight = np.ones_like(x) if error is None else 1 / error
-    design = np.stack([weight, weight * x], axis=1)
-    inverse = np.linalg.pinv(design)
-    line = inverse @ (weight * y)
-    freedom = len(x) - 2
-    off = float(((weight * y - design @ line) ** 2).sum()) / freedom if freedom else math.nan
-    scale = off if error is None else max(1.0, off) if freedom else 1.0
-    return np.asarray(line), scale * inverse @ inverse.T, freedom
+
+def _information(x: Array, error: Array) -> Array:
+    """(2, 2): the inverse of the covariance of a line through points with these errors; NaN: 1 each."""
+    weight = np.nan_to_num(1 / error**2, nan=1.0)
+    return np.array([[weight.sum(), (weight * x).sum()], [(weight * x).sum(), (weight * x**2).sum()]])
+
+
+def _misfit(x: Array, y: Array, line: Array, error: Array) -> float:
+    """The mean square, per degree of freedom, of how many errors the points lie off the line; NaN for two points."""
+    weight = np.nan_to_num(1 / error**2, nan=1.0)
+    squares = float((weight * (y - line[0] - line[1] * x) ** 2).sum())
+    return squares / (len(x) - 2) if len(x) > 2 else math.nan
+
+
+def _f_survival(above: int, below: int, ratio: float) -> float:
+    from scipy.special import fdtrc
+
+    return float(fdtrc(above, below, ratio))
 
 
 def _t(freedom: Any) -> Any:

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.runs import MISSING
-from analysis.stats import CELL, CONFIDENCE, NO_BASIS, UNRANKED, WITHIN_RUN, higher_is_better, ranked
-from analysis.tables import DAGGER, DASH, TIMES, Entry, Table
+from analysis.stats import CELL, CONFIDENCE, NO_BASIS, SEEDS, UNRANKED, WITHIN_RUN, higher_is_better, ranked
+from analysis.tables import DAGGER, DASH, DOUBLE_DAGGER, TIMES, Entry, Table
 from sched_lab.names import FINISHED, SECONDS
 from trainers import schedules
 
@@ -80,12 +80,13 @@ def places(cells: pd.DataFrame) -> int:
 def score_text(cell: Mapping[str, Any], decimals: int) -> str:
     """Mean ± half-width over seeds; — for a missing cell, else the state of one without a score.
 
-    For one seed the half-width is the one within the run, from its samples, where that is known (`within_run`).
+    For one seed the half-width is the one within the run, from its samples, where that is known (`within_run`): it has
+    a double dagger.
     """
     if not cell["n"]:
         return DASH if cell["state"] == MISSING else str(cell["state"])
     mean, half = f"{cell['mean']:.{decimals}f}", _half(cell)
-    return mean if math.isnan(half) else f"{mean} ± {half:.{decimals}f}"
+    return mean if math.isnan(half) else f"{mean} ± {half:.{decimals}f}{DOUBLE_DAGGER if cell['n'] == 1 else ''}"
 
 
 def _half(cell: Mapping[str, Any]) -> float:
@@ -111,15 +112,20 @@ def rank_text(cell: Mapping[str, Any]) -> str:
     return f"{low:.0f}" if low == high else f"{low:.0f}–{high:.0f}"
 
 
-def answers(cells: pd.DataFrame, best: pd.DataFrame, score: str, columns: Sequence[str]) -> list[Answer]:
-    """The best cell of each image size, the sizes without one included."""
-    varied = varied_columns(cells, columns)
+def answers(
+    cells: pd.DataFrame, best: pd.DataFrame, score: str, varied: Sequence[str], sizes: Iterable[int] = ()
+) -> list[Answer]:
+    """The best cell of each image size, those without one and `sizes` included.
+
+    Here and below, `varied` are the settings that a cell is named by: see `varied_columns`.
+    """
     decimals = places(cells)
     found = []
-    for resolution, at_size in cells.groupby("resolution"):
-        leaders = best[best["resolution"] == resolution]
+    for resolution in sorted({*cells["resolution"], *sizes}):
+        leaders, at_size = best[best["resolution"] == resolution], cells[cells["resolution"] == resolution]
         if leaders.empty:
-            found.append(Answer(size(resolution), (), remarks=("no trial has finished",)))
+            nothing = "no trial has a score" if len(at_size) else "no cell came through the screening"
+            found.append(Answer(size(resolution), (), remarks=(nothing,)))
             continue
         (_, leader), *_ = rows_of(leaders)
         tied = ranked(at_size.loc[list(leader["ties"])], score)
@@ -134,7 +140,7 @@ def answers(cells: pd.DataFrame, best: pd.DataFrame, score: str, columns: Sequen
                 ties=tuple(cell_name(cell, varied) for _, cell in rows_of(tied[:TIES_NAMED])),
                 more_ties=max(0, len(tied) - TIES_NAMED),
                 certain=""
-                if leader["ties"] or leader["untested"] or not rivals
+                if leader["ties"] or leader["untested"] or leader["basis"] != SEEDS
                 else "Better than " + ("the other." if rivals == 1 else f"all {rivals} others."),
                 remarks=tuple(remarks(leader)),
             )
@@ -142,9 +148,10 @@ def answers(cells: pd.DataFrame, best: pd.DataFrame, score: str, columns: Sequen
     return found
 
 
-def best_table(cells: pd.DataFrame, best: pd.DataFrame, score: str, columns: Sequence[str]) -> Table:
+def best_table(
+    cells: pd.DataFrame, best: pd.DataFrame, score: str, varied: Sequence[str], sizes: Iterable[int] = ()
+) -> Table:
     """The answer: the best cell per image size, how sure that is, and what could not be told from it."""
-    varied = varied_columns(cells, columns)
     rows = [
         (
             Entry(found.size),
@@ -153,9 +160,11 @@ def best_table(cells: pd.DataFrame, best: pd.DataFrame, score: str, columns: Seq
             Entry(found.rank),
             Entry("; ".join(filter(None, [found.basis, _tied(found), *found.remarks]))),
         )
-        for found in answers(cells, best, score, columns)
+        for found in answers(cells, best, score, varied, sizes)
     ]
-    return Table("Best per image size", _meaning(score), ("size", *varied, score, "rank", "remarks"), tuple(rows))
+    return Table(
+        "Best per image size", _meaning(score, cells), ("size", *varied, score, "rank", "remarks"), tuple(rows)
+    )
 
 
 def _tied(found: Answer) -> str:
@@ -170,7 +179,7 @@ def remarks(best: Mapping[str, Any]) -> list[str]:
         beyond = "below" if best["edge"] == "lowest" else "above"
         notes.append(f"{best['edge']} b that was scored: the optimum may lie {beyond} {best['b']:g}")
     if best["untested"] and best["basis"] == NO_BASIS:
-        notes.append("other cells may be as good: one seed can't tell")
+        notes.append("other cells may be as good: they share fewer than two seeds with it")
     elif best["untested"]:
         notes.append(f"{best['untested']} cells could not be compared with it: they share fewer than two seeds")
     if best["basis"] == WITHIN_RUN:
@@ -193,14 +202,14 @@ def varied_columns(cells: pd.DataFrame, columns: Sequence[str]) -> list[str]:
 
 
 def size_table(
-    cells: pd.DataFrame, best: pd.DataFrame, row: str, score: str, columns: Sequence[str], title: str
+    cells: pd.DataFrame, best: pd.DataFrame, row: str, score: str, varied: Sequence[str], title: str
 ) -> Table:
     """`row` (schedule or b) down, image size across, as papers have it; each entry the best of the cells there.
 
     The best of each size is in bold, and with a dagger those of its ties that are shown. Where other settings vary too,
     an entry notes those of the cell it shows. Empty where the sweep has no such cell.
     """
-    free = [name for name in varied_columns(cells, columns) if name != row and varies(cells[name])]
+    free = [name for name in varied if name != row and varies(cells[name])]
     order = pd.concat([ranked(cells, score), cells[cells["n"] == 0]])
     chosen = order.drop_duplicates([row, "resolution"])
     ties = {tie for found in best["ties"] for tie in found}
@@ -221,7 +230,9 @@ def size_table(
     sizes = sorted(cells["resolution"].unique())
     return Table(
         title,
-        " ".join([_meaning(score, usual), *([f"Each at its best {' and '.join(free)}."] if free else []), MARKS]),
+        " ".join(
+            [_meaning(score, cells, usual), *([f"Each at its best {' and '.join(free)}."] if free else []), MARKS]
+        ),
         (row, *map(size, sizes)),
         tuple(
             (Entry(plain(value)), *(entries.get((value, resolution), Entry("")) for resolution in sizes))
@@ -230,9 +241,8 @@ def size_table(
     )
 
 
-def cells_table(cells: pd.DataFrame, best: pd.DataFrame, score: str, columns: Sequence[str], limit: int) -> Table:
+def cells_table(cells: pd.DataFrame, best: pd.DataFrame, score: str, varied: Sequence[str], limit: int) -> Table:
     """The cells of a sweep, each size's best first, with the ranks each may have; no more than `limit` rows."""
-    varied = varied_columns(cells, columns)
     decimals = places(cells)
     ties = {tie for found in best["ties"] for tie in found}
     order = pd.concat([ranked(cells, score), cells[cells["n"] == 0]])
@@ -252,7 +262,7 @@ def cells_table(cells: pd.DataFrame, best: pd.DataFrame, score: str, columns: Se
     left = f" The best {len(shown)} of {len(cells)} cells; all are in cells.csv." if len(shown) < len(cells) else ""
     return Table(
         "Every cell",
-        f"{_meaning(score)} Rank: the ranks within its size that the cell may have. {MARKS}{left}",
+        f"{_meaning(score, cells)} Rank: the ranks within its size that the cell may have. {MARKS}{left}",
         ("size", *varied, score, "rank", "sd", "seeds"),
         tuple(rows),
     )
@@ -271,7 +281,10 @@ def fitted_table(fitted: pd.DataFrame) -> Table:
         )
         for _, row in rows_of(fitted)
     )
-    caption = f"Where a curve through the scores over log b is best, with its {CONFIDENCE:.0%} interval over seeds."
+    caption = (
+        f"Where a parabola through the scores over log b is best, with its {CONFIDENCE:.0%} interval over seeds, given "
+        "that the curve is one."
+    )
     return Table(
         "Best b between the values swept",
         caption,
@@ -367,9 +380,9 @@ def costs_table(runs: pd.DataFrame) -> Table:
     return Table("Cost by image size", "", header, tuple(rows))
 
 
-def unfinished_table(runs: pd.DataFrame, columns: Sequence[str], limit: int) -> Table:
+def unfinished_table(runs: pd.DataFrame, varied: Sequence[str], limit: int) -> Table:
     """The trials that did not finish, and why; no more than `limit` rows."""
-    varied = [*varied_columns(runs, columns), "seed"]
+    varied = [*varied, "seed"]
     lost = runs[runs["state"] != FINISHED]
     rows = (
         (
@@ -384,12 +397,19 @@ def unfinished_table(runs: pd.DataFrame, columns: Sequence[str], limit: int) -> 
     return Table("Trials that did not finish", "", ("size", *varied, "state", "reason", "trial"), tuple(rows))
 
 
-def _meaning(score: str, seeds: int | None = None) -> str:
-    over = "seeds" if seeds is None else "1 seed" if seeds == 1 else f"{seeds} seeds"
-    spread = f"mean over {over}"
-    if seeds != 1:
+def _meaning(score: str, cells: pd.DataFrame, seeds: int | None = None) -> str:
+    """What the entries are; `seeds` is how many most of them lie over."""
+    scored = cells[cells["n"] > 0]
+    spread = "mean over 1 seed"
+    if (scored["n"] > 1).any() or scored.empty:
+        over = f"{seeds} seeds" if seeds and seeds > 1 else "seeds"
         spread = f"mean ± half-width of the {CONFIDENCE:.0%} t-interval over {over}"
-    return f"{score}, {'higher' if higher_is_better(score) else 'lower'} is better: {spread}."
+    within = (
+        f" {DOUBLE_DAGGER}: one seed; how far other samples of that same run may lie, by jackknife, not over seeds."
+        if scored.loc[scored["n"] == 1, "within_run"].notna().any()
+        else ""
+    )
+    return f"{score}, {'higher' if higher_is_better(score) else 'lower'} is better: {spread}.{within}"
 
 
 def _usual_seeds(cells: pd.DataFrame) -> int | None:

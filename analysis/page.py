@@ -76,11 +76,10 @@ def page(
     answer, *rest = report_tables(analysis, rows)
     return jinja.get_template("report.html.j2").render(
         **about,
-        answers=layouts.answers(main.cells, main.best, main.score, main.columns),
+        answers=layouts.answers(main.cells, main.best, main.score, main.varied, main.sizes),
         main_name=main.name,
         score=main.score,
         meaning=answer.caption,
-        has_law=analysis.law is not None,
         tables=rest,
         others=[(found, findings_tables(found, rows)) for found in analysis.others],
         long=LONG,
@@ -122,7 +121,6 @@ def _figures(analysis: Analysis, svg: Mapping[str, str]) -> list[tuple[str, str,
         .groupby("resolution")
     ][:SIZES]
     several = layouts.varies(main.cells["schedule"]) and layouts.varies(main.cells["b"])
-    varied = layouts.varied_columns(main.cells, main.columns)
     axes = [name for name in main.columns if layouts.varies(main.cells[name])]
     static = [Shown("", svg=svg[name]) for name in ("gamma", "log-snr", "density") if name in svg]
     groups = [
@@ -156,7 +154,7 @@ def _figures(analysis: Analysis, svg: Mapping[str, str]) -> list[tuple[str, str,
             "Why a schedule loses",
             "Loss at the end of training by log-SNR, above the density that the schedule puts there: training seldom "
             "sees what lies outside it. How high a loss is also depends on b and on what is predicted.",
-            [Shown(size, interactive.as_json(figure)) for size, at in sizes if (figure := _loss(main, at, varied))],
+            [Shown(size, interactive.as_json(figure)) for size, at in sizes if (figure := _loss(main, at))],
         ),
         ("The best schedules", "Of the best cell at each image size, with its b.", static),
     ]
@@ -172,9 +170,9 @@ def _against_b(main: Findings, svg: Mapping[str, str]) -> list[Shown]:
     return shown
 
 
-def _loss(main: Findings, at: pd.DataFrame, varied: Sequence[str]) -> Figure | None:
+def _loss(main: Findings, at: pd.DataFrame) -> Figure | None:
     """Of the best cell of each schedule at one image size, or of each b where one schedule was swept."""
     apart = "schedule" if layouts.varies(main.cells["schedule"]) else "b"
     chosen = at.drop_duplicates(apart)[: interactive.LINES].sort_values(apart)
     runs = main.runs.merge(chosen[main.columns])
-    return interactive.loss_by_log_snr(runs, chosen, varied) if interactive.bins(runs) else None
+    return interactive.loss_by_log_snr(runs, chosen, main.varied) if interactive.bins(runs) else None

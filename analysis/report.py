@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis import figures, layouts, stats, tables
+from analysis import figures, law, layouts, stats, tables
 from analysis.findings import SIZES, Analysis, Findings, analyse, findings_tables, lines, report_tables
 from analysis.page import Samples, page
 from analysis.runs import artifact_text, read_sweep, sample_grid
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ROWS = 300  # of a table on the page or in Markdown; the files of values hold all
 PRINTED_ROWS = 40  # of a LaTeX table, which has to fit a sheet
 SAMPLED = 8  # cells of an image size whose samples are shown, the best first
+OWNED = ("cells-*.csv", "cells-*.parquet", "figures/*.svg", "figures/*.png")
 PIXELS = 528  # of a side, above which samples are shown smaller
 
 
@@ -64,6 +65,9 @@ def write(analysis: Analysis, samples: Sequence[Samples], environment: Mapping[s
         **{name: (f"{name}.csv", csv(frame)) for name, frame in _frames(analysis).items()},
     }
     (out / "figures").mkdir(parents=True, exist_ok=True)
+    for pattern in OWNED:  # an older report may have had more of them
+        for file in out.glob(pattern):
+            file.unlink()
     for path, text in texts.values():
         (out / path).write_text(text, encoding="utf-8")
     files = {name: out / path for name, (path, _) in texts.items()}
@@ -149,19 +153,20 @@ def fetch_samples(found: Findings, tracking_uri: str) -> list[Samples]:
     At most eight cells a size and six sizes, in the order of the cells.
     """
     finished = found.runs[found.runs["state"] == FINISHED].sort_values("seed", kind="stable")
-    varied = layouts.varied_columns(found.cells, found.columns)
     decimals = layouts.places(found.cells)
     samples = []
     with tempfile.TemporaryDirectory() as folder:
         for resolution in sorted(found.best["resolution"])[:SIZES]:
             order = stats.ranked(found.cells, found.score)
             chosen = order[order["resolution"] == resolution][:SAMPLED].sort_index()
-            trials = finished.merge(chosen[found.columns].assign(cell=chosen.index)).drop_duplicates(["cell", "seed"])
-            seed = trials["seed"].mode().min()  # the one that most of these cells have
-            for _, trial in trials[trials["seed"] == seed].sort_values("cell").iterrows():
+            trials = finished.merge(chosen[found.columns].assign(cell=chosen.index))
+            trials = trials.assign(draw=trials.groupby([name for name in stats.REPLICATES if name in trials]).ngroup())
+            drawn = trials[trials["draw"] == trials["draw"].mode().min()]  # the seeds that most of these cells have
+            for _, trial in drawn.sort_values("cell").iterrows():
                 cell = chosen.loc[trial["cell"]]
                 if path := sample_grid(trial["run_id"], tracking_uri, Path(folder)):
-                    label = f"{layouts.cell_name(cell, varied)} · {layouts.score_text(cell, decimals)} · seed {seed}"
+                    told = layouts.cell_name(cell, found.varied), layouts.score_text(cell, decimals)
+                    label = " · ".join([*told, f"seed {trial['seed']}"])
                     best = trial["cell"] in found.best.index
                     samples.append(Samples(layouts.size(resolution), label, best, _shrunk(path)))
     return samples
@@ -195,6 +200,9 @@ def _markdown(analysis: Analysis, about: Mapping[str, Any], drawn: Sequence[str]
         f"# {text(about['name'])}",
         text(about["description"]),
         text(f"{about['finished']} of {about['trials']} trials finished; {about['cost']}."),
+        text(f"Set apart below are trials whose scores do not compare; this is of {analysis.main.name}.")
+        if analysis.others
+        else "",
         tables.markdown(answer),
         text(about["law"]),
         *map(tables.markdown, rest),
@@ -217,7 +225,11 @@ def _apart(found: Findings) -> list[str]:
 def summary(analysis: Analysis, environment: Mapping[str, str]) -> dict[str, Any]:
     """What both the page and the Markdown say about the sweep as a whole."""
     sweep, runs = analysis.sweep, analysis.runs
-    name = shlex.quote(sweep.name)
+    name, further = shlex.quote(sweep.name), 2 * int(max(analysis.main.sizes, default=0))
+    try:
+        law.recommend(analysis.fitted, further)
+    except law.Unsupported:
+        further = 0
     return {
         "name": sweep.name,
         "description": sweep.description,
@@ -226,13 +238,13 @@ def summary(analysis: Analysis, environment: Mapping[str, str]) -> dict[str, Any
         "law": f"{analysis.law.sentence[:1].upper()}{analysis.law.sentence[1:]}."
         if analysis.law
         else f"No law of b over image size: {analysis.no_law}",
-        "unfinished": layouts.unfinished_table(runs, analysis.main.columns, ROWS),
+        "unfinished": layouts.unfinished_table(runs, analysis.main.varied, ROWS),
         "failures": layouts.failures_table(runs),
         "cost": _cost(runs),
         "costs": layouts.costs_table(runs),
         "yaml": sweep.yaml,
         "command": f"sched-lab submit {SWEEP_FILE}\nsched-lab report {name}",
-        "recommend": f"sched-lab recommend {name} --size 64",
+        "recommend": f"sched-lab recommend {name} --size {further}" if further else "",
         "environment": environment,
     }
 

@@ -8,6 +8,7 @@ Hand in runs whose scores compare: one population of `comparisons.set_apart`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -60,12 +61,13 @@ def cell_columns(runs: pd.DataFrame, settings: Sequence[str]) -> list[str]:
 
 
 def summarize(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.DataFrame:
-    """One row per cell: `by`, then n, mean, sd, half_width of `score` over training seeds, within_run, trials, state.
+    """One row per cell: `by`; n, mean, sd, half_width of `score` over training seeds; within_run, level, and states.
 
     Several sampling seeds of one training seed are averaged first. `within_run` is the half-width of a 95 % interval
     from the run's own jackknife, for a cell with one training seed: how far other samples of the same network may lie,
-    not other networks. `failed`, `stopped`, `running` and `missing` count trials; `state` is finished when any trial
-    has a score, else the gravest state found. sd and half_width are NaN for n < 2, within_run for n other than 1, mean
+    not other networks. `level` is what cells are ranked by: the mean, less what the seeds that a cell has and others
+    lack add to it. `failed`, `stopped`, `running` and `missing` count trials; `state` is finished when any trial has a
+    score, else the gravest state found. sd and half_width are NaN for n < 2, within_run for n other than 1, mean
     for n = 0. Raises ValueError when `by` leaves two trials with the same seeds in a cell.
     """
     by = list(by)
@@ -75,6 +77,7 @@ def summarize(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.Da
     cells = _cells(trials, len(lost))
     cells["within_run"] = _half_width(JACKKNIFE_GROUPS - 1, cells.pop("error"))
     cells = pd.concat([lost[by], cells, lost[list(UNRANKED)]], axis=1)
+    cells["level"] = _levels(trials, cells)
     found = [cells[state] > 0 for state in UNRANKED]
     cells["state"] = np.select([cells["n"] > 0, *found], [FINISHED, *UNRANKED], "no score")
     return cells
@@ -110,6 +113,26 @@ def _by_seed(trials: pd.DataFrame) -> pd.DataFrame:
     return mean.assign(variance=mean["variance"] / groups.size()).reset_index()
 
 
+def _levels(trials: pd.DataFrame, cells: pd.DataFrame) -> pd.Series[float]:
+    """What a cell adds beside its seeds, at each resolution, by least squares; its mean where no seed is missing.
+
+    A mean over the lucky seeds alone is no better score. Cells that share no seeds, not even through others, keep their
+    means.
+    """
+    seeds = _by_seed(trials).merge(cells["resolution"], left_on="cell", right_index=True)
+    at = seeds.groupby("resolution")
+    if (at.size() == at["cell"].nunique() * at["seed"].nunique()).all():
+        return cells["mean"]
+    score, seed = seeds["score"], seeds.groupby(["resolution", "seed"]).ngroup()
+    effect = pd.Series(0.0, seeds.index)
+    for _ in range(1000):
+        level = (score - effect).groupby(seeds["cell"]).transform("mean")
+        before, effect = effect, (score - level).groupby(seed).transform("mean")
+        if (effect - before).abs().max() <= 1e-12 * score.abs().max():
+            break
+    return (score - effect).groupby(seeds["cell"]).mean().reindex(cells.index)
+
+
 def _cells(trials: pd.DataFrame, count: int) -> pd.DataFrame:
     """n, mean, sd, half_width, and error, the standard error within a cell's only run, of `count` cells."""
     groups = _by_seed(trials).groupby("cell")
@@ -121,16 +144,16 @@ def _cells(trials: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def ranked(cells: pd.DataFrame, score: str) -> pd.DataFrame:
-    """The rows of `summarize` that have a score, the best mean first."""
-    return cells[cells["n"] > 0].sort_values("mean", ascending=not higher_is_better(score), kind="stable")
+    """The rows of `summarize` that have a score, the best level first."""
+    return cells[cells["n"] > 0].sort_values("level", ascending=not higher_is_better(score), kind="stable")
 
 
 def best_cells(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.DataFrame:
-    """The cell with the best mean at each resolution; a row of `summarize` each, with its index there, and four more.
+    """The cell with the best level at each resolution; a row of `summarize` each, with its index there, and four more.
 
     `ties`: indices of the cells that cannot be told from it; `against_best` says how sure that is. `untested`: how many
     ranked cells nothing can be said of, as they share fewer than two seeds with it. `edge`: "lowest" or "highest" when
-    its b is at that end of two or more ranked values, all else equal, so that the optimum may lie outside; else "".
+    its b is at that end of two or more scored values, all else equal, so that the optimum may lie outside; else "".
     `basis`: "seeds", "jackknife" when a comparison with it rests on errors within single runs, "none" when none could
     be made. Resolutions without a ranked cell are left out.
     """
@@ -138,7 +161,8 @@ def best_cells(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.D
     order = ranked(cells, score)
     best = order.drop_duplicates("resolution").sort_values("resolution")
     versus = against_best(runs, score, by)
-    line = cells.groupby([name for name in by if name != "b"], dropna=False).ngroup()
+    tried = cells if STAGE not in runs else summarize(runs.drop(columns=STAGE), score, by)  # the screening tried more b
+    line = [name for name in by if name != "b"]
     ties: list[tuple[int, ...]] = []
     untested, edges, bases = [], [], []
     for index in map(int, best.index):
@@ -146,7 +170,8 @@ def best_cells(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.D
         counts = rivals["basis"].value_counts()
         ties.append(tuple(rivals.index[rivals["tied"]]))
         untested.append(int(counts.get(NO_BASIS, 0)))
-        edges.append(_edge(best.loc[index, "b"], order["b"][line[order.index] == line[index]]))
+        alike = tried[tried["n"] > 0].merge(best.loc[[index], line])
+        edges.append(_edge(best.loc[index, "b"], alike["b"]))
         bases.append(next((basis for basis in (WITHIN_RUN, SEEDS) if basis in counts), NO_BASIS))
     return best.assign(ties=pd.Series(ties, best.index, dtype=object), untested=untested, edge=edges, basis=bases)
 
@@ -159,7 +184,8 @@ def against_best(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd
     pairs over shared seeds; "jackknife" for single runs, told apart by the errors within them, which say nothing of
     other networks; "none" where nothing can be said, as of the leader itself, and the numbers are NaN. `tied`: whether
     `p_adjusted` leaves open that the cell is as good as the leader. The chance that any cell of a resolution is called
-    worse, and is as good as the best, is at most 5 %.
+    worse, and is as good as the best, is at most 5 %: over other seeds where the basis is seeds, else over other
+    samples of these networks alone.
 
     Adjusted for what? The leader was found in the data that it is then compared in, so the p-value of a cell being the
     best allows for each of the N − 1 others that might have led: (N − 1)·p/2, half since only a better one leads.
@@ -173,13 +199,13 @@ def against_best(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd
         {"leader": pd.NA, "shared": 0, **dict.fromkeys(numbers, np.nan), "basis": NO_BASIS, "tied": False}, cells.index
     ).astype({"leader": "Int64"})
     for index, each in _comparable(runs, cells, score, by):
-        leader = int(np.argmin(each.mean))
+        leader = int(np.argmin(_sign(score) * cells.loc[index, "level"]))
         found = differences(each, slice(None), slice(leader, leader + 1))
         mean, error, shared, df, t = (column[:, 0] for column in (*found, found.t))
         tested = (df > 0) & (np.arange(len(each)) != leader)
         p = np.where(tested, 2 * stdtr(df, -np.abs(t)), np.nan)
-        worse = np.where(t > 0, p * tested.sum() / 2, np.where(tested, 1.0, np.nan))
-        adjusted = holm(worse, int(tested.sum()) + 1)
+        worse = np.where(t > 0, p * (len(each) - 1) / 2, np.where(tested, 1.0, np.nan))
+        adjusted = holm(worse, len(each))
         columns = {
             "leader": index[leader],
             "shared": shared,
@@ -198,14 +224,15 @@ def against_best(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd
 def rank_intervals(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.DataFrame:
     """`rank_low` to `rank_high` of every cell at its resolution, 1 the best; rows of `summarize`, NaN without a score.
 
-    A cell stands below those that are significantly better and above those that are significantly worse, by the
-    comparisons of `against_best` between all pairs, adjusted by Holm's method: all the intervals of a resolution hold
-    at once with 95 % confidence.
+    A cell stands below those that are significantly better and above those that are significantly worse, by
+    differences over shared seeds between all pairs, adjusted by Holm's method: all the intervals of a resolution hold
+    at once with 95 % confidence. With one seed any rank is possible.
     """
     cells = summarize(runs, score, by)
     ranks = pd.DataFrame(np.nan, cells.index, ["rank_low", "rank_high"])
     for index, each in _comparable(runs, cells, score, by):
-        better, worse = beaten(each, 1 - CONFIDENCE)
+        over_seeds = replace(each, error=np.full(len(each), np.nan))
+        better, worse = beaten(over_seeds, 1 - CONFIDENCE)
         ranks.loc[index] = np.column_stack([1 + worse, len(each) - better])
     return ranks
 
@@ -250,16 +277,13 @@ def _comparable(
 ) -> Iterator[tuple[pd.Index, Cells]]:
     """The ranked cells of each resolution, with scores turned so that lower is better."""
     trials = _trials(runs, score, by)
-    error = _cells(trials, len(cells))["error"]
+    sign, error = _sign(score), _cells(trials, len(cells))["error"]
     seeds = _by_seed(trials).merge(cells["resolution"], left_on="cell", right_index=True)
     seeds = seeds[seeds.duplicated(["resolution", "seed"], keep=False)]  # no pair shares the others
     for _, part in cells[cells["n"] > 0].groupby("resolution"):
         table = seeds[seeds["cell"].isin(part.index)].pivot(index="cell", columns="seed", values="score")  # noqa: PD010
-        by_seed = table.reindex(part.index).to_numpy(float)
-        yield (
-            part.index,
-            Cells(_sign(score) * by_seed, _sign(score) * part["mean"].to_numpy(), error[part.index].to_numpy()),
-        )
+        by_seed = sign * table.reindex(part.index).to_numpy(float)
+        yield part.index, Cells(by_seed, sign * part["mean"].to_numpy(), error[part.index].to_numpy())
 
 
 def _sign(score: str) -> float:

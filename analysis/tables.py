@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 DASH = "—"
 TIMES = "×"
 DAGGER = "†"  # after an entry that can't be told from the best
+DOUBLE_DAGGER = "‡"  # after an interval that does not lie over seeds
 WORDS = ("schedule", "state", "failure", "remarks", "reason")  # columns of words, not of numbers
 WRAPPED = 40  # characters above which LaTeX breaks a column's lines
 
@@ -65,7 +66,7 @@ def markdown(table: Table) -> str:
 
 def markdown_text(text: str) -> str:
     """Text that Markdown and the HTML within it leave as it is, on one line."""
-    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    return re.sub(r"([\\`*_\[\]|#$~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def latex(table: Table) -> str:
@@ -119,6 +120,7 @@ _LATEX = str.maketrans(
         DASH: "---",
         "–": "--",
         DAGGER: r"$^\dagger$",
+        DOUBLE_DAGGER: r"$^\ddagger$",
         "\n": " ",
     }
 )
@@ -136,7 +138,7 @@ def terminal(table: Table) -> rich.table.Table:
 
     grid = Grid(title=Text(table.title), caption=Text(table.caption), title_justify="left", caption_justify="left")
     for name in table.header:
-        grid.add_column(Text(name))
+        grid.add_column(Text(name), overflow="fold")
     for row in table.rows:
         grid.add_row(*(Text(str(entry), style="bold" if entry.bold else "") for entry in row))
     return grid

@@ -54,8 +54,7 @@ class Plan:
         run = self.sweep.run
         if run.screen is None or run.confirm is None or stages.CONFIRM in self.stages.values():
             return 0
-        groups = Counter(stages.comparable(cell.spec) for cell in self.grid.cells)
-        return sum(min(run.screen.keep, cells) for cells in groups.values()) * run.confirm.seeds
+        return stages.at_most(self.grid.cells, run.screen.keep) * run.confirm.seeds
 
     @property
     def ranked_by(self) -> str:

@@ -183,7 +183,7 @@ def test_a_sweep_of_which_nothing_ran_has_rows_and_no_scores(store: Path, uri: s
     assert idle.runs["fid"].isna().tolist() == [True, True]
     assert len(analyse(idle).main.cells) == 2  # two networks of one kind are two cells, not two seeds
     page = write_report("idle", uri, tmp_path).files["html"].read_text()
-    assert "no trial has finished" in page
+    assert "no trial has a score" in page
     assert "0 of 2 trials finished" in page
 
 

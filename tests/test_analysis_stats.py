@@ -275,11 +275,27 @@ def test_the_p_value_of_a_cell_allows_for_every_cell_that_might_have_led() -> No
     assert two["p_adjusted"].equals(two["p"])  # of two cells, one comparison
 
 
-def test_a_cell_that_is_better_on_the_seeds_it_shares_is_never_called_worse() -> None:
+def test_a_cell_that_is_better_on_the_seeds_it_shares_leads_however_lucky_the_seeds_that_it_lacks() -> None:
     frame = runs({(8, 1.0): [10.0, 11.0, 12.0, 0.0, 0.0, 0.0], (8, 2.0): [9.0, 9.99, 11.01]})
     versus = stats.against_best(frame, FD)
-    assert versus["tied"].tolist() == [False, True]
-    assert versus.loc[1, "p"] < 0.001
+    assert stats.best_cells(frame, FD)["b"].tolist() == [2.0]
+    assert versus["tied"].tolist() == [False, False]
+    assert versus.loc[0, "p"] < 0.001
+
+
+def test_levels_are_least_squares_of_cells_and_seeds_and_the_means_where_none_is_missing() -> None:
+    random = np.random.default_rng(0)
+    frame = runs({(size, b): list(random.normal(size=4)) for size in (8, 16) for b in (0.5, 1.0, 2.0)})
+    whole = stats.summarize(frame, FD)
+    assert whole["level"].tolist() == whole["mean"].tolist()
+    lost = frame.index.isin([0, 5, 7])
+    part = frame.assign(state=frame["state"].mask(lost, names.FAILED))
+    found = stats.summarize(part, FD)
+    kept = part[~lost & (part["resolution"] == 8)]
+    design = pd.get_dummies(kept[["b", "seed"]].astype(str)).to_numpy(float)
+    effects = np.linalg.lstsq(design, kept[FD].to_numpy())[0]
+    levels = found.loc[found["resolution"] == 8, "level"].to_numpy()
+    assert np.diff(levels) == pytest.approx(np.diff(effects[:3]))
 
 
 def repeated(mean: NDArray[np.float64], seeds: int, repeats: int) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from analysis.report import csv
 from sched_lab import names
 
 FD = "fd_classifier"
-COLUMNS = ["resolution", "schedule", "b"]
+VARIED = ["schedule", "b"]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def lose(runs: pd.DataFrame, state: str, **where: object) -> None:
 
 
 def test_schedule_by_size_shows_each_schedule_at_its_best_b_and_marks_the_best(runs: pd.DataFrame) -> None:
-    table = layouts.size_table(stats.summarize(runs, FD), stats.best_cells(runs, FD), "schedule", FD, COLUMNS, "")
+    table = layouts.size_table(stats.summarize(runs, FD), stats.best_cells(runs, FD), "schedule", FD, VARIED, "")
     assert table.header == ("schedule", "8×8", "16×16")
     # Two seeds one apart: sd √½, half-width 12.7062·√½/√2 = 6.353.
     assert texts(table) == [
@@ -66,14 +66,14 @@ def test_failed_missing_and_never_swept_cells_look_different_and_none_is_a_numbe
     lose(runs, names.FAILED, resolution=8, b=0.5)
     lose(runs, "missing", resolution=16, b=1.0)
     runs = runs[~((runs["resolution"] == 16) & (runs["b"] == 0.5))]
-    table = layouts.size_table(stats.summarize(runs, FD), stats.best_cells(runs, FD), "b", FD, COLUMNS, "")
+    table = layouts.size_table(stats.summarize(runs, FD), stats.best_cells(runs, FD), "b", FD, VARIED, "")
     assert texts(table) == [["0.5", "failed", ""], ["1", "11.5 ± 6.4", "—"]]
 
 
 def test_a_cell_that_lost_a_seed_says_how_many_it_has(runs: pd.DataFrame) -> None:
     lose(runs, names.FAILED, resolution=8, schedule="cosine", b=1.0, seed=1)
     runs = runs[runs["schedule"] == "cosine"]
-    table = layouts.size_table(stats.summarize(runs, FD), stats.best_cells(runs, FD), "b", FD, COLUMNS, "")
+    table = layouts.size_table(stats.summarize(runs, FD), stats.best_cells(runs, FD), "b", FD, VARIED, "")
     assert texts(table)[1] == ["1", "16.0 (n = 1)", "26.5 ± 6.4"]
 
 
@@ -81,29 +81,29 @@ def test_the_answer_has_a_row_for_every_size_with_its_warnings(runs: pd.DataFram
     lose(runs, names.FAILED, resolution=16)
     ranks = stats.rank_intervals(runs, FD)[["rank_low", "rank_high"]]
     best = stats.best_cells(runs, FD).join(ranks)
-    table = layouts.best_table(stats.summarize(runs, FD), best, FD, COLUMNS)
+    table = layouts.best_table(stats.summarize(runs, FD), best, FD, VARIED)
     assert table.header == ("size", "schedule", "b", FD, "rank", "remarks")
     edge = "lowest b that was scored: the optimum may lie below 0.5"
     assert texts(table) == [  # the differences are the same in both seeds: no doubt is left
         ["8×8", "linear", "0.5", "11.0 ± 6.4", "1 of 4", f"2 seeds; {edge}"],
-        ["16×16", "—", "—", "—", "—", "no trial has finished"],
+        ["16×16", "—", "—", "—", "—", "no trial has a score"],
     ]
 
 
 def test_one_seed_is_said_to_have_no_interval(runs: pd.DataFrame) -> None:
     runs = runs[runs["seed"] == 0]
     cells, best = stats.summarize(runs, FD), stats.best_cells(runs, FD)
-    answer = layouts.answers(cells, best, FD, COLUMNS)[0]
+    answer = layouts.answers(cells, best, FD, VARIED)[0]
     assert (answer.score, answer.basis) == ("10.5", "one seed: no interval")
-    assert "other cells may be as good: one seed can't tell" in answer.remarks
+    assert "other cells may be as good: they share fewer than two seeds with it" in answer.remarks
     assert answer.certain == ""
-    assert "mean over 1 seed." in layouts.size_table(cells, best, "schedule", FD, COLUMNS, "").caption
+    assert "mean over 1 seed." in layouts.size_table(cells, best, "schedule", FD, VARIED, "").caption
 
 
 def test_the_interval_of_one_seed_is_labelled_as_one_within_the_run(runs: pd.DataFrame) -> None:
     runs = runs[runs["seed"] == 0].assign(**{f"{names.JACKKNIFE}{FD}": 0.1})
-    answer = layouts.answers(stats.summarize(runs, FD), stats.best_cells(runs, FD), FD, COLUMNS)[0]
-    assert answer.score == "10.5 ± 0.2"  # 19 degrees of freedom: 2.09 · 0.1
+    answer = layouts.answers(stats.summarize(runs, FD), stats.best_cells(runs, FD), FD, VARIED)[0]
+    assert answer.score == "10.5 ± 0.2‡"  # 19 degrees of freedom: 2.09 · 0.1
     assert answer.basis == "one seed: within-run interval by jackknife, not over seeds"
 
 
@@ -112,16 +112,16 @@ def test_ties_are_named_the_best_first_and_then_counted(runs: pd.DataFrame) -> N
     noisy[FD] = 10.0 + noisy["seed"] * noisy["b"]
     cells, best = stats.summarize(noisy, FD), stats.best_cells(noisy, FD)
     assert len(best.iloc[0]["ties"]) == 11
-    answer = layouts.answers(cells, best, FD, COLUMNS)[0]
+    answer = layouts.answers(cells, best, FD, VARIED)[0]
     assert answer.ties[:3] == ("linear · b 0.5", "cosine · b 1", "linear · b 1")
     assert (len(answer.ties), answer.more_ties) == (6, 5)
-    remarks = layouts.best_table(cells, best, FD, COLUMNS).rows[0][-1].text
+    remarks = layouts.best_table(cells, best, FD, VARIED).rows[0][-1].text
     assert re.search(r"can't be told from [^;]+ and 5 more", remarks)
 
 
 def test_cells_that_can_not_be_told_from_the_best_carry_a_dagger(runs: pd.DataFrame) -> None:
     noisy = runs.assign(**{FD: 10.0 + runs["seed"] * runs["b"] + 1000 * (runs["schedule"] == "cosine")})
-    table = layouts.size_table(stats.summarize(noisy, FD), stats.best_cells(noisy, FD), "b", FD, COLUMNS, "Input scale")
+    table = layouts.size_table(stats.summarize(noisy, FD), stats.best_cells(noisy, FD), "b", FD, VARIED, "Input scale")
     assert [(row[1].best, row[1].tied) for row in table.rows] == [(True, False), (False, True)]
     assert str(table.rows[1][1]) == "10.5 ± 6.4† (linear)"
     assert "Bold: the best of its size and, with †, those that can't be told from it." in table.caption
@@ -129,7 +129,7 @@ def test_cells_that_can_not_be_told_from_the_best_carry_a_dagger(runs: pd.DataFr
 
 def test_the_cells_table_shows_the_best_of_every_size_first_and_says_what_it_leaves_out(runs: pd.DataFrame) -> None:
     cells = stats.summarize(runs, FD).join(stats.rank_intervals(runs, FD)[["rank_low", "rank_high"]])
-    table = layouts.cells_table(cells, stats.best_cells(runs, FD), FD, COLUMNS, limit=4)
+    table = layouts.cells_table(cells, stats.best_cells(runs, FD), FD, VARIED, limit=4)
     assert [row[:4] for row in texts(table)] == [
         ["8×8", "linear", "0.5", "11.0 ± 6.4"],
         ["8×8", "linear", "1", "11.5 ± 6.4"],
@@ -164,7 +164,7 @@ def test_unfinished_trials_are_listed_with_their_reasons(runs: pd.DataFrame) -> 
     lose(runs, names.FAILED, resolution=8, b=0.5, seed=1, schedule="linear")
     runs.loc[runs["state"] == names.FAILED, "reason"] = "loss is not a number"
     lose(runs, "missing", resolution=16, b=1.0, seed=0, schedule="cosine")
-    assert texts(layouts.unfinished_table(runs, COLUMNS, 10)) == [
+    assert texts(layouts.unfinished_table(runs, VARIED, 10)) == [
         ["8×8", "linear", "0.5", "1", "failed", "loss is not a number", "8linear0.51"],
         ["16×16", "cosine", "1", "0", "missing", "—", "16cosine1.00"],
     ]

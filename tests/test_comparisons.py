@@ -40,7 +40,7 @@ def run(**settings: Any) -> dict[str, Any]:
 
 
 def never_ran(**settings: Any) -> dict[str, Any]:
-    return {"key": str(settings), "state": names.MISSING, **settings}
+    return {"key": str(settings), "state": names.MISSING, "resolution": 8, **settings}
 
 
 def split(*rows: dict[str, Any]) -> list[tuple[str, tuple[str, ...], str, list[int]]]:
@@ -103,10 +103,22 @@ def test_a_trial_that_never_ran_goes_where_what_is_known_of_it_fits() -> None:
     assert [(each[0], each[3]) for each in unlike] == [("sample.count 1000", [0]), ("sample.count 7", [1])]
 
 
+def test_numbers_of_samples_that_follow_from_the_size_keep_sizes_together() -> None:
+    small, large = run(), run(resolution=16, **{"sample.count": 500, "sample.batch": 64})
+    assert split(small, large) == [("all runs", (), FD, [0, 1])]
+    assert len(split(small, large, run(resolution=16))) == 2
+
+
+def test_a_population_of_which_nothing_has_finished_has_a_column_without_scores() -> None:
+    rows = [run(), run(state=names.RUNNING, **{"score.metrics": "kid", FD: None})]
+    _, other = set_apart(pd.DataFrame(rows), FD)
+    assert (other.score, other.runs["kid_classifier"].isna().all()) == ("kid_classifier", True)
+
+
 def test_runs_that_do_not_say_how_they_are_judged_stay_together() -> None:
-    assert [(each.name, each.score) for each in set_apart(pd.DataFrame({"state": ["missing"], "b": 1.0}), FD)] == [
-        ("all runs", FD)
-    ]
+    assert [
+        (each.name, each.score) for each in set_apart(pd.DataFrame({"resolution": [8], "state": "missing"}), FD)
+    ] == [("all runs", FD)]
     assert set_apart(pd.DataFrame(columns=["state"]), FD) == []
 
 

@@ -13,8 +13,8 @@ from trainers.schedules import parse
 
 
 def cells(scores: dict[tuple[int, str, float], float]) -> pd.DataFrame:
-    rows = [(*cell, mean, 0.1, 3, "finished") for cell, mean in scores.items()]
-    return pd.DataFrame(rows, columns=["resolution", "schedule", "b", "mean", "half_width", "n", "state"])
+    rows = [(*cell, mean, mean, 0.1, 3, "finished") for cell, mean in scores.items()]
+    return pd.DataFrame(rows, columns=["resolution", "schedule", "b", "mean", "level", "half_width", "n", "state"])
 
 
 def test_the_tables_hold_every_number_of_the_two_files_in_our_notation() -> None:

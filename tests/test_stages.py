@@ -9,7 +9,7 @@ import pytest
 
 from sched_lab.grid import Cell, Trial
 from sched_lab.located_yaml import SweepError, loads
-from sched_lab.stages import best, with_seeds
+from sched_lab.stages import at_most, best, with_seeds
 from sched_lab.sweep import validated
 from tests.conftest import SMALL_SWEEP, Command
 from trainers.spec import TrialSpec
@@ -43,6 +43,30 @@ def test_the_best_mean_of_each_size_is_kept_and_failed_trials_do_not_count() -> 
     scores |= {(16, 0.5, 0): 3.0, (16, 0.5, 1): None, (16, 1.0, 0): None, (16, 1.0, 1): None}
     kept = best(cells, *screened(cells, scores), keep=1)
     assert [(each.spec.resolution, each.spec.b) for each in kept] == [(8, 1.0), (16, 0.5)]
+
+
+def test_cells_that_sampling_seeds_or_flips_tell_apart_are_one_or_compete() -> None:
+    def drawn(b: float, draw: int, flip: bool = False) -> Cell:
+        spec = TrialSpec.model_validate(
+            {
+                "b": b,
+                "sample": {"seed": draw},
+                "data": {"source": "digits", "flip": flip},
+                "score": {"detector": "random"},
+            }
+        )
+        return Cell(spec, {})
+
+    def kept(cells: list[Cell], scores: list[float]) -> list[Cell]:
+        trials = [Trial(f"{i}", each.spec, {}) for i, each in enumerate(cells)]
+        results = {f"{i}": {"state": "finished", "scores": {"fd_random": score}} for i, score in enumerate(scores)}
+        return best(cells, trials, results, keep=1)
+
+    cells = [drawn(b, draw) for b in (0.5, 1.0) for draw in (0, 1)]
+    assert kept(cells, [1.0, 9.0, 4.0, 4.0]) == cells[2:]
+    assert at_most(cells, 1) == 2
+    flips = [drawn(1.0, 0), drawn(1.0, 0, flip=True)]
+    assert kept(flips, [1.0, 2.0]) == flips[:1]
 
 
 def test_where_higher_is_better_the_highest_is_kept() -> None:

@@ -145,10 +145,10 @@ def jackknife(features: Features, reference: Reference, groups: int = GROUPS) ->
     """The standard error of the Fréchet distance of features (N, d), by leaving out one group of samples at a time.
 
     No bootstrap: drawn with repeats, samples look fewer than they are, and the distance depends on how many there are.
-    Each remainder follows from the whole: without group g, n_g of N samples, the scatter is less by
-    S_g + (N·n_g/(N − n_g))·(μ_g − μ)(μ_g − μ)ᵀ. The error is on the safe side for fewer than 10·d samples: a third too
-    large or more, two to three times for fewer than d. The time goes into an eigendecomposition per group, some two
-    seconds for d = 2048 on a CPU.
+    Each remainder follows from the whole: without group g, n_g of N samples, the scatter is less by S_g + (N·n_g/(N −
+    n_g))·(μ_g − μ)(μ_g − μ)ᵀ. With fewer than 10·d samples the error is up to a third too large, with fewer than d up
+    to three times, the more so the nearer the samples are to the reference. The time goes into an eigendecomposition
+    per group, some two seconds for d = 2048 on a CPU.
     """
     count, (mean, covariance) = len(features), statistics(features)
     distances = []

@@ -174,12 +174,12 @@ def scale(
     from sched_lab.illustrations import scale_by_time, sharp_dpi
 
     name, specs = _sweep(file)
-    first = specs[0]
     size = size or max(spec.resolution for spec in specs)
+    first = next((spec for spec in specs if spec.resolution == size), specs[0])
     scales = scales or tuple(sorted({spec.b for spec in specs}))
     normalize = normalize or first.train.normalize
     try:
-        schedule = parse(notation or first.schedule)
+        schedule = parse(notation or first.schedule).at_size(size)
         ax = scale_by_time(first.data, size, schedule, scales, times, normalize=normalize, count=images, seed=seed)
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -39,7 +39,7 @@ GRIDS: dict[str, Grid] = {
     MAIN: {"resolution": [8, 16], "b": [0.5, 1.0]},
     OVERLAP: {"resolution": [8], "b": [1.0, 2.0]},
 }
-JOINING = "Failed to register worker to Raylet"  # said by Ray when it ends a driver whose raylet died as it joined
+JOINING = ("Failed to register worker to Raylet", "Worker will terminate")  # by Ray, which then ends a joining driver
 
 
 class Driver:
@@ -131,7 +131,7 @@ class Lab:
         code = driver.process.wait()
         if hung:
             self.wrong.append(f"{driver.log.name}: hung for {seconds:.0f} s: {driver.said[-300:]!r}")
-        elif code not in codes and not (code == 1 and JOINING in driver.said):
+        elif code not in codes and not (code == 1 and any(words in driver.said for words in JOINING)):
             self.wrong.append(f"{driver.log.name}: exit {code}, not one of {sorted(codes)}: {driver.said[-300:]!r}")
         return "hung" if hung else f"exit {code}"
 
