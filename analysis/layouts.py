@@ -86,7 +86,7 @@ def score_text(cell: Mapping[str, Any], decimals: int) -> str:
     if not cell["n"]:
         return DASH if cell["state"] == MISSING else str(cell["state"])
     mean, half = f"{cell['mean']:.{decimals}f}", _half(cell)
-    return mean if math.isnan(half) else f"{mean} ± {half:.{decimals}f}{DOUBLE_DAGGER if cell['n'] == 1 else ''}"
+    return mean if math.isnan(half) else f"{mean} ± {_number(half, decimals)}{DOUBLE_DAGGER if cell['n'] == 1 else ''}"
 
 
 def _half(cell: Mapping[str, Any]) -> float:
@@ -418,7 +418,10 @@ def _usual_seeds(cells: pd.DataFrame) -> int | None:
 
 
 def _number(value: float, decimals: int) -> str:
-    return DASH if math.isnan(value) else f"{value:.{decimals}f}"
+    """The value with so many decimals, or, where nothing of it would be left, with one digit."""
+    if math.isnan(value):
+        return DASH
+    return f"{value:.{decimals}f}" if value == 0 or abs(value) >= 0.5 * 10**-decimals else f"{value:.1g}"
 
 
 def plain(value: object) -> str:

@@ -250,3 +250,9 @@ def test_csv_reads_back_as_the_same_numbers_with_missing_as_nan(runs: pd.DataFra
     back = pd.read_csv(io.StringIO(csv(cells)))
     pd.testing.assert_frame_equal(back, cells, rtol=1e-15, atol=0, check_dtype=False)
     assert back["mean"].isna().sum() == 2
+
+
+def test_a_small_spread_is_never_written_as_none() -> None:
+    cell = {"n": 2, "mean": 0.00376, "half_width": 1.3e-6, "state": names.FINISHED}
+    assert layouts.score_text(cell, 5) == "0.00376 ± 1e-06"
+    assert layouts.score_text(cell | {"half_width": 0.0}, 5) == "0.00376 ± 0.00000"
