@@ -88,13 +88,20 @@ class Journal:
             self.sync()
 
 
-def identity(path: Path) -> str:
-    """The name that a journal was given when it was begun; empty where there is none."""
+def identity(path: Path, end: int) -> str:
+    """Tells one journal, up to byte `end`, from another; empty where there is none.
+
+    By the name that it was given when it was begun and by the checksum of the line that ends there: a disk may lose
+    lines that were read, and those written in their place may end at the same byte.
+    """
     try:
         with path.open("rb") as file:
-            return str((_event(file.readline()) or {}).get("journal", ""))
+            name = (_event(file.readline()) or {}).get("journal", "")
+            file.seek(max(0, end - 32))
+            checksum = file.read(min(32, end)).rpartition(_CHECKSUM)[2].strip(b"}\n")
     except FileNotFoundError:
         return ""
+    return f"{name}-{checksum.decode(errors='replace')}"
 
 
 def last_state(path: Path) -> str:

@@ -215,8 +215,8 @@ class Tracker:
         """
         folder = self._store.trial(trial.key)
         path = folder / names.JOURNAL_FILE
-        journal, run = identity(path), self._runs.get(trial.key)
-        start = run.end if run and run.journal == journal else 0  # 0: another store's, or one begun anew
+        run = self._runs.get(trial.key)
+        start = run.end if run and run.journal == identity(path, run.end) else 0  # 0: another store's, or begun anew
         # On the disk before it is told: a trial that a power cut sets back would tell it again with other times.
         events, end = read(path, start, durable=True)
         if not events:
@@ -234,6 +234,7 @@ class Tracker:
         said = [event for event in events if "state" in event]
         if said and said[-1]["state"] != names.RUNNING:
             self._describe(run.id, trial)
+        journal = identity(path, end)
         self._tell(run, said, {names.STORE: self._store_id, DELIVERED: f"{journal}:{end}"})
         run.journal, run.end = journal, end
         if run.complete:  # where the trial goes on, its steps are asked for again

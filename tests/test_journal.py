@@ -7,6 +7,7 @@ import logging
 import math
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -69,12 +70,27 @@ def test_an_end_that_repeats_known_metrics_is_still_told(tmp_path: Path) -> None
 
 
 def test_a_journal_keeps_its_identity_and_a_new_one_has_another(tmp_path: Path) -> None:
-    for name in ("a", "a", "b"):
+    for name in ("a", "b"):
         with Journal(tmp_path / name) as journal:
             journal.write(state="running")
-    assert identity(tmp_path / "a") == read(tmp_path / "a")[0][0]["journal"]
-    assert identity(tmp_path / "a") != identity(tmp_path / "b")
-    assert identity(tmp_path / "none") == ""
+    _, end = read(tmp_path / "a")
+    before = identity(tmp_path / "a", end)
+    with Journal(tmp_path / "a") as journal:
+        journal.write(state="stopped")
+    assert identity(tmp_path / "a", end) == before != identity(tmp_path / "b", end)
+    assert identity(tmp_path / "none", end) == ""
+
+
+def test_a_journal_whose_lines_were_lost_and_replaced_is_another_from_there_on(tmp_path: Path) -> None:
+    with Journal(tmp_path / "a") as journal:
+        journal.write(step=1, state="failed")
+    whole = (tmp_path / "a").read_bytes()
+    begun, last = whole.splitlines(keepends=True)
+    before = identity(tmp_path / "a", len(whole)), identity(tmp_path / "a", len(begun))
+    body = last.rpartition(b', "crc"')[0].replace(b"1", b"2", 1)
+    (tmp_path / "a").write_bytes(begun + body + b', "crc": %d}\n' % zlib.crc32(body))
+    assert identity(tmp_path / "a", len(whole)) != before[0]
+    assert identity(tmp_path / "a", len(begun)) == before[1]
 
 
 def test_every_line_is_one_json_object(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-import random
+import secrets
 import shutil
 import subprocess
 import sys
@@ -406,6 +406,28 @@ def test_a_trial_followed_again_while_its_end_is_delivered_is_not_forgotten(stor
     assert points(store) == once("a", range(1, 5))
 
 
+def test_lines_that_end_where_lost_ones_ended_are_told_too(store: Store) -> None:
+    """The disk loses what it had confirmed, and what is written in its place is as long to the byte."""
+    path = store.trial("a") / names.JOURNAL_FILE
+    tracker = opened(store)
+    write_steps(store, range(1, 2))
+    before = path.read_bytes()
+    write_steps(store, range(2, 6))
+    tracker.deliver(trial())
+    path.write_bytes(before)
+    with journal(store) as writing:
+        writing.write(state=names.RUNNING)
+        for step in (2, 3, 4):
+            writing.write(step=step, metrics={"loss": 1 / step, "rate": math.nan})
+        writing.write(state=names.FINISHED)
+    content = path.read_bytes()
+    _, delivered = read(path)
+    tracker._runs["a"].end = delivered  # whatever the lines' lengths are
+    assert content.endswith(b"\n")
+    assert tracker.deliver(trial())
+    assert points(store) == once("a", range(1, 6))
+
+
 @settings(
     max_examples=25,
     deadline=None,
@@ -416,7 +438,7 @@ def test_a_trial_followed_again_while_its_end_is_delivered_is_not_forgotten(stor
 @pytest.mark.slow
 def test_whatever_is_cut_off_or_damaged_every_step_is_told_once(store: Store, data: st.DataObject) -> None:
     """A trial of 12 steps: some are delivered, the disk loses or damages some, the trial goes on from before that."""
-    key = f"{random.getrandbits(64):x}"
+    key = secrets.token_hex(8)  # hypothesis sets the seed of `random` anew for each example
     path = store.trial(key) / names.JOURNAL_FILE
     tracker = opened(store)
     delivered, written = sorted(data.draw(st.tuples(st.integers(1, 11), st.integers(1, 11)), label="steps"))
