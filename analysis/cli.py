@@ -36,11 +36,13 @@ def report(name: str, store: str | None, tracking_uri: str | None, out: Path | N
     from analysis.report import answer_records, write_report
     from analysis.runs import UnknownSweepError
     from analysis.tables import terminal
+    from sched_lab.mlflow_client import without_collection
     from sched_lab.store import Store
 
     lab = Store.at(store, tracking_uri)
     try:
-        written = write_report(name, lab.tracking_uri, out or lab.report(name))
+        with without_collection():
+            written = write_report(name, lab.tracking_uri, out or lab.report(name))
     except UnknownSweepError as error:
         raise click.UsageError(str(error)) from error
     states = {str(state): int(count) for state, count in written.analysis.runs["state"].value_counts().items()}

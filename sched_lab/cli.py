@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import traceback
 from importlib.metadata import entry_points
@@ -97,6 +98,7 @@ def main() -> NoReturn:
         _fail(str(error), OUT_OF_REACH, debug)
     except Exception as error:
         _fail(f"{type(error).__name__}: {error}\nThis is a bug of sched-lab; --debug shows where", SOME_FAILED, debug)
+    gc.freeze()  # or Python would look through all of it once more, for most of a second, before it ends
     sys.exit(code or DONE)
 
 
