@@ -61,7 +61,7 @@ def report(name: str, store: str | None, tracking_uri: str | None, out: Path | N
 
     Console(markup=False, emoji=False).print(terminal(written.analysis.answer))
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
-    apart = f"; {len(written.analysis.others)} groups set apart, this is of: {written.analysis.main.name}"
+    apart = f"; set apart: {len(written.analysis.others)}; this is of: {written.analysis.main.name}"
     click.echo(f"trials:    {counts}{apart if written.analysis.others else ''}")
     where = f" --store {shlex.quote(store)}" if store else ""
     click.echo(f"report:    {written.files['html']}\ndashboard: sched-lab dashboard{where}")

@@ -168,24 +168,6 @@ def density(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
     return ax
 
 
-def sample_grids(images: Sequence[tuple[str, bytes]], ax: Axes | None = None) -> Axes:
-    """Sample grids side by side at one height: (label, PNG) each."""
-    from matplotlib.image import imread
-
-    ax = _axes(ax, "", "", "", width=2.4 * len(images) or 1, height=2.7)
-    for i, (label, png) in enumerate(images):
-        ax.imshow(
-            imread(BytesIO(png), format="png"),
-            cmap="gray",
-            extent=(1.06 * i, 1.06 * i + 1, 0, 1),
-            interpolation="nearest",
-        )
-        ax.text(1.06 * i, 1.03, label, color=INK, fontsize=10, va="bottom", parse_math=False)
-    ax.set(xlim=(0, max(1, 1.06 * len(images) - 0.06)), ylim=(0, 1.12))
-    ax.axis("off")
-    return ax
-
-
 def render(ax: Axes, format: str, salt: str = "") -> bytes:
     """The Axes' figure as a file: svg with real text and a clear background, or png on white at 150 dots an inch.
 

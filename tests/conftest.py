@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from sched_lab.mlflow_client import connect
+from sched_lab.store import Store
 
 # Read by OpenMP and BLAS when they load: tests that train side by side would fight for the cores.
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -52,3 +56,18 @@ def small_lab(sched_lab: Command, tmp_path_factory: pytest.TempPathFactory) -> P
     done = sched_lab("submit", "small.yaml", "--inline", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_database: Path) -> Store:
+    """A store on SQLite, whose database need not be created anew."""
+    (tmp_path / "lab").mkdir()
+    shutil.copy(empty_database, tmp_path / "lab")
+    return Store.at(tmp_path / "lab")

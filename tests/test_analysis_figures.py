@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from PIL import Image
 
 from analysis import figures, law, stats
 from sched_lab import names
@@ -102,16 +99,6 @@ def test_the_density_over_log_snr_has_area_one() -> None:
         (line,) = figures.density([figures.Curve("a", schedules.parse(notation), 2.0, figures.COLORS[0])]).lines
         x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
         assert abs(np.trapezoid(y, x)) == pytest.approx(1, abs=0.01)
-
-
-def test_sample_grids_stand_side_by_side_each_under_its_label() -> None:
-    png = io.BytesIO()
-    Image.new("L", (20, 20), 128).save(png, "png")
-    ax = figures.sample_grids([("8×8", png.getvalue()), ("$b", png.getvalue())])
-    assert [text.get_text() for text in ax.texts] == ["8×8", "$b"]
-    first, second = (image.get_extent() for image in ax.images)
-    assert first[1] < second[0]
-    assert Image.open(io.BytesIO(figures.render(ax, "png"))).width > 600
 
 
 def test_svg_is_the_same_each_time_and_its_text_is_text(runs: pd.DataFrame) -> None:

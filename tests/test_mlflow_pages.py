@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -29,21 +28,6 @@ CELLS = [
     for b in (0.5, 1.0)
     for seed in range(20)
 ]
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    connect(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture
-def store(tmp_path: Path, empty_database: Path) -> Store:
-    """A store on SQLite, whose database need not be created anew."""
-    (tmp_path / "lab").mkdir()
-    shutil.copy(empty_database, tmp_path / "lab")
-    return Store.at(tmp_path / "lab")
 
 
 def opened(store: Store, description: str = "") -> Tracker:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import math
 import secrets
-import shutil
 import subprocess
 import sys
 import threading
@@ -34,21 +33,6 @@ from trainers.spec import TrialSpec
 
 SWEEP = "tracked"
 SPEC = TrialSpec()
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    connect(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture
-def store(tmp_path: Path, empty_database: Path) -> Store:
-    """A store on SQLite, whose database need not be created anew."""
-    (tmp_path / "lab").mkdir()
-    shutil.copy(empty_database, tmp_path / "lab")
-    return Store.at(tmp_path / "lab")
 
 
 def opened(store: Store) -> Tracker:
