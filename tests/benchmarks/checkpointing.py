@@ -40,7 +40,8 @@ def measure() -> Iterator[Row]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        of_sweep = trials(read_sweep(ROOT / "sweeps/headline.yaml"), lambda source: source.fingerprint(folder))
+        sweep = read_sweep(ROOT / "sweeps/headline.yaml")
+        of_sweep = trials(sweep, sweep.grid.cells, lambda source: source.fingerprint(folder))
         spec = next(trial.spec for trial in of_sweep if trial.spec.resolution == 32)
         images = data.prepare(spec.data, spec.resolution, folder)
         state = Training.start(spec, channels=images.pixels.shape[1], classes=0, device=pick_device("auto"))
