@@ -21,7 +21,7 @@ from sched_lab.options import json_option, store_option, tracking_option
     "--out",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder to write into; default reports/NAME in the store.",
+    help="Folder to write into; default reports/NAME in the store, and the sweep's page in MLflow.",
 )
 @json_option
 def report(name: str, store: str | None, tracking_uri: str | None, out: Path | None, as_json: bool) -> None:
@@ -37,7 +37,8 @@ def report(name: str, store: str | None, tracking_uri: str | None, out: Path | N
     from analysis.runs import UnknownSweepError
     from analysis.tables import terminal
     from sched_lab.mlflow_client import without_collection
-    from sched_lab.store import Store
+    from sched_lab.store import OutOfReach, Store
+    from sched_lab.tracking import publish_report
 
     lab = Store.at(store, tracking_uri)
     try:
@@ -45,6 +46,11 @@ def report(name: str, store: str | None, tracking_uri: str | None, out: Path | N
             written = write_report(name, lab.tracking_uri, out or lab.report(name))
     except UnknownSweepError as error:
         raise click.UsageError(str(error)) from error
+    if out is None:
+        try:
+            publish_report(lab.tracking_uri, written.analysis.sweep.run_id, written.files["html"])
+        except OutOfReach as error:  # such as a server that lets this user read only
+            click.echo(f"warning: the sweep's page in MLflow does not show this report: {error}", err=True)
     states = {str(state): int(count) for state, count in written.analysis.runs["state"].value_counts().items()}
     if as_json:
         found = {

@@ -58,6 +58,8 @@ class Sweep:
     """A sweep as it was last submitted, and what has become of its cells."""
 
     name: str
+    run_id: str
+    """The run that stands for the sweep, not for a trial."""
     description: str
     ranked_by: str
     """The metric that ranks the trials, such as fd_classifier."""
@@ -120,6 +122,7 @@ def read_sweep(name: str, tracking_uri: str | None = None) -> Sweep:
     runs = _frame(cells, {trial.tags[TRIAL_KEY]: trial for trial in trials}, ranked_by)
     return Sweep(
         name=name,
+        run_id=parent.info.run_id,
         description=parent.data.tags.get(DESCRIPTION, parent.data.tags.get(NOTE, "")),
         ranked_by=ranked_by,
         yaml=_text(client, parent, SWEEP_FILE),

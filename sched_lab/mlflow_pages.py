@@ -7,8 +7,9 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from sched_lab import names
 from sched_lab.plots import loss_figure, schedule_figure
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 LISTED = 12  # values of an axis that a description lists
 
 
-def note(description: str, cells: Iterable[Mapping[str, Any]], store: Store, sweep: str) -> str:
-    """What a sweep asks, its axes, and what to do with it, in Markdown; `cells` have `settings`."""
+def sweep_note(description: str, link: str, cells: Iterable[Mapping[str, Any]], store: Store, sweep: str) -> str:
+    """What a sweep asks, where its report is, its axes, and its commands, in Markdown; `cells` have `settings`."""
     axes: dict[str, dict[str, None]] = {}
     for cell in cells:
         for name, value in cell["settings"].items():
@@ -35,11 +36,18 @@ def note(description: str, cells: Iterable[Mapping[str, Any]], store: Store, swe
     served = "" if store.local_tracking else f" --tracking-uri {shlex.quote(redacted(store.tracking_uri))}"
     paragraphs = [
         description,
+        f"[Report]({link}), there when it has been made",
         "\n".join(["| axis | values |", "|---|---|", *table] if table else []),
         f"    sched-lab report {what}{served}\n    sched-lab status {what}",
-        f"The report: `{store.report(sweep) / names.REPORT_FILE}`",
     ]
     return "\n\n".join(filter(None, paragraphs))
+
+
+def trial_note(run_id: str, pictures: Iterable[str]) -> str:
+    """The pictures among a run's artifacts, in Markdown, as MLflow's pages fetch them."""
+    return "\n\n".join(
+        f"![{PurePath(path).stem}](get-artifact?path={quote(path, safe='')}&run_uuid={run_id})" for path in pictures
+    )
 
 
 def _listed(values: Sequence[str]) -> str:

@@ -45,5 +45,6 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 JOURNAL_FILE = "journal.jsonl"
 LOG_FILE = "log.txt"
 REPORT_FILE = "index.html"  # in the folder of a sweep's report
+REPORT_FOLDER = "report"  # on the parent run: the report as last made
 SWEEP_FILE = "sweep.yaml"  # on the parent run: the file as submitted
 CELLS_FILE = "cells.json"  # on the parent run: {"cells": [{"key", "settings", "params"}, …]}, as last submitted

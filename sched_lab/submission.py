@@ -18,13 +18,14 @@ from typing import Any, Self
 from rich.console import Console
 
 from sched_lab import names
+from sched_lab.courier import Courier
 from sched_lab.execution import execute_inline, ray_environment
 from sched_lab.plan import Plan, check
 from sched_lab.progress import Board, shown
 from sched_lab.queue import Queue
 from sched_lab.redaction import redacted
 from sched_lab.store import OutOfReach
-from sched_lab.tracking import Courier, Tracker, flat_params
+from sched_lab.tracking import Tracker, flat_params
 from sched_lab.worker import Orders, Report, bury, mend
 from trainers.failures import LOST_PROCESS, OUT_OF_MEMORY, disk_is_full
 

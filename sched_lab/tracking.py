@@ -1,7 +1,7 @@
 """The only writer of MLflow: one experiment a sweep, one run a trial, delivered from the trials' journals.
 
-Trials never speak to MLflow. A courier thread in the driver reads what they have written down and sends it on; how far
-it has come stands in a tag of the run, set last. A delivery that was cut short is made again, by this driver or the
+Trials never speak to MLflow. The driver reads what they have written down and sends it on; how far it has come stands
+in a tag of the run, set last. A delivery that was cut short is made again, by this driver or the
 next: a point with the same time, step and value is one point to MLflow, and a step that it has is not told again.
 """
 
@@ -11,8 +11,6 @@ import json
 import os
 import secrets
 import tempfile
-import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +101,12 @@ def _delivered(run: Run) -> tuple[str, int]:
     return journal, int(end or 0)
 
 
+def publish_report(tracking_uri: str, run_id: str, page: Path) -> None:
+    """Put a sweep's report beside its run, where the run's description links to it. Raises OutOfReach."""
+    with reaching(tracking_uri):
+        connect(tracking_uri).log_artifact(run_id, str(page), names.REPORT_FOLDER)
+
+
 class Tracker:
     """The MLflow experiment of one sweep, whose only writer this is."""
 
@@ -176,7 +180,9 @@ class Tracker:
             tags = {names.ROLE: names.ROLE_SWEEP, names.SWEEP: self._sweep, names.STORE: self._store_id}
             self._parent = self._client.create_run(self._experiment, tags=tags, run_name=self._sweep).info.run_id
         self._client.set_tag(self._parent, names.RANKED_BY, ranked_by)
-        note = _storable(mlflow_pages.note(description, cells, self._store, self._sweep))
+        run = f"#/experiments/{self._experiment}/runs/{self._parent}"
+        link = f"{run}/artifacts/{names.REPORT_FOLDER}/{names.REPORT_FILE}"
+        note = _storable(mlflow_pages.sweep_note(description, link, cells, self._store, self._sweep))
         self._client.set_tag(self._parent, names.DESCRIPTION, _storable(description))
         self._client.set_tag(self._parent, names.NOTE, note)
         self._client.set_experiment_tag(self._experiment, names.NOTE, note)
@@ -304,21 +310,24 @@ class Tracker:
 
     def _describe(self, run_id: str, trial: Trial) -> None:
         """The artifacts of a trial that has ended: its spec, what it ran on, its schedule, its loss, its log."""
+        folder = self._store.trial(trial.key)
         environment = (self._store.result(trial.key) or {}).get("environment", {})
         files = {
             names.SPEC_FILE: trial.spec.model_dump_json(indent=1).encode(),
             names.ENVIRONMENT_FILE: json.dumps(environment, indent=1).encode(),
             names.SCHEDULE_FILE: mlflow_pages.schedule_png(trial.spec.noise_schedule, trial.spec.b),
-            names.LOSS_FILE: mlflow_pages.loss_png(
-                trial.spec, read(self._store.trial(trial.key) / names.JOURNAL_FILE)[0]
-            ),
-            names.LOG_FILE: _tail(self._store.trial(trial.key) / names.LOG_FILE).encode(),
+            names.LOSS_FILE: mlflow_pages.loss_png(trial.spec, read(folder / names.JOURNAL_FILE)[0]),
+            names.LOG_FILE: _tail(folder / names.LOG_FILE).encode(),
         }
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as written:
             for name, content in files.items():
                 if content:
-                    Path(folder, name).write_bytes(content)
-            self._client.log_artifacts(run_id, folder)
+                    Path(written, name).write_bytes(content)
+            self._client.log_artifacts(run_id, written)
+        grids = [str(grid.relative_to(folder)) for grid in (folder / names.SAMPLES_FOLDER).glob("*.png")]
+        last = sorted(grids, key=lambda grid: (len(grid), grid))[-1:]  # step-1000000 comes after step-999999
+        pictures = [*last, *([names.LOSS_FILE] if files[names.LOSS_FILE] else [])]
+        self._client.set_tag(run_id, names.NOTE, mlflow_pages.trial_note(run_id, pictures))
 
 
 def _identity(store: Store) -> str:
@@ -354,74 +363,3 @@ def _tail(log: Path) -> str:
             file.seek(-LONGEST_LOG, os.SEEK_END)
             file.readline()  # the rest of a line
         return redacted(file.read().decode(errors="replace"))
-
-
-class Courier(threading.Thread):
-    """Delivers the journals of the trials it follows, again and again, beside the work."""
-
-    def __init__(self, tracker: Tracker, period: float = 1.0) -> None:
-        super().__init__(name="mlflow-courier", daemon=True)  # a server that hangs must not keep the driver alive
-        self._tracker, self._period = tracker, period
-        self._followed: dict[str, tuple[Trial, bool]] = {}
-        self._lock = threading.Lock()
-        self._finish, self._give_up = threading.Event(), threading.Event()
-        self._moved = time.monotonic()  # when something was last delivered
-        self.error = ""
-        """Which trial could not be delivered in the last round, and why; empty when all could."""
-
-    def follow(self, trial: Trial, *, running: bool = False) -> None:
-        """Deliver this trial's journal from now on, until its last word.
-
-        While it is `running`, the last word is not taken for one: it may be that of an earlier attempt.
-        """
-        with self._lock:
-            self._followed[trial.key] = trial, running
-
-    @property
-    def waiting(self) -> int:
-        """How many trials that no longer run have a last word that is still to be delivered."""
-        with self._lock:
-            return sum(not running for _, running in self._followed.values())
-
-    def run(self) -> None:
-        while not self._finish.wait(self._period):
-            self._round()
-        self._round(last=True)
-        while self.error and not self._give_up.wait(self._period):
-            self._round(last=True)
-
-    def _round(self, last: bool = False) -> None:
-        with self._lock:
-            followed = self._followed.copy()
-        errors = []
-        for key, (trial, running) in followed.items():
-            try:
-                if self._give_up.is_set():
-                    raise TimeoutError("not delivered in time")
-                complete = self._tracker.deliver(trial)
-            except Exception as error:  # whatever a server or an artifact store raises: the others go on
-                errors.append(redacted(f"trial {key}: {error}".partition("\n")[0]))
-                continue
-            self._moved = time.monotonic()
-            with self._lock:
-                if (last or (complete and not running)) and self._followed[key] is followed[key]:  # not followed anew
-                    del self._followed[key]
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        self.error = errors[0] + more if errors else ""
-
-    def drain(self, patience: float) -> bool:
-        """Deliver what is left; False when the server took no further trial's journal within `patience` seconds.
-
-        The thread then begins no other delivery. It is alive as long as a request is under way.
-        """
-        self._moved = time.monotonic()
-        self._finish.set()
-        try:
-            while self.is_alive() and (left := self._moved + patience - time.monotonic()) > 0:
-                self.join(left)
-        finally:
-            self._give_up.set()
-        self.join(0.5)  # where no request is under way, it ends at once
-        if self.is_alive() and not self.error:
-            self.error = f"no answer within {patience:g} seconds"
-        return not self.error

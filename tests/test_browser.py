@@ -22,7 +22,7 @@ from tests.servers import free_port
 from tests.test_dashboard import dashboard
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 pytestmark = pytest.mark.slow
 
@@ -53,10 +53,9 @@ def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(sched_lab: Command, small_lab: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def report(sched_lab: Command, small_lab: Path) -> dict[str, Any]:
     """What `sched-lab report --json` says of the small sweep."""
-    out = tmp_path_factory.mktemp("report")
-    done = sched_lab("report", "small", "--store", small_lab / "lab", "--out", out, "--json")
+    done = sched_lab("report", "small", "--store", small_lab / "lab", "--json")
     assert done.returncode == 0, done.stderr
     said: dict[str, Any] = json.loads(done.stdout)
     return said
@@ -213,11 +212,28 @@ def test_a_run_shows_its_samples_with_a_slider_over_the_steps(
             with page.expect_response(lambda answer, step=step: f"step%2B{step}%2B" in answer.url) as answer:  # type: ignore[misc]
                 page.keyboard.press("ArrowRight")
             assert answer.value.ok
+        picture = page.locator("img[src*='step%2B20%2B']").last  # below the run's settings, in a card that scrolls
+        picture.scroll_into_view_if_needed()
         page.screenshot(path=screenshots / "mlflow-samples.png")
+        assert seen(picture)
 
 
-def test_the_sweeps_run_tells_its_axes_and_how_to_report_it(
+def test_a_runs_first_page_shows_its_last_samples_and_its_loss(
     browser: Browser, pages: str, small_lab: Path, screenshots: Path
+) -> None:
+    with visit(browser, f"{pages}/#{path_of(small_lab, RUN)}?{TRAINING}") as page:
+        page.get_by_text("Show more").click()
+        pictures = page.locator("img[src^='get-artifact']")
+        pictures.last.scroll_into_view_if_needed()
+        page.screenshot(path=screenshots / "mlflow-run.png")
+        assert pictures.count() == 2
+        for picture in pictures.all():
+            picture.scroll_into_view_if_needed()
+            assert seen(picture)
+
+
+def test_the_sweeps_run_tells_its_axes_and_links_to_its_report(
+    browser: Browser, pages: str, small_lab: Path, report: dict[str, Any], screenshots: Path
 ) -> None:
     with visit(browser, f"{pages}/#{path_of(small_lab, 'small')}?{TRAINING}") as page:
         page.get_by_role("cell", name="resolution").wait_for()
@@ -225,6 +241,25 @@ def test_the_sweeps_run_tells_its_axes_and_how_to_report_it(
         page.get_by_text("sched-lab report small").scroll_into_view_if_needed()
         page.screenshot(path=screenshots / "mlflow-sweep.png")
         assert page.get_by_role("cell", name="8, 16").is_visible()
+        with page.context.expect_page() as opened:
+            page.get_by_role("link", name="Report", exact=True).click()
+        shown = opened.value.frame_locator("iframe.mlflow-html-iframe")
+        shown.locator("#answer .card").first.wait_for()
+        assert shown.locator("#answer .card").count() == len(report["best"])
+        figure = shown.locator(".figure.interactive .plot").first
+        figure.scroll_into_view_if_needed()
+        figure.locator(".main-svg").first.wait_for(state="attached")  # its scripts run there
+        opened.value.screenshot(path=screenshots / "mlflow-report.png")
+
+
+def seen(picture: Locator) -> bool:
+    """Whether a picture is loaded, and at least half of it is neither hidden nor cut off by what is about it."""
+    return bool(
+        picture.evaluate(
+            """picture => picture.naturalWidth > 0 && new Promise(tell => new IntersectionObserver(
+                ([found]) => tell(found.intersectionRatio >= 0.5)).observe(picture))"""
+        )
+    )
 
 
 def path_of(folder: Path, run_name: str) -> str:

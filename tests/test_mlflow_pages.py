@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -53,7 +55,7 @@ def evaluate(store: Store, *steps: int, **end: str) -> None:
         for step in steps:
             grid = f"{names.SAMPLES_FOLDER}/step-{step:06d}.png"
             (folder / names.SAMPLES_FOLDER).mkdir(exist_ok=True)
-            Image.fromarray(np.full((17, 17), step, np.uint8)).save(folder / grid)
+            Image.fromarray(np.full((17, 17), step % 256, np.uint8)).save(folder / grid)
             bins = {f"{names.LOSS_BY_LOG_SNR}{centre}": 1 / (step + abs(centre)) for centre in (-1, 1, 3)}
             journal.write(step=step, metrics=bins, file=grid)
         if end:
@@ -103,6 +105,18 @@ def test_a_trial_that_has_ended_shows_its_loss_by_log_snr(store: Store) -> None:
     np.testing.assert_array_equal(np.asarray(picture(store, names.LOSS_FILE)), np.asarray(Image.open(buffer)))
 
 
+def test_a_trial_that_has_ended_is_described_by_its_last_samples_and_its_loss(store: Store) -> None:
+    evaluate(store, 999_999, 1_000_000, state=names.FINISHED, reason="")
+    opened(store).deliver(TRIAL)
+    run = run_of(store).info.run_id
+    paths = [
+        unquote(re.fullmatch(rf"!\[[a-z_0-9-]+\]\(get-artifact\?path=(\S+)&run_uuid={run}\)", part)[1])  # type: ignore[index]
+        for part in run_of(store).data.tags[names.NOTE].split("\n\n")
+    ]
+    assert paths == [f"{names.SAMPLES_FOLDER}/step-1000000.png", names.LOSS_FILE]
+    assert all(np.asarray(picture(store, path)).size for path in paths)
+
+
 def artifacts(store: Store) -> set[str]:
     return {file.path for file in client_of(store).list_artifacts(run_of(store).info.run_id)}
 
@@ -123,21 +137,23 @@ def test_the_loss_stands_over_its_bin_beside_the_density_of_training() -> None:
 
 def test_the_sweep_and_its_experiment_are_described_by_axes_commands_and_report(store: Store) -> None:
     opened(store, "Which b suits faces?")
-    note = run_of(store, names.ROLE_SWEEP).data.tags[names.NOTE]
+    sweep = run_of(store, names.ROLE_SWEEP)
+    note = sweep.data.tags[names.NOTE]
     assert note.split("\n\n") == [
         "Which b suits faces?",
+        f"[Report](#/experiments/{sweep.info.experiment_id}/runs/{sweep.info.run_id}/artifacts/report/index.html), "
+        "there when it has been made",
         "| axis | values |\n|---|---|\n"
         "| schedule | linear, cosine@0.2,1,1 |\n"
         "| b | 0.5, 1.0 |\n"
         "| seed | 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … (20 values) |",
         f"    sched-lab report faces --store {store.root}\n    sched-lab status faces --store {store.root}",
-        f"The report: `{store.root / 'reports' / 'faces' / 'index.html'}`",
     ]
     assert client_of(store).get_experiment_by_name("faces").tags[names.NOTE] == note
-    assert run_of(store, names.ROLE_SWEEP).data.tags[names.DESCRIPTION] == "Which b suits faces?"
+    assert sweep.data.tags[names.DESCRIPTION] == "Which b suits faces?"
 
 
 def test_a_description_names_the_server_that_its_runs_are_on(tmp_path: Path) -> None:
     here = Store.at(tmp_path / "my lab", "http://127.0.0.1:9")
-    note = mlflow_pages.note("", [], here, "a|b")
-    assert note.startswith(f"    sched-lab report 'a|b' --store '{here.root}' --tracking-uri http://127.0.0.1:9\n")
+    note = mlflow_pages.sweep_note("", "", [], here, "a|b")
+    assert f"\n\n    sched-lab report 'a|b' --store '{here.root}' --tracking-uri http://127.0.0.1:9\n" in note

@@ -19,12 +19,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from sched_lab import names
+from sched_lab.courier import Courier
 from sched_lab.grid import Trial
 from sched_lab.journal import Journal, read
 from sched_lab.mlflow_client import connect
 from sched_lab.plots import schedule_figure
 from sched_lab.store import OutOfReach, Store
-from sched_lab.tracking import DELIVERED, Courier, Tracker
+from sched_lab.tracking import DELIVERED, Tracker
 from sched_lab.worker import conclude
 from tests.servers import MlflowServer, free_port, mlflow_server, postgres_server
 from trainers.files import write_json
@@ -468,7 +469,8 @@ from sched_lab import names
 from sched_lab.grid import Trial
 from sched_lab.journal import Journal
 from sched_lab.store import Store
-from sched_lab.tracking import Courier, Tracker
+from sched_lab.courier import Courier
+from sched_lab.tracking import Tracker
 from trainers.spec import TrialSpec
 store, sweep = Store.at(sys.argv[1], sys.argv[2] or None), sys.argv[3]
 import mlflow
@@ -610,7 +612,8 @@ ENDS_WHILE_IT_HANGS = """
 import os, signal, sys, time
 from sched_lab.grid import Trial
 from sched_lab.store import Store
-from sched_lab.tracking import Courier, Tracker
+from sched_lab.courier import Courier
+from sched_lab.tracking import Tracker
 from trainers.spec import TrialSpec
 tracker = Tracker(Store.at(sys.argv[1], sys.argv[2]), "tracked")
 tracker.open("", "", [], "fd")
