@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.stats import CELL, CONFIDENCE, STAGE, half_width, higher_is_better, ranked, summarize
-from sched_lab.names import FINISHED
+from analysis.stats import CELL, CONFIDENCE, STAGE, half_width, ranked, summarize
+from sched_lab.names import FINISHED, higher_is_better
 from trainers.plugins import nearest
 
 NEIGHBOURS = 2  # points on each side of the best that a parabola is fitted to

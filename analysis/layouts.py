@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.runs import MISSING
-from analysis.stats import CELL, CONFIDENCE, NO_BASIS, SEEDS, UNRANKED, WITHIN_RUN, higher_is_better, ranked
+from analysis.stats import CELL, CONFIDENCE, NO_BASIS, SEEDS, UNRANKED, WITHIN_RUN, ranked
 from analysis.tables import DAGGER, DASH, DOUBLE_DAGGER, TIMES, Entry, Table
-from sched_lab.names import FINISHED, SECONDS
+from sched_lab.names import FINISHED, SECONDS, higher_is_better
 from trainers import schedules
 
 TIES_NAMED = 6

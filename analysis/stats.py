@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from analysis.comparisons import JACKKNIFE_GROUPS, Cells, beaten, differences, holm, splitting
 from analysis.runs import MISSING
-from sched_lab.names import FAILED, FINISHED, JACKKNIFE, RUNNING, STOPPED
+from sched_lab.names import FAILED, FINISHED, JACKKNIFE, RUNNING, STOPPED, higher_is_better
 from trainers.plugins import nearest
 
 CONFIDENCE = 0.95
@@ -26,11 +26,6 @@ UNRANKED = (FAILED, STOPPED, RUNNING, MISSING)
 STAGE, CONFIRM = "stage", "confirm"
 SEEDS, WITHIN_RUN, NO_BASIS = "seeds", "jackknife", "none"
 """What a comparison rests on: differences over shared seeds, errors within single runs, nothing."""
-
-
-def higher_is_better(score: str) -> bool:
-    """Whether a larger value of this metric is better: so for precision and recall, and for no distance."""
-    return score.startswith(("precision", "recall"))
 
 
 def half_width(n: ArrayLike, sd: ArrayLike) -> NDArray[np.float64]:

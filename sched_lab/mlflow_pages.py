@@ -25,8 +25,22 @@ if TYPE_CHECKING:
 LISTED = 12  # values of an axis that a description lists
 
 
-def sweep_note(description: str, link: str, cells: Iterable[Mapping[str, Any]], store: Store, sweep: str) -> str:
-    """What a sweep asks, where its report is, its axes, and its commands, in Markdown; `cells` have `settings`."""
+def links(experiment: str, run: str, cells: Iterable[Mapping[str, Any]], ranked_by: str) -> str:
+    """Where MLflow's pages show a sweep's report and its trials at each size, in Markdown; `cells` have `params`."""
+    runs = f"#/experiments/{experiment}/runs"
+    order = (
+        f"orderByKey={quote(f'metrics.`{ranked_by}`')}&orderByAsc={json.dumps(not names.higher_is_better(ranked_by))}"
+    )
+    sizes = sorted({int(cell["params"]["resolution"]) for cell in cells})
+    trials = [f"[{n}×{n}]({runs}?searchFilter=params.resolution%3D%27{n}%27&{order})" for n in sizes]
+    return (
+        f"[Report]({runs}/{run}/artifacts/{names.REPORT_FOLDER}/{names.REPORT_FILE}), there when it has been made\n\n"
+        f"Trials, the best first: {_listed(trials)}"
+    )
+
+
+def sweep_note(about: Iterable[str], cells: Iterable[Mapping[str, Any]], store: Store, sweep: str) -> str:
+    """What is to be said about a sweep, its axes, and its commands, in Markdown; `cells` have `settings`."""
     axes: dict[str, dict[str, None]] = {}
     for cell in cells:
         for name, value in cell["settings"].items():
@@ -35,8 +49,7 @@ def sweep_note(description: str, link: str, cells: Iterable[Mapping[str, Any]], 
     what = f"{shlex.quote(sweep)} --store {shlex.quote(str(store.root))}"
     served = "" if store.local_tracking else f" --tracking-uri {shlex.quote(redacted(store.tracking_uri))}"
     paragraphs = [
-        description,
-        f"[Report]({link}), there when it has been made",
+        *about,
         "\n".join(["| axis | values |", "|---|---|", *table] if table else []),
         f"    sched-lab report {what}{served}\n    sched-lab status {what}",
     ]

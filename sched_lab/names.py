@@ -48,3 +48,8 @@ REPORT_FILE = "index.html"  # in the folder of a sweep's report
 REPORT_FOLDER = "report"  # on the parent run: the report as last made
 SWEEP_FILE = "sweep.yaml"  # on the parent run: the file as submitted
 CELLS_FILE = "cells.json"  # on the parent run: {"cells": [{"key", "settings", "params"}, …]}, as last submitted
+
+
+def higher_is_better(score: str) -> bool:
+    """Whether a larger value of this score is better: so for precision and recall, and for no distance."""
+    return score.startswith(("precision", "recall"))

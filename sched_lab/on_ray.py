@@ -23,10 +23,9 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sched_lab import __version__
+from sched_lab import __version__, names
 from sched_lab.execution import Listener
 from sched_lab.grid import Trial
-from sched_lab.progress import better
 from sched_lab.queue import Queue
 from sched_lab.stages import comparable
 from sched_lab.store import OutOfReach
@@ -168,7 +167,7 @@ class _AmongAlike(_Unsaved, tune.schedulers.TrialScheduler):
 
 
 def _scheduler(kind: str, specs: Sequence[TrialSpec]) -> tune.schedulers.TrialScheduler:
-    mode = "max" if better(specs[0].score.metrics[0], 1, 0) else "min"
+    mode = "max" if names.higher_is_better(specs[0].score.metrics[0]) else "min"
     steps = max(spec.train.steps for spec in specs)
     grace = max(1, steps // 8)
     if kind == "asha":

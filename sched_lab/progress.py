@@ -122,7 +122,8 @@ class Board:
         if score is None:
             return
         size = trial.spec.resolution
-        if size not in self.best or better(trial.spec.score.metrics[0], score, self.best[size][0]):
+        higher = names.higher_is_better(trial.spec.score.metrics[0])
+        if size not in self.best or (score > self.best[size][0] if higher else score < self.best[size][0]):
             self.best[size] = (score, trial)
 
     def count(self, state: str) -> int:
@@ -164,11 +165,6 @@ class Board:
             parts.append(Text("best so far\n" + "\n".join(self.best_lines())))
         parts += [Text(notice, style="yellow") for notice in self.notices]
         return Group(*parts)
-
-
-def better(metric: str, score: float, than: float) -> bool:
-    """Whether a score beats another: distances are better low, precision and recall high."""
-    return score > than if metric in ("precision", "recall") else score < than
 
 
 def label(trial: Trial) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 
 from sched_lab import names
 from sched_lab.grid import Cell, Trial
-from sched_lab.progress import better
 from trainers.spec import TrialSpec
 
 SCREEN, CONFIRM = "screen", "confirm"
@@ -49,7 +48,7 @@ def best(
     kept = []
     for group in _replicates(cells):
         scored = [(fmean(scores[key]), alike) for key, alike in group.items() if key in scores]
-        higher = better(next(iter(group.values()))[0].spec.score.metrics[0], 1, 0)
+        higher = names.higher_is_better(next(iter(group.values()))[0].spec.score.metrics[0])
         scored.sort(key=lambda each: each[0], reverse=higher)
         kept += [cell for _, alike in scored[:keep] for cell in alike]
     return kept

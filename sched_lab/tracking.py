@@ -67,8 +67,8 @@ def flat_params(spec: TrialSpec) -> dict[str, str]:
 
 
 def run_name(spec: TrialSpec) -> str:
-    """What a run is called: the settings that a reader looks for."""
-    return f"{spec.resolution}px {spec.schedule} b={spec.b:g} seed={spec.seed}"[:LONGEST_NAME]
+    """What a run is called: the settings that a reader looks for; a narrow column cuts off the last."""
+    return f"{spec.resolution}px b={spec.b:g} {spec.schedule} seed={spec.seed}"[:LONGEST_NAME]
 
 
 @dataclass
@@ -180,9 +180,8 @@ class Tracker:
             tags = {names.ROLE: names.ROLE_SWEEP, names.SWEEP: self._sweep, names.STORE: self._store_id}
             self._parent = self._client.create_run(self._experiment, tags=tags, run_name=self._sweep).info.run_id
         self._client.set_tag(self._parent, names.RANKED_BY, ranked_by)
-        run = f"#/experiments/{self._experiment}/runs/{self._parent}"
-        link = f"{run}/artifacts/{names.REPORT_FOLDER}/{names.REPORT_FILE}"
-        note = _storable(mlflow_pages.sweep_note(description, link, cells, self._store, self._sweep))
+        links = mlflow_pages.links(self._experiment, self._parent, cells, ranked_by)
+        note = _storable(mlflow_pages.sweep_note([description, links], cells, self._store, self._sweep))
         self._client.set_tag(self._parent, names.DESCRIPTION, _storable(description))
         self._client.set_tag(self._parent, names.NOTE, note)
         self._client.set_experiment_tag(self._experiment, names.NOTE, note)

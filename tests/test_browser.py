@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 WIDE, PHONE = 1280, 375
 MILLISECONDS = 60_000  # to wait for what a busy machine shows late
-RUN = "8px linear b=0.5 seed=0"
+RUN = "8px b=0.5 linear seed=0"
 TRAINING = "workflowType=machine_learning"  # of MLflow's two sets of pages, the one for training
 
 
@@ -183,6 +183,21 @@ def test_a_sweep_is_a_few_clicks_from_the_first_page(browser: Browser, pages: st
         page.get_by_role("link", name="small", exact=True).last.wait_for()
 
 
+def test_a_sweeps_first_page_leads_to_its_trials_the_best_first(
+    browser: Browser, pages: str, small_lab: Path, report: dict[str, Any], screenshots: Path
+) -> None:
+    with visit(browser, f"{pages}/#{path_of(small_lab, RUN).rpartition('/')[0]}?{TRAINING}") as page:
+        description = page.get_by_text("Report", exact=True).locator("xpath=ancestor::*[.//button][1]")
+        description.get_by_role("button").last.click()
+        with page.context.expect_page() as opened:
+            page.get_by_role("link", name="16×16").click()
+        trials = opened.value
+        trials.get_by_role("link", name="16px").nth(1).wait_for()
+        trials.screenshot(path=screenshots / "mlflow-best.png")
+        (best,) = (row for row in report["best"] if row["resolution"] == 16)
+        assert trials.get_by_role("link", name="px ").all_inner_texts()[0] == f"16px b={best['b']:g} linear seed=0"
+
+
 def test_the_dashboard_finds_the_runs_by_name(browser: Browser, pages: str, small_lab: Path, screenshots: Path) -> None:
     runs = path_of(small_lab, RUN).rpartition("/")[0]
     by_name = "orderByKey=tags.%60mlflow.runName%60"  # then the trials stand beside the sweep's run, not beneath it
@@ -192,8 +207,8 @@ def test_the_dashboard_finds_the_runs_by_name(browser: Browser, pages: str, smal
         page.get_by_role("link", name="16px").first.wait_for(state="detached")
         page.get_by_role("link", name=RUN).wait_for()
         page.screenshot(path=screenshots / "mlflow-runs.png")
-        shown = page.get_by_role("link", name="linear b=").all_inner_texts()
-    assert sorted(shown) == [RUN, "8px linear b=1 seed=0"]
+        shown = page.get_by_role("link", name="linear seed=").all_inner_texts()
+    assert sorted(shown) == [RUN, "8px b=1 linear seed=0"]
 
 
 def test_a_run_shows_its_samples_with_a_slider_over_the_steps(

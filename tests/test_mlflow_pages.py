@@ -25,7 +25,7 @@ from trainers.spec import TrialSpec
 
 TRIAL = Trial("a", TrialSpec(), {})
 CELLS = [
-    {"key": "", "settings": {"schedule": schedule, "b": b, "seed": seed}}
+    {"key": "", "settings": {"schedule": schedule, "b": b, "seed": seed}, "params": {"resolution": "64"}}
     for schedule in ("linear", "cosine@0.2,1,1")
     for b in (0.5, 1.0)
     for seed in range(20)
@@ -138,11 +138,13 @@ def test_the_loss_stands_over_its_bin_beside_the_density_of_training() -> None:
 def test_the_sweep_and_its_experiment_are_described_by_axes_commands_and_report(store: Store) -> None:
     opened(store, "Which b suits faces?")
     sweep = run_of(store, names.ROLE_SWEEP)
+    runs = f"#/experiments/{sweep.info.experiment_id}/runs"
     note = sweep.data.tags[names.NOTE]
     assert note.split("\n\n") == [
         "Which b suits faces?",
-        f"[Report](#/experiments/{sweep.info.experiment_id}/runs/{sweep.info.run_id}/artifacts/report/index.html), "
-        "there when it has been made",
+        f"[Report]({runs}/{sweep.info.run_id}/artifacts/report/index.html), there when it has been made",
+        f"Trials, the best first: [64×64]({runs}?searchFilter=params.resolution%3D%2764%27"
+        "&orderByKey=metrics.%60fd_classifier%60&orderByAsc=true)",
         "| axis | values |\n|---|---|\n"
         "| schedule | linear, cosine@0.2,1,1 |\n"
         "| b | 0.5, 1.0 |\n"
@@ -155,5 +157,5 @@ def test_the_sweep_and_its_experiment_are_described_by_axes_commands_and_report(
 
 def test_a_description_names_the_server_that_its_runs_are_on(tmp_path: Path) -> None:
     here = Store.at(tmp_path / "my lab", "http://127.0.0.1:9")
-    note = mlflow_pages.sweep_note("", "", [], here, "a|b")
-    assert f"\n\n    sched-lab report 'a|b' --store '{here.root}' --tracking-uri http://127.0.0.1:9\n" in note
+    note = mlflow_pages.sweep_note([], [], here, "a|b")
+    assert note.startswith(f"    sched-lab report 'a|b' --store '{here.root}' --tracking-uri http://127.0.0.1:9\n")
