@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sched_lab import names
+from sched_lab.names import higher_is_better
 from sched_lab.plots import loss_figure, schedule_figure
 from sched_lab.redaction import redacted
 from sched_lab.store import Store
@@ -23,20 +24,19 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LISTED = 12  # values of an axis that a description lists
+TRAINING = "workflowType=machine_learning"  # of MLflow's two sets of pages, the one for training
 
 
 def links(experiment: str, run: str, cells: Iterable[Mapping[str, Any]], ranked_by: str) -> str:
     """Where MLflow's pages show a sweep's report and its trials at each size, in Markdown; `cells` have `params`."""
     runs = f"#/experiments/{experiment}/runs"
     order = (
-        f"orderByKey={quote(f'metrics.`{ranked_by}`')}&orderByAsc={json.dumps(not names.higher_is_better(ranked_by))}"
+        f"orderByKey={quote(f'metrics.`{ranked_by}`')}&orderByAsc={'false' if higher_is_better(ranked_by) else 'true'}"
     )
     sizes = sorted({int(cell["params"]["resolution"]) for cell in cells})
-    trials = [f"[{n}×{n}]({runs}?searchFilter=params.resolution%3D%27{n}%27&{order})" for n in sizes]
-    return (
-        f"[Report]({runs}/{run}/artifacts/{names.REPORT_FOLDER}/{names.REPORT_FILE}), there when it has been made\n\n"
-        f"Trials, the best first: {_listed(trials)}"
-    )
+    trials = [f"[{n}×{n}]({runs}?{TRAINING}&searchFilter=params.resolution%3D%27{n}%27&{order})" for n in sizes]
+    report = f"{runs}/{run}/artifacts/{names.REPORT_FOLDER}/{names.REPORT_FILE}?{TRAINING}"
+    return f"[Report]({report}), there when it has been made\n\nTrials, the best first: {_listed(trials)}"
 
 
 def sweep_note(about: Iterable[str], cells: Iterable[Mapping[str, Any]], store: Store, sweep: str) -> str:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sched_lab.mlflow_client import connect
+from sched_lab.mlflow_pages import TRAINING
 from sched_lab.store import Store
+from tests.benchmarks import reporting
 from tests.conftest import Command
 from tests.servers import free_port
 from tests.test_dashboard import dashboard
@@ -29,7 +31,6 @@ pytestmark = pytest.mark.slow
 WIDE, PHONE = 1280, 375
 MILLISECONDS = 60_000  # to wait for what a busy machine shows late
 RUN = "8px b=0.5 linear seed=0"
-TRAINING = "workflowType=machine_learning"  # of MLflow's two sets of pages, the one for training
 
 
 @pytest.fixture(scope="module")  # playwright holds the thread's event loop: no other module is to find it there
@@ -209,6 +210,22 @@ def test_the_dashboard_finds_the_runs_by_name(browser: Browser, pages: str, smal
         page.screenshot(path=screenshots / "mlflow-runs.png")
         shown = page.get_by_role("link", name="linear seed=").all_inner_texts()
     assert sorted(shown) == [RUN, "8px b=1 linear seed=0"]
+
+
+def test_a_thousand_runs_browse(browser: Browser, tmp_path: Path, screenshots: Path) -> None:
+    store, port = reporting.fill(tmp_path, 1000, ended=False), free_port()
+    experiment = connect(store.tracking_uri).get_experiment_by_name(reporting.NAME).experiment_id
+    by_name = "orderByKey=tags.%60mlflow.runName%60&compareRunsMode="
+    runs = f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs?{TRAINING}&{by_name}"
+    with dashboard(store, port):
+        with visit(browser, f"{runs}TABLE") as page:
+            page.get_by_role("link", name="8px ").first.wait_for()
+            page.get_by_placeholder("metrics.rmse").fill("params.resolution='8' AND params.b='1.0'")
+            page.keyboard.press("Enter")
+            page.get_by_text("30 matching runs").wait_for()  # ten schedules, three seeds
+        with visit(browser, f"{runs}CHART") as page:
+            page.locator(".js-plotly-plot .main-svg").first.wait_for()
+            page.screenshot(path=screenshots / "mlflow-thousand.png")
 
 
 def test_a_run_shows_its_samples_with_a_slider_over_the_steps(

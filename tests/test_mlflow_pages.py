@@ -18,6 +18,7 @@ from sched_lab import mlflow_pages, names, plots
 from sched_lab.grid import Trial
 from sched_lab.journal import Journal
 from sched_lab.mlflow_client import connect
+from sched_lab.mlflow_pages import TRAINING
 from sched_lab.store import Store
 from sched_lab.tracking import DELIVERED, Tracker
 from trainers.schedules import parse
@@ -142,8 +143,8 @@ def test_the_sweep_and_its_experiment_are_described_by_axes_commands_and_report(
     note = sweep.data.tags[names.NOTE]
     assert note.split("\n\n") == [
         "Which b suits faces?",
-        f"[Report]({runs}/{sweep.info.run_id}/artifacts/report/index.html), there when it has been made",
-        f"Trials, the best first: [64×64]({runs}?searchFilter=params.resolution%3D%2764%27"
+        f"[Report]({runs}/{sweep.info.run_id}/artifacts/report/index.html?{TRAINING}), there when it has been made",
+        f"Trials, the best first: [64×64]({runs}?{TRAINING}&searchFilter=params.resolution%3D%2764%27"
         "&orderByKey=metrics.%60fd_classifier%60&orderByAsc=true)",
         "| axis | values |\n|---|---|\n"
         "| schedule | linear, cosine@0.2,1,1 |\n"

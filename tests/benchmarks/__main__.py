@@ -8,13 +8,14 @@ from __future__ import annotations
 import platform
 import sys
 
-from tests.benchmarks import checkpointing, command_line, orchestration, training_loop
+from tests.benchmarks import checkpointing, command_line, orchestration, reporting, training_loop
 
 BENCHMARKS = {
     "training_loop": training_loop.measure,
     "checkpointing": checkpointing.measure,
     "command_line": command_line.measure,
     "orchestration": orchestration.measure,
+    "reporting": reporting.measure,
 }
 
 
