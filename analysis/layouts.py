@@ -128,7 +128,8 @@ def answers(
             found.append(Answer(size(resolution), (), remarks=(nothing,)))
             continue
         (_, leader), *_ = rows_of(leaders)
-        tied = ranked(at_size.loc[list(leader["ties"])], score)
+        named = [] if leader["basis"] == NO_BASIS else list(leader["ties"])  # a remark says that it is all of them
+        tied = ranked(at_size.loc[named], score)
         rivals = int((at_size["n"] > 0).sum()) - 1
         found.append(
             Answer(
@@ -140,7 +141,7 @@ def answers(
                 ties=tuple(cell_name(cell, varied) for _, cell in rows_of(tied[:TIES_NAMED])),
                 more_ties=max(0, len(tied) - TIES_NAMED),
                 certain=""
-                if leader["ties"] or leader["untested"] or leader["basis"] != SEEDS
+                if leader["ties"] or leader["basis"] != SEEDS
                 else "Better than " + ("the other." if rivals == 1 else f"all {rivals} others."),
                 remarks=tuple(remarks(leader)),
             )
@@ -179,9 +180,10 @@ def remarks(best: Mapping[str, Any]) -> list[str]:
         beyond = "below" if best["edge"] == "lowest" else "above"
         notes.append(f"{best['edge']} b that was scored: the optimum may lie {beyond} {best['b']:g}")
     if best["untested"] and best["basis"] == NO_BASIS:
-        notes.append("other cells may be as good: they share fewer than two seeds with it")
+        others = "the other" if best["untested"] == 1 else f"the {best['untested']} others"
+        notes.append(f"nothing tells {others} from it: that takes two seeds that both have")
     elif best["untested"]:
-        notes.append(f"{best['untested']} cells could not be compared with it: they share fewer than two seeds")
+        notes.append(f"{best['untested']} of these share fewer than two seeds with it and could not be compared")
     if best["basis"] == WITHIN_RUN:
         notes.append("told from others by the error within runs, which is smaller than that of training again")
     lost = sum(best[state] for state in UNRANKED)

@@ -147,7 +147,7 @@ def best_cells(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.D
     """The cell with the best level at each resolution; a row of `summarize` each, with its index there, and four more.
 
     `ties`: indices of the cells that cannot be told from it; `against_best` says how sure that is. `untested`: how many
-    ranked cells nothing can be said of, as they share fewer than two seeds with it. `edge`: "lowest" or "highest" when
+    of them nothing can be said of, as they share fewer than two seeds with it. `edge`: "lowest" or "highest" when
     its b is at that end of two or more scored values, all else equal, so that the optimum may lie outside; else "".
     `basis`: "seeds", "jackknife" when a comparison with it rests on errors within single runs, "none" when none could
     be made. Resolutions without a ranked cell are left out.
@@ -178,7 +178,7 @@ def against_best(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd
     the leader's, with `half_width` of its 95 % t-interval and `p`, not adjusted. `basis`: "seeds" for differences in
     pairs over shared seeds; "jackknife" for single runs, told apart by the errors within them, which say nothing of
     other networks; "none" where nothing can be said, as of the leader itself, and the numbers are NaN. `tied`: whether
-    `p_adjusted` leaves open that the cell is as good as the leader. The chance that any cell of a resolution is called
+    it stays open that the cell is as good as the leader, by `p_adjusted` or as nothing can be said. The chance that any cell of a resolution is called
     worse, and is as good as the best, is at most 5 %: over other seeds where the basis is seeds, else over other
     samples of these networks alone.
 
@@ -197,7 +197,8 @@ def against_best(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd
         leader = int(np.argmin(_sign(score) * cells.loc[index, "level"]))
         found = differences(each, slice(None), slice(leader, leader + 1))
         mean, error, shared, df, t = (column[:, 0] for column in (*found, found.t))
-        tested = (df > 0) & (np.arange(len(each)) != leader)
+        rival = np.arange(len(each)) != leader
+        tested = (df > 0) & rival
         p = np.where(tested, 2 * stdtr(df, -np.abs(t)), np.nan)
         worse = np.where(t > 0, p * (len(each) - 1) / 2, np.where(tested, 1.0, np.nan))
         adjusted = holm(worse, len(each))
@@ -209,7 +210,7 @@ def against_best(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd
             "p": p,
             "p_adjusted": adjusted,
             "basis": np.select([~tested, shared >= 2], [NO_BASIS, SEEDS], WITHIN_RUN),
-            "tied": adjusted > 1 - CONFIDENCE,
+            "tied": rival & ~(adjusted <= 1 - CONFIDENCE),
         }
         for name, values in columns.items():
             versus.loc[index, name] = values

@@ -74,7 +74,7 @@ def test_a_cell_that_lost_a_seed_says_how_many_it_has(runs: pd.DataFrame) -> Non
     lose(runs, names.FAILED, resolution=8, schedule="cosine", b=1.0, seed=1)
     runs = runs[runs["schedule"] == "cosine"]
     table = layouts.size_table(stats.summarize(runs, FD), stats.best_cells(runs, FD), "b", FD, VARIED, "")
-    assert texts(table)[1] == ["1", "16.0 (n = 1)", "26.5 ± 6.4"]
+    assert texts(table)[1] == ["1", "16.0† (n = 1)", "26.5 ± 6.4"]
 
 
 def test_the_answer_has_a_row_for_every_size_with_its_warnings(runs: pd.DataFrame) -> None:
@@ -95,7 +95,8 @@ def test_one_seed_is_said_to_have_no_interval(runs: pd.DataFrame) -> None:
     cells, best = stats.summarize(runs, FD), stats.best_cells(runs, FD)
     answer = layouts.answers(cells, best, FD, VARIED)[0]
     assert (answer.score, answer.basis) == ("10.5", "one seed: no interval")
-    assert "other cells may be as good: they share fewer than two seeds with it" in answer.remarks
+    assert "nothing tells the 3 others from it: that takes two seeds that both have" in answer.remarks
+    assert answer.ties == ()
     assert answer.certain == ""
     assert "mean over 1 seed." in layouts.size_table(cells, best, "schedule", FD, VARIED, "").caption
 
