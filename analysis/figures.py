@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analysis.layouts import size
 from analysis.stats import ranked
+from analysis.words import size
 from sched_lab.names import FINISHED
 from trainers import schedules
 

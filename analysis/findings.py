@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis import comparisons, law, layouts, reference, stats, tables
+from analysis import comparisons, law, layouts, reference, stats, tables, words
+from analysis.figures import COLORS
 from analysis.runs import Sweep
 from trainers import schedules
 
@@ -17,7 +18,7 @@ SCREENED = "one round of seeds that picked the cells to confirm: scores that won
 
 @dataclass(frozen=True)
 class Findings:
-    """What the scores of one population say; schedules go by the names of `layouts.schedule_names`."""
+    """What the scores of one population say; schedules go by the names of `words.schedule_names`."""
 
     name: str
     why: tuple[str, ...]
@@ -67,7 +68,7 @@ class Analysis:
 
 def analyse(sweep: Sweep) -> Analysis:
     """Statistics of a sweep's scores, apart for each population; the law from the largest."""
-    runs = sweep.runs.assign(schedule=layouts.schedule_names(sweep.runs))
+    runs = sweep.runs.assign(schedule=words.schedule_names(sweep.runs))
     populations = comparisons.set_apart(runs, sweep.ranked_by)
     main, *others = [found for population in populations for found in _by_stage(population, sweep)]
     best = _best_b(populations[0], sweep)
@@ -94,7 +95,7 @@ def fitted(sweep: Sweep, schedule: str | None = None) -> pd.DataFrame:
     """The best b at each image size of the largest population: see `law.best_b`."""
     with suppress(schedules.ScheduleError):  # as sweep files have it; a plug-in's may not be installed here
         schedule = schedule and str(schedules.parse(schedule))
-    runs = sweep.runs.assign(schedule=layouts.schedule_names(sweep.runs))
+    runs = sweep.runs.assign(schedule=words.schedule_names(sweep.runs))
     return _best_b(comparisons.set_apart(runs, sweep.ranked_by)[0], sweep, schedule)
 
 
@@ -131,7 +132,7 @@ def _findings(
         score=score,
         runs=runs,
         columns=columns,
-        varied=layouts.varied_columns(whole, columns),
+        varied=words.varied_columns(whole, columns),
         sizes=sorted(whole["resolution"].unique()),
         cells=stats.summarize(whole, score, columns).join(ranks),
         best=best.join(ranks),
@@ -143,7 +144,7 @@ def report_tables(analysis: Analysis, limit: int) -> list[tables.Table]:
     main = analysis.main
     answer, *by_size, cells = findings_tables(main, limit)
     further = []
-    if layouts.varies(main.cells["b"]):
+    if words.varies(main.cells["b"]):
         further.append(layouts.fitted_table(analysis.fitted))
     if analysis.spread["resampling"].notna().any():
         further.append(layouts.spread_table(analysis.spread, main.score))
@@ -159,7 +160,7 @@ def findings_tables(found: Findings, limit: int) -> list[tables.Table]:
     by_size = [
         layouts.size_table(cells, best, row, score, varied, title)
         for row, title in (("schedule", "Schedule by image size"), ("b", "Input scale b by image size"))
-        if layouts.varies(cells[row])
+        if words.varies(cells[row])
     ]
     answer = layouts.best_table(cells, best, score, varied, found.sizes)
     return [answer, *by_size, layouts.cells_table(cells, best, score, varied, limit)]
@@ -169,12 +170,19 @@ def lines(found: Findings) -> list[tuple[str, pd.DataFrame, str]]:
     """What the figures of score against b show: (title, cells, the column that tells the lines apart) each.
 
     One figure with a line per image size where one schedule was swept, else one per image size, a line per schedule.
-    A line's cells differ in b alone: the best of the other settings.
+    A line's cells differ in b alone: the best of the other settings. Of schedules, the best are drawn.
     """
     order = stats.ranked(found.cells, found.score).drop_duplicates(["resolution", "schedule", "b"])
-    if not layouts.varies(order["b"]):
+    if not words.varies(order["b"]):
         return []
-    if not layouts.varies(order["schedule"]):
+    if not words.varies(order["schedule"]):
         return [(f"{found.score} against b", order.sort_values("resolution", kind="stable"), "resolution")]
     sizes = order.sort_values("resolution", kind="stable").groupby("resolution")
-    return [(f"{layouts.size(size)}: {found.score} against b", at, "schedule") for size, at in sizes][:SIZES]
+    return [
+        (f"{words.size(size)}: {found.score} against b{_cut(at['schedule'])}", at, "schedule") for size, at in sizes
+    ][:SIZES]
+
+
+def _cut(lines: pd.Series[str]) -> str:
+    """What a title adds where a figure shows but some of these lines."""
+    return f", best {len(COLORS)} of {lines.nunique()} schedules" if lines.nunique() > len(COLORS) else ""

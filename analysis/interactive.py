@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures import COLORS, INK, MUTED, PAPER, RULE
-from analysis.layouts import cell_name, places, plain, rows_of, score_text, size
 from analysis.stats import ranked
 from analysis.tables import DAGGER
+from analysis.words import cell_name, places, plain, rows_of, score_text, size
 from sched_lab.names import FINISHED, LOSS_BY_LOG_SNR, higher_is_better
 from trainers import schedules
 

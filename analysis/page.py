@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis import figures, interactive, layouts, stats, tables
+from analysis import figures, interactive, stats, tables, words
 from analysis.findings import SIZES, Analysis, Findings, findings_tables, lines, report_tables
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def page(
     answer, *rest = report_tables(analysis, rows)
     return jinja.get_template("report.html.j2").render(
         **about,
-        answers=layouts.answers(main.cells, main.best, main.score, main.varied, main.sizes),
+        answers=words.answers(main.cells, main.best, main.score, main.varied, main.sizes),
         main_name=main.name,
         score=main.score,
         meaning=answer.caption,
@@ -115,13 +115,13 @@ def _figures(analysis: Analysis, svg: Mapping[str, str]) -> list[tuple[str, str,
     """The page's figures in groups: (title, what they show, figures) each; empty groups are left out."""
     main = analysis.main
     sizes = [
-        (layouts.size(size), at)
+        (words.size(size), at)
         for size, at in stats.ranked(main.cells, main.score)
         .sort_values("resolution", kind="stable")
         .groupby("resolution")
     ][:SIZES]
-    several = layouts.varies(main.cells["schedule"]) and layouts.varies(main.cells["b"])
-    axes = [name for name in main.columns if layouts.varies(main.cells[name])]
+    several = words.varies(main.cells["schedule"]) and words.varies(main.cells["b"])
+    axes = [name for name in main.columns if words.varies(main.cells[name])]
     static = [Shown("", svg=svg[name]) for name in ("gamma", "log-snr", "density") if name in svg]
     groups = [
         (
@@ -172,7 +172,7 @@ def _against_b(main: Findings, svg: Mapping[str, str]) -> list[Shown]:
 
 def _loss(main: Findings, at: pd.DataFrame) -> Figure | None:
     """Of the best cell of each schedule at one image size, or of each b where one schedule was swept."""
-    apart = "schedule" if layouts.varies(main.cells["schedule"]) else "b"
+    apart = "schedule" if words.varies(main.cells["schedule"]) else "b"
     chosen = at.drop_duplicates(apart)[: interactive.LINES].sort_values(apart)
     runs = main.runs.merge(chosen[main.columns])
     return interactive.loss_by_log_snr(runs, chosen, main.varied) if interactive.bins(runs) else None

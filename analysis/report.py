@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis import figures, law, layouts, stats, tables
+from analysis import figures, law, layouts, stats, tables, words
 from analysis.findings import SIZES, Analysis, Findings, analyse, findings_tables, lines, report_tables
 from analysis.page import Samples, page
 from analysis.runs import artifact_text, read_sweep, sample_grid
@@ -94,7 +94,8 @@ def csv(frame: pd.DataFrame) -> str:
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15))
+    missing = frame.isna()
+    rows: list[dict[str, Any]] = frame.astype(object).mask(missing, None).to_dict("records")  # type: ignore[assignment]
     return rows
 
 
@@ -106,7 +107,8 @@ def _frames(analysis: Analysis) -> dict[str, pd.DataFrame]:
         populations[found.runs.index] = found.name
         cells["cells" if i == 1 else f"cells-{i}"] = found.cells
     runs = analysis.sweep.runs.assign(population=populations)
-    best = analysis.main.best.assign(ties=analysis.main.best["ties"].map(len))
+    best = analysis.main.best
+    best = best.assign(ties=best["ties"].map(len), edge=best["edge"].where(best["edge"] != ""))  # as CSV reads it back
     return {"runs": runs, **cells, "best": best}
 
 
@@ -119,7 +121,7 @@ def score_figures(found: Findings) -> dict[str, Axes]:
         for i, (title, cells, by) in enumerate(lines(found))
     }
     order = stats.ranked(found.cells, found.score)
-    if layouts.varies(order["schedule"]):
+    if words.varies(order["schedule"]):
         drawn["schedules"] = figures.score_by_schedule(order, found.score)
     return drawn
 
@@ -139,7 +141,7 @@ def schedule_figures(best: pd.DataFrame) -> dict[str, Axes]:
             schedule = schedules.parse(row["schedule"]).at_size(row["resolution"])
             sizes.setdefault((schedule, row["b"]), []).append(row["resolution"])
     curves = [
-        figures.Curve(f"{', '.join(map(layouts.size, at))}: {schedule} · b {b:g}", schedule, b, colors[at[0]])
+        figures.Curve(f"{', '.join(map(words.size, at))}: {schedule} · b {b:g}", schedule, b, colors[at[0]])
         for (schedule, b), at in sizes.items()
     ]
     if not curves:
@@ -153,7 +155,7 @@ def fetch_samples(found: Findings, tracking_uri: str) -> list[Samples]:
     At most eight cells a size and six sizes, in the order of the cells.
     """
     finished = found.runs[found.runs["state"] == FINISHED].sort_values("seed", kind="stable")
-    decimals = layouts.places(found.cells)
+    decimals = words.places(found.cells)
     samples = []
     with tempfile.TemporaryDirectory() as folder:
         for resolution in sorted(found.best["resolution"])[:SIZES]:
@@ -165,10 +167,10 @@ def fetch_samples(found: Findings, tracking_uri: str) -> list[Samples]:
             for _, trial in drawn.sort_values("cell").iterrows():
                 cell = chosen.loc[trial["cell"]]
                 if path := sample_grid(trial["run_id"], tracking_uri, Path(folder)):
-                    told = layouts.cell_name(cell, found.varied), layouts.score_text(cell, decimals)
+                    told = words.cell_name(cell, found.varied), words.score_text(cell, decimals)
                     label = " · ".join([*told, f"seed {trial['seed']}"])
                     best = trial["cell"] in found.best.index
-                    samples.append(Samples(layouts.size(resolution), label, best, _shrunk(path)))
+                    samples.append(Samples(words.size(resolution), label, best, _shrunk(path)))
     return samples
 
 

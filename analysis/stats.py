@@ -178,9 +178,9 @@ def against_best(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd
     the leader's, with `half_width` of its 95 % t-interval and `p`, not adjusted. `basis`: "seeds" for differences in
     pairs over shared seeds; "jackknife" for single runs, told apart by the errors within them, which say nothing of
     other networks; "none" where nothing can be said, as of the leader itself, and the numbers are NaN. `tied`: whether
-    it stays open that the cell is as good as the leader, by `p_adjusted` or as nothing can be said. The chance that any cell of a resolution is called
-    worse, and is as good as the best, is at most 5 %: over other seeds where the basis is seeds, else over other
-    samples of these networks alone.
+    it stays open that the cell is as good as the leader, by `p_adjusted` or because nothing can be said. The chance
+    that any cell of a resolution is called worse, and is as good as the best, is at most 5 %: over other seeds where
+    the basis is seeds, else over other samples of these networks alone.
 
     Adjusted for what? The leader was found in the data that it is then compared in, so the p-value of a cell being the
     best allows for each of the N − 1 others that might have led: (N − 1)·p/2, half since only a better one leads.
@@ -218,7 +218,7 @@ def against_best(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd
 
 
 def rank_intervals(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.DataFrame:
-    """`rank_low` to `rank_high` of every cell at its resolution, 1 the best; rows of `summarize`, NaN without a score.
+    """`rank_low` to `rank_high` of every cell at its resolution, 1 the best; rows of `summarize`, NA without a score.
 
     A cell stands below those that are significantly better and above those that are significantly worse, by
     differences over shared seeds between all pairs, adjusted by Holm's method: all the intervals of a resolution hold
@@ -230,7 +230,7 @@ def rank_intervals(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> 
         over_seeds = replace(each, error=np.full(len(each), np.nan))
         better, worse = beaten(over_seeds, 1 - CONFIDENCE)
         ranks.loc[index] = np.column_stack([1 + worse, len(each) - better])
-    return ranks
+    return ranks.astype("Int64")
 
 
 def spread(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL, per: Sequence[str] | None = None) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from analysis import layouts, stats, tables
+from analysis import layouts, stats, tables, words
 from analysis.report import csv
 from sched_lab import names
 
@@ -93,7 +93,7 @@ def test_the_answer_has_a_row_for_every_size_with_its_warnings(runs: pd.DataFram
 def test_one_seed_is_said_to_have_no_interval(runs: pd.DataFrame) -> None:
     runs = runs[runs["seed"] == 0]
     cells, best = stats.summarize(runs, FD), stats.best_cells(runs, FD)
-    answer = layouts.answers(cells, best, FD, VARIED)[0]
+    answer = words.answers(cells, best, FD, VARIED)[0]
     assert (answer.score, answer.basis) == ("10.5", "one seed: no interval")
     assert "nothing tells the 3 others from it: that takes two seeds that both have" in answer.remarks
     assert answer.ties == ()
@@ -103,7 +103,7 @@ def test_one_seed_is_said_to_have_no_interval(runs: pd.DataFrame) -> None:
 
 def test_the_interval_of_one_seed_is_labelled_as_one_within_the_run(runs: pd.DataFrame) -> None:
     runs = runs[runs["seed"] == 0].assign(**{f"{names.JACKKNIFE}{FD}": 0.1})
-    answer = layouts.answers(stats.summarize(runs, FD), stats.best_cells(runs, FD), FD, VARIED)[0]
+    answer = words.answers(stats.summarize(runs, FD), stats.best_cells(runs, FD), FD, VARIED)[0]
     assert answer.score == "10.5 ± 0.2‡"  # 19 degrees of freedom: 2.09 · 0.1
     assert answer.basis == "one seed: within-run interval by jackknife, not over seeds"
 
@@ -113,7 +113,7 @@ def test_ties_are_named_the_best_first_and_then_counted(runs: pd.DataFrame) -> N
     noisy[FD] = 10.0 + noisy["seed"] * noisy["b"]
     cells, best = stats.summarize(noisy, FD), stats.best_cells(noisy, FD)
     assert len(best.iloc[0]["ties"]) == 11
-    answer = layouts.answers(cells, best, FD, VARIED)[0]
+    answer = words.answers(cells, best, FD, VARIED)[0]
     assert answer.ties[:3] == ("linear · b 0.5", "cosine · b 1", "linear · b 1")
     assert (len(answer.ties), answer.more_ties) == (6, 5)
     remarks = layouts.best_table(cells, best, FD, VARIED).rows[0][-1].text
@@ -142,9 +142,9 @@ def test_the_cells_table_shows_the_best_of_every_size_first_and_says_what_it_lea
 
 
 def test_ranks_are_shown_as_an_interval() -> None:
-    assert layouts.rank_text({"rank_low": 1.0, "rank_high": 3.0}) == "1–3"
-    assert layouts.rank_text({"rank_low": 2.0, "rank_high": 2.0}) == "2"
-    assert layouts.rank_text({"rank_low": float("nan"), "rank_high": float("nan")}) == "—"
+    assert words.rank_text({"rank_low": 1.0, "rank_high": 3.0}) == "1–3"
+    assert words.rank_text({"rank_low": 2.0, "rank_high": 2.0}) == "2"
+    assert words.rank_text({"rank_low": float("nan"), "rank_high": float("nan")}) == "—"
 
 
 def test_failures_are_counted_by_kind_the_most_frequent_first(runs: pd.DataFrame) -> None:
@@ -178,7 +178,7 @@ def test_a_schedule_filled_in_with_each_size_is_one_schedule() -> None:
             "resolution": [8, 16, 16, 8, 8],
         }
     )
-    assert layouts.schedule_names(frame).tolist() == [
+    assert words.schedule_names(frame).tolist() == [
         "shifted_cosine@64",
         "shifted_cosine@64",
         "shifted_cosine@64,8",
@@ -191,7 +191,7 @@ def test_a_schedule_filled_in_with_each_size_is_one_schedule() -> None:
     ("means", "places"), [([33.0, 700.0], 1), ([3.52, 20.0], 2), ([0.00123], 5), ([1500.0], 0), ([float("nan")], 2)]
 )
 def test_the_smallest_mean_is_shown_with_three_digits(means: list[float], places: int) -> None:
-    assert layouts.places(pd.DataFrame({"mean": means})) == places
+    assert words.places(pd.DataFrame({"mean": means})) == places
 
 
 HOSTILE = "50% of a_b & <b>#1</b> {x} $y$ ~^\\ | *s* `c` [l](u)\nend"
@@ -255,5 +255,5 @@ def test_csv_reads_back_as_the_same_numbers_with_missing_as_nan(runs: pd.DataFra
 
 def test_a_small_spread_is_never_written_as_none() -> None:
     cell = {"n": 2, "mean": 0.00376, "half_width": 1.3e-6, "state": names.FINISHED}
-    assert layouts.score_text(cell, 5) == "0.00376 ± 1e-06"
-    assert layouts.score_text(cell | {"half_width": 0.0}, 5) == "0.00376 ± 0.00000"
+    assert words.score_text(cell, 5) == "0.00376 ± 1e-06"
+    assert words.score_text(cell | {"half_width": 0.0}, 5) == "0.00376 ± 0.00000"
