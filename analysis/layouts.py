@@ -36,7 +36,7 @@ def best_table(
     rows = [
         (
             Entry(found.size),
-            *(Entry(value, best=True) for _, value in found.settings or [("", DASH)] * len(varied)),
+            *([Entry(value, best=True) for _, value in found.settings] or [Entry(DASH)] * len(varied)),
             Entry(found.score),
             Entry(found.rank),
             Entry("; ".join(filter(None, [found.basis, _tied(found), *found.remarks]))),
@@ -208,7 +208,7 @@ def failures_table(runs: pd.DataFrame) -> Table:
         (Entry(str(state)), Entry(str(kind)), Entry(str(count)))
         for (state, kind), count in _counts(lost["state"], kinds)
     )
-    return Table("How many, and why", "", ("state", "failure", "trials"), tuple(rows))
+    return Table("Trials that did not finish, by kind of failure", "", ("state", "failure", "trials"), tuple(rows))
 
 
 def _counts(*by: pd.Series) -> Iterable[tuple[Any, int]]:

@@ -58,7 +58,10 @@ def write(analysis: Analysis, samples: Sequence[Samples], environment: Mapping[s
     about = summary(analysis, environment)
     texts = {
         "html": ("index.html", page(analysis, about, svg, samples, ROWS)),
-        "markdown": ("report.md", _markdown(analysis, about, list(drawn))),
+        "markdown": (
+            "report.md",
+            _markdown(analysis, about, {name: ax.get_title(loc="left") for name, ax in drawn.items()}),
+        ),
         "latex": ("tables.tex", "\n".join(map(tables.latex, report_tables(analysis, PRINTED_ROWS)))),
         "yaml": (SWEEP_FILE, analysis.sweep.yaml),
         **{f"{name}.svg": (f"figures/{name}.svg", text) for name, text in svg.items()},
@@ -194,7 +197,8 @@ def _environment(found: Findings, tracking_uri: str) -> dict[str, str]:
     return dict(json.loads(text or "{}"))
 
 
-def _markdown(analysis: Analysis, about: Mapping[str, Any], drawn: Sequence[str]) -> str:
+def _markdown(analysis: Analysis, about: Mapping[str, Any], drawn: Mapping[str, str]) -> str:
+    """The report in Markdown; `drawn` are the titles of the figures by file name."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", about["yaml"])), default=0))
     answer, *rest = report_tables(analysis, ROWS)
     text = tables.markdown_text
@@ -208,9 +212,9 @@ def _markdown(analysis: Analysis, about: Mapping[str, Any], drawn: Sequence[str]
         tables.markdown(answer),
         text(about["law"]),
         *map(tables.markdown, rest),
-        *(f"![{name}](figures/{name}.png)" for name in drawn),
+        *(f"![{text(title)}](figures/{name}.png)" for name, title in drawn.items()),
         *(part for found in analysis.others for part in _apart(found)),
-        tables.markdown(about["unfinished"]) if about["unfinished"].rows else "",
+        *(tables.markdown(table) for table in (about["failures"], about["unfinished"]) if table.rows),
         "### To run it again",
         f"{fence}sh\n{about['command']}\n{fence}",
         f"{fence}yaml\n{about['yaml'].rstrip()}\n{fence}",

@@ -59,7 +59,7 @@ def markdown(table: Table) -> str:
         text = markdown_text(str(entry))
         return f"**{text}**" if entry.bold else text
 
-    head = [f"### {markdown_text(table.title)}", "", markdown_text(table.caption), ""]
+    head = [f"### {markdown_text(table.title)}", "", *([markdown_text(table.caption), ""] if table.caption else [])]
     rows = [line(map(cell, row)) for row in table.rows]
     return "\n".join([*head, line(map(markdown_text, table.header)), line(["---"] * len(table.header)), *rows, ""])
 

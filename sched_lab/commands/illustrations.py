@@ -196,6 +196,7 @@ def _sweep(file: Path) -> tuple[str, Sequence[TrialSpec]]:
 
 
 def _write(figure: FigureBase, out: Path, about: str, dpi: int) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=dpi, bbox_inches="tight")  # type: ignore[attr-defined]  # a SubFigure is never made here
     click.echo(f"wrote {out}: {about}")
 
