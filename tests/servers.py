@@ -120,7 +120,7 @@ class PostgresServer(Server):
     def __init__(self, folder: Path, binaries: Path, user: str | None) -> None:
         self._port = free_port()
         data = folder / "data"
-        setup = [binaries / "initdb", "-D", data, "-U", "lab", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        setup = [str(binaries / "initdb"), "-D", str(data), "-U", "lab", "-A", "trust", "-E", "UTF8", "--no-sync"]
         subprocess.run(setup, check=True, capture_output=True, user=user, cwd=folder)
         command = [str(binaries / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(self._port)]
         command += ["-c", "unix_socket_directories=", "-c", "fsync=off"]

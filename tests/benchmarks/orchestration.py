@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from tests.conftest import ROOT
 
@@ -32,7 +33,7 @@ def measure() -> Iterator[tuple[str, str, str]]:
         other = SWEEP.read_text().replace("name: quickstart", "name: again").replace("grid:", "grid:\n  seed: [1]")
         prepared.write_text(other)
         start = time.time()
-        command = [sched_lab, "submit", prepared, "--store", folder]
+        command = [str(sched_lab), "submit", str(prepared), "--store", folder]
         driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         known = {trial["key"] for trial in trials}
         first = None
@@ -46,9 +47,9 @@ def measure() -> Iterator[tuple[str, str, str]]:
         yield "from submit to the first report of training, prepared store", f"{first - start:.1f} s", "at most 20 s"
 
 
-def read(journal: Path) -> dict[str, float | str]:
+def read(journal: Path) -> dict[str, Any]:
     """When a trial started, first reported a loss and ended, in seconds of the clock, and its own compute."""
-    found: dict[str, float | str] = {"key": journal.parent.name}
+    found: dict[str, Any] = {"key": journal.parent.name}
     for event in map(json.loads, journal.read_text().splitlines()):
         at, metrics = event["time_ms"] / 1000, event.get("metrics", {})
         if event.get("state") == "running":
@@ -60,7 +61,7 @@ def read(journal: Path) -> dict[str, float | str]:
     return found
 
 
-def figures(trials: list[dict], start: float, submitted: float) -> Iterator[tuple[str, str, str]]:  # type: ignore[type-arg]
+def figures(trials: list[dict[str, Any]], start: float, submitted: float) -> Iterator[tuple[str, str, str]]:
     by_worker = defaultdict(list)
     for trial in sorted(trials, key=lambda trial: trial["start"]):
         by_worker[trial["pid"]].append(trial)

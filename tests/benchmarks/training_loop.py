@@ -39,7 +39,7 @@ def plain_loop(network: nn.Module, images: ImageSet, spec: TrialSpec, device: to
             x_in = x_t / x_t.std(dim=(1, 2, 3), keepdim=True, correction=0)
             loss = ((network(x_in, gamma.flatten(), None) - v) ** 2).mean()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             with torch.no_grad():
@@ -59,9 +59,8 @@ def measure() -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as cache:
             images = data.prepare(spec.data, resolution, Path(cache))
             state = Training.start(spec, channels=1, classes=0, device=device)
-            plain = plain_loop(
-                copy.deepcopy(state.network).to(memory_format=torch.contiguous_format), images, spec, device
-            )  # type: ignore[call-overload]
+            network = copy.deepcopy(state.network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            plain = plain_loop(network, images, spec, device)
             ours = train(state, spec, images, until=10**6, report_every=STEPS)
             ratios, ms = [], []
             for turn in range(ROUNDS + 1):
