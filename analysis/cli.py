@@ -67,8 +67,10 @@ def report(name: str, store: str | None, tracking_uri: str | None, out: Path | N
 
     Console(markup=False, emoji=False).print(terminal(written.analysis.answer))
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
-    apart = f"; set apart: {len(written.analysis.others)}; this is of: {written.analysis.main.name}"
-    click.echo(f"trials:    {counts}{apart if written.analysis.others else ''}")
+    click.echo(f"trials:    {counts}")
+    if written.analysis.others:
+        apart = sum(len(found.runs) for found in written.analysis.others)
+        click.echo(f"answer of: {written.analysis.main.name}; {apart} trials that do not compare are set apart")
     where = f" --store {shlex.quote(store)}" if store else ""
     click.echo(f"report:    {written.files['html']}\ndashboard: sched-lab dashboard{where}")
 

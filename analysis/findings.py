@@ -124,7 +124,7 @@ def _findings(
     columns = stats.cell_columns(whole, sweep.settings)
     ranks = stats.rank_intervals(whole, score, columns)
     best = stats.best_cells(whole, score, columns)
-    alone = best.index[best["ties"].map(len).eq(0) & best["untested"].eq(0) & best["basis"].eq(stats.SEEDS)]
+    alone = best.index[best["ties"].map(len).eq(0) & best["untested"].eq(0) & best["basis"].ne(stats.NO_BASIS)]
     ranks.loc[alone, "rank_high"] = 1  # told from every other cell, which is less to ask than all ranks at once
     return Findings(
         name=name,
@@ -145,7 +145,7 @@ def report_tables(analysis: Analysis, limit: int) -> list[tables.Table]:
     answer, *by_size, cells = findings_tables(main, limit)
     further = []
     if words.varies(main.cells["b"]):
-        further.append(layouts.fitted_table(analysis.fitted))
+        further.append(layouts.fitted_table(analysis.fitted, staged=stats.STAGE in analysis.runs))
     if analysis.spread["resampling"].notna().any():
         further.append(layouts.spread_table(analysis.spread, main.score))
     if len(analysis.beside):

@@ -206,7 +206,7 @@ def recommend(best: pd.DataFrame, size: int) -> Recommendation:
         raise Unsupported(f"at this size, {swept['why'].iloc[0]}")
     found = fit(best).at(size) if swept.empty else _measured(swept.iloc[0])
     if found.extrapolated and math.isnan(found.low):
-        raise Unsupported(f"without an interval nothing can be said of other sizes ({found.basis})")
+        raise Unsupported(f"without an interval nothing can be said beyond the sizes swept ({found.basis})")
     if found.high > WIDEST * found.low:
         raise Unsupported(f"b may lie anywhere from {found.low:.2g} to {found.high:.2g} ({found.basis})")
     return found

@@ -44,7 +44,10 @@ def best_table(
         for found in answers(cells, best, score, varied, sizes)
     ]
     return Table(
-        "Best per image size", _meaning(score, cells), ("size", *varied, score, "rank", "remarks"), tuple(rows)
+        "Best per image size",
+        _meaning(score, cells.loc[best.index]),
+        ("size", *varied, score, "rank", "remarks"),
+        tuple(rows),
     )
 
 
@@ -120,7 +123,7 @@ def cells_table(cells: pd.DataFrame, best: pd.DataFrame, score: str, varied: Seq
     )
 
 
-def fitted_table(fitted: pd.DataFrame) -> Table:
+def fitted_table(fitted: pd.DataFrame, *, staged: bool = False) -> Table:
     """The best b at each image size by the curve of score against log b: the rows of `law.best_b`."""
     rows = (
         (
@@ -136,6 +139,7 @@ def fitted_table(fitted: pd.DataFrame) -> Table:
     caption = (
         f"Where a parabola through the scores over log b is best, with its {CONFIDENCE:.0%} interval over seeds, given "
         "that the curve is one."
+        + (" The seeds of the screening count too: they alone have scores at the other b." if staged else "")
     )
     return Table(
         "Best b between the values swept",

@@ -8,7 +8,6 @@ Hand in runs whose scores compare: one population of `comparisons.set_apart`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -221,14 +220,14 @@ def rank_intervals(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> 
     """`rank_low` to `rank_high` of every cell at its resolution, 1 the best; rows of `summarize`, NA without a score.
 
     A cell stands below those that are significantly better and above those that are significantly worse, by
-    differences over shared seeds between all pairs, adjusted by Holm's method: all the intervals of a resolution hold
-    at once with 95 % confidence. With one seed any rank is possible.
+    differences between all pairs, adjusted by Holm's method: all the intervals of a resolution hold at once with 95 %
+    confidence. The differences are those of `against_best`: of cells with one seed the ranks hold for other samples of
+    these networks alone, and any rank is possible where the errors within runs are not known.
     """
     cells = summarize(runs, score, by)
     ranks = pd.DataFrame(np.nan, cells.index, ["rank_low", "rank_high"])
     for index, each in _comparable(runs, cells, score, by):
-        over_seeds = replace(each, error=np.full(len(each), np.nan))
-        better, worse = beaten(over_seeds, 1 - CONFIDENCE)
+        better, worse = beaten(each, 1 - CONFIDENCE)
         ranks.loc[index] = np.column_stack([1 + worse, len(each) - better])
     return ranks.astype("Int64")
 

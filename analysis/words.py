@@ -102,11 +102,15 @@ def basis(cell: Mapping[str, Any]) -> str:
 
 
 def rank_text(cell: Mapping[str, Any]) -> str:
-    """The ranks that a cell may have within its image size: 1-3, or 2 where no other is possible; — if not known."""
+    """The ranks that a cell may have within its image size: 1-3, or 2 where no other is possible; — if not known.
+
+    Those of a single run have a double dagger where the error within it is known, which they then stand on.
+    """
     low, high = cell.get("rank_low", math.nan), cell.get("rank_high", math.nan)
     if pd.isna(low) or pd.isna(high):
         return DASH
-    return f"{low:.0f}" if low == high else f"{low:.0f}–{high:.0f}"
+    mark = DOUBLE_DAGGER if cell.get("n") == 1 and not math.isnan(_half(cell)) else ""
+    return (f"{low:.0f}" if low == high else f"{low:.0f}–{high:.0f}") + mark
 
 
 def answers(
@@ -154,11 +158,13 @@ def remarks(best: Mapping[str, Any]) -> list[str]:
         notes.append(f"{best['edge']} b that was scored: the optimum may lie {beyond} {best['b']:g}")
     if best["untested"] and best["basis"] == NO_BASIS:
         others = "the other" if best["untested"] == 1 else f"the {best['untested']} others"
-        notes.append(f"nothing tells {others} from it: that takes two seeds that both have")
+        notes.append(f"{others} cannot be compared with it: fewer than two seeds in common")
     elif best["untested"]:
-        notes.append(f"{best['untested']} of these share fewer than two seeds with it and could not be compared")
+        notes.append(f"{best['untested']} of these cannot be compared with it: fewer than two seeds in common")
     if best["basis"] == WITHIN_RUN:
-        notes.append("told from others by the error within runs, which is smaller than that of training again")
+        notes.append("compared by the errors within single runs: training again may move scores further")
+    if best["n"] == 2 and len(best["ties"]):
+        notes.append("two seeds: intervals are wide; three or more tell much more")
     lost = sum(best[state] for state in UNRANKED)
     if lost:
         notes.append(f"{lost} of its trials did not finish")

@@ -265,7 +265,7 @@ def test_the_page_shows_hostile_text_as_it_is(page: Tags) -> None:
 def test_the_page_accounts_for_every_trial_and_its_cost(page: Tags) -> None:
     assert "15 of 18 trials finished" in page.text
     assert "19.8 min of trial time over 17 trials, 70 s each" in page.text
-    listed = page.text[page.text.index("Trials that did not finish") : page.text.index("What it cost")]
+    listed = page.text[page.text.rindex("Trials that did not finish") : page.text.index("What it cost")]
     assert re.findall("failed|stopped|missing", listed) == ["failed", "stopped", "missing"]
 
 
@@ -323,9 +323,9 @@ def test_scores_of_another_kind_are_set_apart_and_never_share_a_table(uri: str, 
     assert pd.read_csv(files["cells"])["mean"].max() < 100
     assert pd.read_csv(files["cells-2"])["mean"].min() > 900
     found = Tags(files["html"].read_text())
-    apart = found.text[found.text.index("Scores compare only where") :]
+    apart = found.text[found.text.index("Scores compare only among") :]
     assert "sample.count 100 (others 1000)" in apart
-    assert "901" not in found.text[: found.text.index("Scores compare only where")]
+    assert "901" not in found.text[: found.text.index("Scores compare only among")]
     assert "901" in apart
 
 

@@ -133,6 +133,8 @@ def test_single_runs_are_told_apart_by_the_errors_within_them_and_that_is_said()
     assert versus["half_width"].tolist()[1:3] == pytest.approx([2.0930241 * 5] * 2)
     best = stats.best_cells(frame, FD).iloc[0]
     assert (best["ties"], best["untested"], best["basis"]) == ((1, 3), 1, "jackknife")
+    ranks = stats.rank_intervals(frame, FD)
+    assert ranks.to_numpy().tolist() == [[1, 3], [1, 3], [3, 4], [1, 4]]  # the third is worse than the first two
     cells = stats.summarize(frame, FD)
     assert cells["within_run"].tolist()[:2] == pytest.approx([2.0930241 * 3, 2.0930241 * 4])
     assert cells["half_width"].isna().all()

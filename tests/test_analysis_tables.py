@@ -95,7 +95,7 @@ def test_one_seed_is_said_to_have_no_interval(runs: pd.DataFrame) -> None:
     cells, best = stats.summarize(runs, FD), stats.best_cells(runs, FD)
     answer = words.answers(cells, best, FD, VARIED)[0]
     assert (answer.score, answer.basis) == ("10.5", "one seed: no interval")
-    assert "nothing tells the 3 others from it: that takes two seeds that both have" in answer.remarks
+    assert "the 3 others cannot be compared with it: fewer than two seeds in common" in answer.remarks
     assert answer.ties == ()
     assert answer.certain == ""
     assert "mean over 1 seed." in layouts.size_table(cells, best, "schedule", FD, VARIED, "").caption
@@ -145,6 +145,7 @@ def test_ranks_are_shown_as_an_interval() -> None:
     assert words.rank_text({"rank_low": 1.0, "rank_high": 3.0}) == "1–3"
     assert words.rank_text({"rank_low": 2.0, "rank_high": 2.0}) == "2"
     assert words.rank_text({"rank_low": float("nan"), "rank_high": float("nan")}) == "—"
+    assert words.rank_text({"rank_low": 1, "rank_high": 2, "n": 1, "within_run": 0.5}) == "1–2‡"
 
 
 def test_failures_are_counted_by_kind_the_most_frequent_first(runs: pd.DataFrame) -> None:

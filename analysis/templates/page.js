@@ -1,7 +1,7 @@
 "use strict";
 
 // Tables: a click on a header sorts by that column, a second one the other way round. What is no number comes last.
-const NUMBER = /^[-−+]?\d[\d.]*(?:e[-+]?\d+)?(?=$|[\s×–†%])/i;
+const NUMBER = /^[-−+]?\d[\d.]*(?:e[-+]?\d+)?(?=$|[\s×–†‡%])/i;
 
 function sortKey(cell) {
   const text = (cell.dataset.text ?? cell.textContent).trim();
