@@ -88,7 +88,9 @@ def best_b_by_size(best: pd.DataFrame, law: Law | None = None, ax: Axes | None =
 
     `best` holds the rows of `law.best_b`; those that are not supported are left out.
     """
-    ax = _axes(ax, "best b by image size", "", "")
+    from matplotlib.ticker import LogLocator
+
+    ax = _axes(ax, "best b by image size", "", "b")
     found = best[best["supported"]].sort_values("resolution")
     x, b = found["resolution"], found["b"]
     reach = [(b - found["low"]).fillna(0), (found["high"] - b).fillna(0)]
@@ -103,6 +105,7 @@ def best_b_by_size(best: pd.DataFrame, law: Law | None = None, ax: Axes | None =
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
     ax.set_xticks(x, [size(at) for at in x])
+    ax.yaxis.set_major_locator(LogLocator(2, (1, 1.5)))
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.minorticks_off()
     return ax

@@ -139,7 +139,7 @@ def parallel_coordinates(cells: pd.DataFrame, score: str, columns: Sequence[str]
     figure = _figure(x={}, y={})
     figure.add_parcoords(
         dimensions=[*(_axis(name, shown[name]) for name in columns), _scaled_axis(score, shown["mean"])],
-        line={"color": rank.to_numpy(), "colorscale": [[0, COLORS[1]], [1, RULE]], "cmin": 0, "cmax": 1},
+        line={"color": rank.to_numpy(), "colorscale": [[0, COLORS[1]], [1, MUTED]], "cmin": 0, "cmax": 1},
         labelfont={"color": INK, "size": 13},
         tickfont={"color": MUTED, "size": 11},
         rangefont={"color": MUTED, "size": 10},

@@ -123,10 +123,12 @@ def _figures(analysis: Analysis, svg: Mapping[str, str]) -> list[tuple[str, str,
     several = words.varies(main.cells["schedule"]) and words.varies(main.cells["b"])
     axes = [name for name in main.columns if words.varies(main.cells[name])]
     static = [Shown("", svg=svg[name]) for name in ("gamma", "log-snr", "density") if name in svg]
+    known = main.cells["half_width"].notna().any()
+    intervals = "bands and bars the intervals over seeds" if known else "and one seed has no interval over seeds"
     groups = [
         (
             "Scores",
-            "Points are seeds, lines their means, bands and bars the intervals; a ring marks the best cell of a size.",
+            f"Points are seeds, lines their means, {intervals}; a ring marks the best cell of a size.",
             [*_against_b(main, svg), *([Shown("", svg=svg["schedules"])] if "schedules" in svg else [])],
         ),
         (

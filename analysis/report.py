@@ -62,7 +62,10 @@ def write(analysis: Analysis, samples: Sequence[Samples], environment: Mapping[s
             "report.md",
             _markdown(analysis, about, {name: ax.get_title(loc="left") for name, ax in drawn.items()}),
         ),
-        "latex": ("tables.tex", "\n".join(map(tables.latex, report_tables(analysis, PRINTED_ROWS)))),
+        "latex": (
+            "tables.tex",
+            "\n".join([tables.PREAMBLE, *map(tables.latex, report_tables(analysis, PRINTED_ROWS))]),
+        ),
         "yaml": (SWEEP_FILE, analysis.sweep.yaml),
         **{f"{name}.svg": (f"figures/{name}.svg", text) for name, text in svg.items()},
         **{name: (f"{name}.csv", csv(frame)) for name, frame in _frames(analysis).items()},

@@ -69,6 +69,9 @@ def markdown_text(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|#$~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
+PREAMBLE = "% Tables for \\input{tables}; they need \\usepackage{booktabs}.\n"
+
+
 def latex(table: Table) -> str:
     r"""A floating table for \usepackage{booktabs}."""
 

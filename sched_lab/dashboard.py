@@ -45,9 +45,23 @@ def serve(store: Store, host: str, port: int) -> None:
     if not _is_loopback(host):
         environment |= _login(store.root / "dashboard")
         arguments += ["--app-name", "basic-auth"]
+    _check_free(host, port)
     click.echo(f"dashboard: http://{names[0]}   (Ctrl-C ends it; choose Model training, top left)", err=True)
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, "-m", "mlflow", *arguments], environment)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise OutOfReach where nothing can listen at this address: MLflow would say so in its log alone."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+            probe.bind(address)
+    except OSError as error:
+        raise OutOfReach(
+            f"nothing can listen at {host}:{port} ({error.strerror}): choose another --port or --host"
+        ) from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -144,7 +144,8 @@ def schedules_by_time(curves: Sequence[Curve], figure: Figure | None = None) -> 
         gamma.plot(t, curve.schedule.gamma(t), **style)
         log_snr.plot(t, at, **style, label=curve.label)
         density.plot(at, curve.schedule.density(t), **style)
-    gamma.set(xlabel="$t$", title=r"$\gamma(t)$", ylim=(-0.02, 1.02))
+    several = len({curve.b for curve in curves}) > 1
+    gamma.set(xlabel="$t$", title=r"$\gamma(t)$" + (", the same at every $b$" if several else ""), ylim=(-0.02, 1.02))
     log_snr.set(xlabel="$t$", title=r"log-SNR: $\log\,b^2\gamma/(1-\gamma)$", ylim=(-12, 12))
     density.set(xlabel="log-SNR", title="density over log-SNR", xlim=(-12, 12))
     density.set_ylim(bottom=0)

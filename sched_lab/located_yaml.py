@@ -103,7 +103,7 @@ def load(path: str | Path) -> Located:
 
     file = Path(path)
     if not file.is_file():
-        raise refuse("is not a regular file" if file.exists() else "no such file")
+        raise refuse("is not a regular file" if file.exists() else f"no such file{_meant(file)}")
     try:
         with file.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
@@ -117,6 +117,12 @@ def load(path: str | Path) -> Located:
         line = content.count(b"\n", 0, error.start) + 1
         raise SweepError([Problem(str(path), line, None, "", None, "is not UTF-8")]) from None
     return loads(text, str(path))
+
+
+def _meant(file: Path) -> str:
+    """The tail of an error message: a file of that name in the folder where sweeps are kept."""
+    there = Path("sweeps", file.name).with_suffix(".yaml")
+    return f"; did you mean {there}?" if there.is_file() else ""
 
 
 def loads(text: str, file: str = "<text>") -> Located:

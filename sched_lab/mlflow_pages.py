@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
+LEGIBLE = 320  # pixels of a side
 LISTED = 12  # values of an axis that a description lists
 TRAINING = "workflowType=machine_learning"  # of MLflow's two sets of pages, the one for training
 
@@ -36,7 +37,7 @@ def links(experiment: str, run: str, cells: Iterable[Mapping[str, Any]], ranked_
     sizes = sorted({int(cell["params"]["resolution"]) for cell in cells})
     trials = [f"[{n}×{n}]({runs}?{TRAINING}&searchFilter=params.resolution%3D%27{n}%27&{order})" for n in sizes]
     report = f"{runs}/{run}/artifacts/{names.REPORT_FOLDER}/{names.REPORT_FILE}?{TRAINING}"
-    return f"[Report]({report}), there when it has been made\n\nTrials, the best first: {_listed(trials)}"
+    return f"[Report]({report}), there when it has been made. Trials, the best first: {_listed(trials)}"
 
 
 def sweep_note(about: Iterable[str], cells: Iterable[Mapping[str, Any]], store: Store, sweep: str) -> str:
@@ -83,6 +84,17 @@ def loss_png(spec: TrialSpec, events: Iterable[Mapping[str, Any]]) -> bytes:
         if name.startswith(names.LOSS_BY_LOG_SNR)
     }
     return _png(loss_figure(spec.noise_schedule, spec.b, losses)) if losses else b""
+
+
+def last_samples_png(folder: Path) -> bytes:
+    """The last grid of samples in a folder, its pixels so large that it can be seen; empty where there is none."""
+    grids = sorted(folder.glob("*.png"), key=lambda grid: (len(grid.name), grid.name))  # step-1000000 after step-999999
+    if not (grids and (grid := image(grids[-1]))):
+        return b""
+    times = -(-LEGIBLE // max(grid.size))
+    buffer = io.BytesIO()
+    grid.resize((times * grid.width, times * grid.height), 0).save(buffer, "png")  # 0: each pixel a square
+    return buffer.getvalue()
 
 
 def _png(figure: Figure) -> bytes:

@@ -38,6 +38,7 @@ SPEC_FILE = "spec.json"
 ENVIRONMENT_FILE = "environment.json"
 SCHEDULE_FILE = "schedule.png"
 LOSS_FILE = "loss_by_log_snr.png"
+LAST_SAMPLES_FILE = "samples.png"  # the last grid, enlarged
 SAMPLES_FOLDER = "samples"  # step-001500.png: a grid of samples at that step
 GALLERY_FOLDER = "images"  # the same grids, in MLflow's way: its pages show them with a slider over the steps
 RESULT_FILE = "result.json"

@@ -55,7 +55,10 @@ def submit(plan: Plan, *, inline: bool = False, address: str | None = None, cons
     or the tracking server aren't there, or another submit is at work on this sweep.
     """
     store, sweep, to_run = plan.store, plan.sweep, plan.to_run
-    console.print(f"{sweep.name}: {len(plan.trials)} cells, {len(to_run)} to run, in {store.root}", highlight=False)
+    doing = "" if not plan.stages else "screening, " if plan.to_confirm else "confirming, "
+    console.print(
+        f"{sweep.name}: {doing}{len(plan.trials)} cells, {len(to_run)} to run, in {store.root}", highlight=False
+    )
     check(plan)
     with ExitStack() as stack:
         stack.enter_context(store.held(sweep.name))
@@ -135,10 +138,11 @@ class _Following:
         if self._courier.waiting > MANY:
             self._console.print(f"delivering {self._courier.waiting} results to MLflow …", highlight=False)
         delivered = self._courier.drain(PATIENCE if kind is None else 2.0)
-        worst = [state for state in (names.FAILED, names.STOPPED) if state in self.states.values()]
+        states = set(self.states.values())
+        whole = names.STOPPED if states & {names.STOPPED, names.MISSING} else names.FINISHED
         try:
             if delivered:
-                self._tracker.close(worst[0] if worst else names.FINISHED)
+                self._tracker.close(names.FAILED if names.FAILED in states else whole)
             else:
                 self.undelivered = f"MLflow did not take the last results: {self._courier.error}"
         except OutOfReach as problem:
@@ -151,8 +155,12 @@ class _Following:
 
     @property
     def states(self) -> dict[str, str]:
-        """The state of every trial of the sweep; what has not come to an end is stopped."""
-        return {trial.key: self.board.states.get(trial.key, names.STOPPED) for trial in self._plan.trials}
+        """The state of every trial of the sweep: stopped where it began and did not end, missing where it did not."""
+        return {trial.key: self.board.states.get(trial.key) or self._unended(trial.key) for trial in self._plan.trials}
+
+    def _unended(self, key: str) -> str:
+        began = (self._plan.store.trial(key) / names.JOURNAL_FILE).exists()
+        return names.STOPPED if began else names.MISSING
 
     def started(self, key: str) -> None:
         self._running.add(key)

@@ -181,7 +181,7 @@ class Tracker:
             self._parent = self._client.create_run(self._experiment, tags=tags, run_name=self._sweep).info.run_id
         self._client.set_tag(self._parent, names.RANKED_BY, ranked_by)
         links = mlflow_pages.links(self._experiment, self._parent, cells, ranked_by)
-        note = _storable(mlflow_pages.sweep_note([description, links], cells, self._store, self._sweep))
+        note = _storable(mlflow_pages.sweep_note([links, description], cells, self._store, self._sweep))
         self._client.set_tag(self._parent, names.DESCRIPTION, _storable(description))
         self._client.set_tag(self._parent, names.NOTE, note)
         self._client.set_experiment_tag(self._experiment, names.NOTE, note)
@@ -315,6 +315,7 @@ class Tracker:
             names.SPEC_FILE: trial.spec.model_dump_json(indent=1).encode(),
             names.ENVIRONMENT_FILE: json.dumps(environment, indent=1).encode(),
             names.SCHEDULE_FILE: mlflow_pages.schedule_png(trial.spec.noise_schedule, trial.spec.b),
+            names.LAST_SAMPLES_FILE: mlflow_pages.last_samples_png(folder / names.SAMPLES_FOLDER),
             names.LOSS_FILE: mlflow_pages.loss_png(trial.spec, read(folder / names.JOURNAL_FILE)[0]),
             names.LOG_FILE: _tail(folder / names.LOG_FILE).encode(),
         }
@@ -323,9 +324,7 @@ class Tracker:
                 if content:
                     Path(written, name).write_bytes(content)
             self._client.log_artifacts(run_id, written)
-        grids = [str(grid.relative_to(folder)) for grid in (folder / names.SAMPLES_FOLDER).glob("*.png")]
-        last = sorted(grids, key=lambda grid: (len(grid), grid))[-1:]  # step-1000000 comes after step-999999
-        pictures = [*last, *([names.LOSS_FILE] if files[names.LOSS_FILE] else [])]
+        pictures = [name for name in (names.LAST_SAMPLES_FILE, names.LOSS_FILE) if files[name]]
         self._client.set_tag(run_id, names.NOTE, mlflow_pages.trial_note(run_id, pictures))
 
 

@@ -40,6 +40,17 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
+def test_a_port_that_is_taken_is_said_and_exits_3(sched_lab: Command, store: Store) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = sched_lab("dashboard", "--store", store.root, "--port", port)
+    assert done.returncode == 3
+    assert f"nothing can listen at 127.0.0.1:{port} (Address already in use): choose another --port" in done.stderr
+    assert done.stdout == ""
+
+
 def request(url: str, *, login: str = "", host: str = "", origin: str = "") -> int:
     """The status that a page, or with an origin a search like that of MLflow's pages, is answered with."""
     headers = {"Host": host} if host else {}

@@ -114,8 +114,11 @@ def test_a_trial_that_has_ended_is_described_by_its_last_samples_and_its_loss(st
         unquote(re.fullmatch(rf"!\[[a-z_0-9-]+\]\(get-artifact\?path=(\S+)&run_uuid={run}\)", part)[1])  # type: ignore[index]
         for part in run_of(store).data.tags[names.NOTE].split("\n\n")
     ]
-    assert paths == [f"{names.SAMPLES_FOLDER}/step-1000000.png", names.LOSS_FILE]
-    assert all(np.asarray(picture(store, path)).size for path in paths)
+    assert paths == [names.LAST_SAMPLES_FILE, names.LOSS_FILE]
+    assert np.asarray(picture(store, names.LOSS_FILE)).size
+    samples = np.asarray(picture(store, names.LAST_SAMPLES_FILE))
+    assert samples.shape == (17 * 19, 17 * 19)  # 323 pixels
+    assert (samples == 1_000_000 % 256).all()
 
 
 def artifacts(store: Store) -> set[str]:
@@ -142,10 +145,10 @@ def test_the_sweep_and_its_experiment_are_described_by_axes_commands_and_report(
     runs = f"#/experiments/{sweep.info.experiment_id}/runs"
     note = sweep.data.tags[names.NOTE]
     assert note.split("\n\n") == [
-        "Which b suits faces?",
-        f"[Report]({runs}/{sweep.info.run_id}/artifacts/report/index.html?{TRAINING}), there when it has been made",
+        f"[Report]({runs}/{sweep.info.run_id}/artifacts/report/index.html?{TRAINING}), there when it has been made. "
         f"Trials, the best first: [64×64]({runs}?{TRAINING}&searchFilter=params.resolution%3D%2764%27"
         "&orderByKey=metrics.%60fd_classifier%60&orderByAsc=true)",
+        "Which b suits faces?",
         "| axis | values |\n|---|---|\n"
         "| schedule | linear, cosine@0.2,1,1 |\n"
         "| b | 0.5, 1.0 |\n"

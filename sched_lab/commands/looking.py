@@ -66,7 +66,8 @@ def show(key: str, store: str | None, as_json: bool) -> None:
         return print_json(trial)
     for name in ("key", "state", "failure", "reason", "step", "loss"):
         if trial.get(name) not in (None, ""):
-            click.echo(f"{name:<10} {trial[name]}")
+            value = trial[name]
+            click.echo(f"{name:<10} {f'{value:.6g}' if isinstance(value, float) else value}")
     for name, value in {**trial["scores"], **{f"seconds {k}": v for k, v in trial["seconds"].items()}}.items():
         click.echo(f"{name:<24} {'missing' if value is None else f'{value:.6g}'}")
     for name, value in trial["params"].items():
