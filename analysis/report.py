@@ -78,6 +78,7 @@ def write(analysis: Analysis, samples: Sequence[Samples], environment: Mapping[s
         (out / path).write_text(text, encoding="utf-8")
     files = {name: out / path for name, (path, _) in texts.items()}
     for name, ax in drawn.items():
+        ax.figure.set_layout_engine("none")  # type: ignore[union-attr]  # it was laid out for the SVG
         files[f"{name}.png"] = out / f"figures/{name}.png"
         files[f"{name}.png"].write_bytes(figures.render(ax, "png"))
     for name, frame in _frames(analysis).items():

@@ -158,6 +158,12 @@ def _client(tracking_uri: str) -> MlflowClient:
     database = database_file(tracking_uri)
     if database is not None and not database.exists():  # MLflow would create an empty one
         raise UnknownSweepError(f"no sweep in {redacted(tracking_uri)}: the database does not exist")
+    return _connected(tracking_uri)
+
+
+@lru_cache(maxsize=8)
+def _connected(tracking_uri: str) -> MlflowClient:
+    """One client an address: to connect anew for every artifact would take as long as to fetch it."""
     return connect(tracking_uri)
 
 
