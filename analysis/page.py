@@ -146,8 +146,8 @@ def _figures(analysis: Analysis, svg: Mapping[str, str]) -> list[tuple[str, str,
         ),
         (
             "All settings",
-            "A thread is a cell; its colour is its rank within its image size, orange the best, grey the last. Drag along "
-            "an axis to pick threads, drag a name to move its axis.",
+            "A thread is a cell; its colour is its rank within its image size, orange the best, grey the last. Drag "
+            "along an axis to pick threads, drag a name to move its axis.",
             [Shown("", interactive.as_json(interactive.parallel_coordinates(main.cells, main.score, axes)))]
             if len(axes) > 1 and len(sizes)
             else [],
