@@ -7,12 +7,12 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sched_lab import names
-from sched_lab.names import higher_is_better
 from sched_lab.plots import loss_figure, schedule_figure
 from sched_lab.redaction import redacted
 from sched_lab.store import Store
@@ -24,20 +24,48 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LEGIBLE = 320  # pixels of a side
-LISTED = 12  # values of an axis that a description lists
+LISTED = 12  # values of an axis, or image sizes, that a description lists
 TRAINING = "workflowType=machine_learning"  # of MLflow's two sets of pages, the one for training
 
 
-def links(experiment: str, run: str, cells: Iterable[Mapping[str, Any]], ranked_by: str) -> str:
+def views(cells: Sequence[Mapping[str, Any]], ranked_by: str, time_ms: int) -> dict[str, str]:
+    """What MLflow's menu of views offers for a sweep, by tag of the experiment: the trials of a size, the best first.
+
+    `cells` have `settings` and `params`; their settings and the score become columns. MLflow keeps such a view as JSON
+    of its name, its time and, as JSON once more, its state.
+    """
+    columns = [name for name in dict.fromkeys(chain(*(cell["settings"] for cell in cells))) if name != "resolution"]
+    state = {
+        "orderByKey": f"metrics.`{ranked_by}`",
+        "orderByAsc": not names.higher_is_better(ranked_by),
+        "selectedColumns": [f"metrics.`{ranked_by}`", *(f"params.`{name}`" for name in columns)],
+    }
+    return {
+        f"{names.SHARED_VIEW}{_view(size)}": json.dumps(
+            {
+                "name": f"{size}×{size}, the best first",
+                "createdAt": time_ms,
+                "state": json.dumps(state | {"searchFilter": f"params.resolution = '{size}'"}),
+            }
+        )
+        for size in _sizes(cells)
+    }
+
+
+def links(experiment: str, run: str, cells: Sequence[Mapping[str, Any]]) -> str:
     """Where MLflow's pages show a sweep's report and its trials at each size, in Markdown; `cells` have `params`."""
     runs = f"#/experiments/{experiment}/runs"
-    order = (
-        f"orderByKey={quote(f'metrics.`{ranked_by}`')}&orderByAsc={'false' if higher_is_better(ranked_by) else 'true'}"
-    )
-    sizes = sorted({int(cell["params"]["resolution"]) for cell in cells})
-    trials = [f"[{n}×{n}]({runs}?{TRAINING}&searchFilter=params.resolution%3D%27{n}%27&{order})" for n in sizes]
+    trials = [f"[{size}×{size}]({runs}?{TRAINING}&viewStateShareKey={_view(size)})" for size in _sizes(cells)]
     report = f"{runs}/{run}/artifacts/{names.REPORT_FOLDER}/{names.REPORT_FILE}?{TRAINING}"
-    return f"[Report]({report}), there when it has been made. Trials, the best first: {_listed(trials)}"
+    return f"[Report]({report}), there when it has been made. Trials, the best first: {', '.join(trials)}"
+
+
+def _sizes(cells: Iterable[Mapping[str, Any]]) -> list[int]:
+    return sorted({int(cell["params"]["resolution"]) for cell in cells})[:LISTED]
+
+
+def _view(size: int) -> str:
+    return f"best-{size}"
 
 
 def sweep_note(about: Iterable[str], cells: Iterable[Mapping[str, Any]], store: Store, sweep: str) -> str:

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,11 +181,13 @@ class Tracker:
             tags = {names.ROLE: names.ROLE_SWEEP, names.SWEEP: self._sweep, names.STORE: self._store_id}
             self._parent = self._client.create_run(self._experiment, tags=tags, run_name=self._sweep).info.run_id
         self._client.set_tag(self._parent, names.RANKED_BY, ranked_by)
-        links = mlflow_pages.links(self._experiment, self._parent, cells, ranked_by)
+        links = mlflow_pages.links(self._experiment, self._parent, cells)
         note = _storable(mlflow_pages.sweep_note([links, description], cells, self._store, self._sweep))
         self._client.set_tag(self._parent, names.DESCRIPTION, _storable(description))
         self._client.set_tag(self._parent, names.NOTE, note)
         self._client.set_experiment_tag(self._experiment, names.NOTE, note)
+        for tag, view in mlflow_pages.views(cells, ranked_by, time.time_ns() // 10**6).items():
+            self._client.set_experiment_tag(self._experiment, tag, view)
         self._client.log_text(self._parent, yaml_text, names.SWEEP_FILE)
         self._client.log_dict(self._parent, {"cells": list(cells)}, names.CELLS_FILE)
         self._client.update_run(self._parent, "RUNNING")

@@ -188,13 +188,12 @@ def test_a_sweeps_first_page_leads_to_its_trials_the_best_first(
     browser: Browser, pages: str, small_lab: Path, report: dict[str, Any], screenshots: Path
 ) -> None:
     with visit(browser, f"{pages}/#{path_of(small_lab, RUN).rpartition('/')[0]}?{TRAINING}") as page:
-        description = page.get_by_text("Report", exact=True).locator("xpath=ancestor::*[.//button][1]")
-        description.get_by_role("button").last.click()
         with page.context.expect_page() as opened:
             page.get_by_role("link", name="16×16").click()
         trials = opened.value
         trials.get_by_role("link", name="16px").nth(1).wait_for()
         trials.screenshot(path=screenshots / "mlflow-best.png")
+        trials.get_by_role("columnheader", name="fd_classifier").first.wait_for()
         (best,) = (row for row in report["best"] if row["resolution"] == 16)
         assert trials.get_by_role("link", name="px ").all_inner_texts()[0] == f"16px b={best['b']:g} linear seed=0"
 
@@ -269,12 +268,12 @@ def test_the_sweeps_run_tells_its_axes_and_links_to_its_report(
 ) -> None:
     with visit(browser, f"{pages}/#{path_of(small_lab, 'small')}?{TRAINING}") as page:
         page.get_by_role("cell", name="resolution").wait_for()
+        with page.context.expect_page() as opened:
+            page.get_by_role("link", name="Report", exact=True).click()
         page.get_by_text("Show more").click()
         page.get_by_text("sched-lab report small").scroll_into_view_if_needed()
         page.screenshot(path=screenshots / "mlflow-sweep.png")
         assert page.get_by_role("cell", name="8, 16").is_visible()
-        with page.context.expect_page() as opened:
-            page.get_by_role("link", name="Report", exact=True).click()
         shown = opened.value.frame_locator("iframe.mlflow-html-iframe")
         shown.locator("#answer .card").first.wait_for()
         assert shown.locator("#answer .card").count() == len(report["best"])

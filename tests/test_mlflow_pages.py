@@ -146,8 +146,7 @@ def test_the_sweep_and_its_experiment_are_described_by_axes_commands_and_report(
     note = sweep.data.tags[names.NOTE]
     assert note.split("\n\n") == [
         f"[Report]({runs}/{sweep.info.run_id}/artifacts/report/index.html?{TRAINING}), there when it has been made. "
-        f"Trials, the best first: [64×64]({runs}?{TRAINING}&searchFilter=params.resolution%3D%2764%27"
-        "&orderByKey=metrics.%60fd_classifier%60&orderByAsc=true)",
+        f"Trials, the best first: [64×64]({runs}?{TRAINING}&viewStateShareKey=best-64)",
         "Which b suits faces?",
         "| axis | values |\n|---|---|\n"
         "| schedule | linear, cosine@0.2,1,1 |\n"
