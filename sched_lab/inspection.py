@@ -39,8 +39,9 @@ def trial_line(row: Mapping[str, Any]) -> str:
     settings = settings_text(row["settings"])
     scores = " ".join(f"{name}={'missing' if v is None else f'{v:.4g}'}" for name, v in row["scores"].items())
     heard = f"last heard of {clock(row['heard'])} ago" if row["heard"] is not None else ""
+    stage = f"{row['stage']:<7}" if "stage" in row else ""
     return "  ".join(
-        part for part in (row["key"], f"{row['state']:<9}", settings, scores, row["reason"], heard) if part
+        part for part in (row["key"], stage, f"{row['state']:<9}", settings, scores, row["reason"], heard) if part
     )
 
 

@@ -34,11 +34,14 @@ def views(cells: Sequence[Mapping[str, Any]], ranked_by: str, time_ms: int) -> d
     `cells` have `settings` and `params`; their settings and the score become columns. MLflow keeps such a view as JSON
     of its name, its time and, as JSON once more, its state.
     """
-    columns = [name for name in dict.fromkeys(chain(*(cell["settings"] for cell in cells))) if name != "resolution"]
+    settings = [name for name in dict.fromkeys(chain(*(cell["settings"] for cell in cells))) if name != "resolution"]
+    columns = [f"metrics.`{ranked_by}`", *(f"params.`{name}`" for name in settings)]
+    if any("stage" in cell for cell in cells):
+        columns.append(f"tags.`{names.STAGE}`")
     state = {
         "orderByKey": f"metrics.`{ranked_by}`",
         "orderByAsc": not names.higher_is_better(ranked_by),
-        "selectedColumns": [f"metrics.`{ranked_by}`", *(f"params.`{name}`" for name in columns)],
+        "selectedColumns": columns,
     }
     return {
         f"{names.SHARED_VIEW}{_view(size)}": json.dumps(

@@ -8,6 +8,7 @@ SWEEP = "sched_lab.sweep"
 STATE = "sched_lab.state"
 REASON = "sched_lab.reason"
 STORE = "sched_lab.store"  # the store that writes the run: what its STORE_FILE holds
+STAGE = "sched_lab.stage"  # screen or confirm, where the sweep has stages
 FAILURE = "sched_lab.failure"  # the kind of failure: one of trainers.failures.KINDS
 ROLE = "sched_lab.role"  # `sweep` on the parent run, `trial` on its children
 PARENT = "mlflow.parentRunId"

@@ -118,6 +118,7 @@ class Tracker:
         self._client = connect(store.tracking_uri)
         self._parent = ""
         self._runs: dict[str, _Run] = {}
+        self._stages: dict[str, str] = {}  # by trial key
         with reaching(store.tracking_uri):
             self._experiment = insist(self._open_experiment)
             insist(self._take_up)
@@ -175,6 +176,7 @@ class Tracker:
             insist(lambda: self._open(description, yaml_text, cells, ranked_by))
 
     def _open(self, description: str, yaml_text: str, cells: Sequence[Mapping[str, Any]], ranked_by: str) -> None:
+        self._stages = {cell["key"]: cell["stage"] for cell in cells if "stage" in cell}
         if not self._parent:
             self._take_up()  # an earlier creation may have come through
         if not self._parent:
@@ -308,6 +310,8 @@ class Tracker:
             names.STATE: names.RUNNING,
             names.PARENT: self._parent,
         }
+        if trial.key in self._stages:
+            tags[names.STAGE] = self._stages[trial.key]
         return _Run(self._client.create_run(self._experiment, start_ms, tags, run_name(trial.spec)).info.run_id)
 
     def _describe(self, run_id: str, trial: Trial) -> None:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from sched_lab import names
 from sched_lab.grid import Cell, Trial
 from sched_lab.located_yaml import SweepError, loads
+from sched_lab.mlflow_client import connect
 from sched_lab.stages import at_most, best, with_seeds
+from sched_lab.store import Store
 from sched_lab.sweep import validated
 from tests.conftest import SMALL_SWEEP, Command
 from trainers.spec import TrialSpec
@@ -117,6 +120,10 @@ def test_one_submit_screens_and_confirms_and_the_report_has_the_confirmed_alone(
         winner = min(means, key=lambda b: sum(means[b]))
         confirmed = [row for row in of_size if row["stage"] == "confirm"]
         assert {(row["settings"]["b"], row["settings"]["seed"]) for row in confirmed} == {(winner, 2), (winner, 3)}
+    client = connect(Store.at(tmp_path / "lab").tracking_uri)
+    experiment = client.get_experiment_by_name("small").experiment_id
+    tags = [run.data.tags for run in client.search_runs([experiment], f"tags.`{names.ROLE}` = '{names.ROLE_TRIAL}'")]
+    assert {tag[names.TRIAL_KEY]: tag[names.STAGE] for tag in tags} == {row["key"]: row["stage"] for row in rows}
     said = json.loads(sched_lab("report", "small", "--json", cwd=tmp_path).stdout)
     assert [row["n"] for row in said["best"]] == [2, 2]
     again = sched_lab("submit", "small.yaml", "--inline", "--json", cwd=tmp_path)
