@@ -8,7 +8,7 @@ import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,10 +62,7 @@ def write(analysis: Analysis, samples: Sequence[Samples], environment: Mapping[s
             "report.md",
             _markdown(analysis, about, {name: ax.get_title(loc="left") for name, ax in drawn.items()}),
         ),
-        "latex": (
-            "tables.tex",
-            "\n".join([tables.PREAMBLE, *map(tables.latex, report_tables(analysis, PRINTED_ROWS))]),
-        ),
+        "latex": ("tables.tex", "\n".join([tables.PREAMBLE, *map(tables.latex, _printed(analysis))])),
         "yaml": (SWEEP_FILE, analysis.sweep.yaml),
         **{f"{name}.svg": (f"figures/{name}.svg", text) for name, text in svg.items()},
         **{name: (f"{name}.csv", csv(frame)) for name, frame in _frames(analysis).items()},
@@ -85,6 +82,13 @@ def write(analysis: Analysis, samples: Sequence[Samples], environment: Mapping[s
         files[f"{name}.parquet"] = out / f"{name}.parquet"
         frame.to_parquet(files[f"{name}.parquet"], index=False)
     return files
+
+
+def _printed(analysis: Analysis) -> list[tables.Table]:
+    """The tables of all populations; those of the ones set apart name them."""
+    apart = [(found.name, table) for found in analysis.others for table in findings_tables(found, PRINTED_ROWS)]
+    named = [replace(table, title=f"{table.title} of {name}") for name, table in apart]
+    return [*report_tables(analysis, PRINTED_ROWS), *named]
 
 
 def answer_records(analysis: Analysis) -> list[dict[str, Any]]:

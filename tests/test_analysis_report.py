@@ -322,6 +322,9 @@ def test_scores_of_another_kind_are_set_apart_and_never_share_a_table(uri: str, 
     files = write(analysis, [], {}, tmp_path)
     assert pd.read_csv(files["cells"])["mean"].max() < 100
     assert pd.read_csv(files["cells-2"])["mean"].min() > 900
+    labels = re.findall(r"\\label\{(.*)\}", files["latex"].read_text())
+    assert "tab:every-cell-of-sample-count-100" in labels
+    assert len(labels) == len(set(labels))
     found = Tags(files["html"].read_text())
     apart = found.text[found.text.index("Scores compare only among") :]
     assert "sample.count 100 (others 1000)" in apart
