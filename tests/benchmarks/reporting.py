@@ -49,7 +49,7 @@ def fill(folder: Path, trials: int, *, ended: bool = True) -> Store:
         store.trial(trial.key).mkdir(parents=True)
         with Journal(store.trial(trial.key) / names.JOURNAL_FILE) as journal:
             journal.write(state=names.RUNNING)
-            for step in (50, 100):
+            for step in (50, 100) if ended else (50,):
                 journal.write(step=step, metrics=_metrics(trial, made.ranked_by, step))
             if ended:
                 journal.write(state=names.FINISHED, reason="")
