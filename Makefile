@@ -18,7 +18,8 @@ demo: setup
 	$(BIN)/sched-lab report quickstart
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not slow" -n 2
+	$(BIN)/pytest -m slow  # these start processes of their own on all cores
 
 check: setup
 	$(BIN)/ruff check .
