@@ -17,9 +17,10 @@ demo: setup
 	$(BIN)/sched-lab submit sweeps/quickstart.yaml
 	$(BIN)/sched-lab report quickstart
 
+# The slow ones start processes of their own on all cores.
 test: setup
 	$(BIN)/pytest -m "not slow" -n 2
-	$(BIN)/pytest -m slow  # these start processes of their own on all cores
+	$(BIN)/pytest -m slow
 
 check: setup
 	$(BIN)/ruff check .

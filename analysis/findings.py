@@ -124,7 +124,7 @@ def _findings(
     columns = stats.cell_columns(whole, sweep.settings)
     ranks = stats.rank_intervals(whole, score, columns)
     best = stats.best_cells(whole, score, columns)
-    alone = best.index[best["ties"].map(len).eq(0) & best["untested"].eq(0) & best["basis"].ne(stats.NO_BASIS)]
+    alone = best.index[best["ties"].map(len).eq(0)]
     ranks.loc[alone, "rank_high"] = 1  # told from every other cell, which is less to ask than all ranks at once
     return Findings(
         name=name,

@@ -1,8 +1,8 @@
 """The only writer of MLflow: one experiment a sweep, one run a trial, delivered from the trials' journals.
 
 Trials never speak to MLflow. The driver reads what they have written down and sends it on; how far it has come stands
-in a tag of the run, set last. A delivery that was cut short is made again, by this driver or the
-next: a point with the same time, step and value is one point to MLflow, and a step that it has is not told again.
+in a tag of the run, set last. A delivery that was cut short is made again, by this driver or the next: a point with the
+same time, step and value is one point to MLflow, and a step that it has is not told again.
 """
 
 from __future__ import annotations
