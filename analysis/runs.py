@@ -1,4 +1,6 @@
-"""Reads a sweep back from MLflow as a tidy, typed DataFrame; nothing else in the project reads MLflow's runs."""
+"""Reads a sweep back from MLflow as a tidy, typed DataFrame; nothing else in the project reads
+MLflow's runs.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from sched_lab.mlflow_client import connect, reaching
 from sched_lab.names import (
     CELLS_FILE,
     DESCRIPTION,
@@ -34,8 +35,9 @@ from sched_lab.names import (
     TRIAL_KEY,
 )
 from sched_lab.redaction import redacted
-from sched_lab.store import Store, database_file
-from trainers.plugins import nearest
+from sched_lab.store.folder import Store, database_file
+from sched_lab.tracking.client import connect, reaching
+from sched_lab.trainers.plugins import nearest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,7 +45,12 @@ if TYPE_CHECKING:
 
 MISSING = "missing"  # the state of a cell that no run was started for
 PAGE = 5000  # runs per query
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # what a tracking URI starts with without a server
+DATABASES = (
+    "sqlite",
+    "postgresql",
+    "mysql",
+    "mssql",
+)  # what a tracking URI starts with without a server
 TOLD = (TRIAL_KEY, STATE, FAILURE, REASON)  # the tags that a row is made of
 
 Scalar = str | bool | int | float | None
@@ -73,7 +80,9 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """What a row takes from a run: `TOLD` of its tags, its params, and its metrics at their last step."""
+    """What a row takes from a run: `TOLD` of its tags, its params, and its metrics at their last
+    step.
+    """
 
     id: str
     tags: dict[str, str]
@@ -84,24 +93,30 @@ class _Trial:
 def load_runs(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
     """One row per trial of the sweep as last submitted, whether or not it ran.
 
-    Read from `tracking_uri`, else from $MLFLOW_TRACKING_URI, else from the store's own database. Its columns in order:
+    Read from `tracking_uri`, else from $MLFLOW_TRACKING_URI, else from the store's own database.
+    Its columns in order:
 
-    - `key`, `state` (finished, failed, stopped, running or missing), `stage` (screen or confirm; only where the sweep
-      has stages), `failure` (its kind), `reason`, `run_id`: text;
-    - every setting under its MLflow name (`resolution`, `schedule`, `b`, `seed`, `train.lr`, …): numbers, booleans or
-      text, each column of one type, with lists and mixtures as JSON text;
+    - `key`, `state` (finished, failed, stopped, running or missing), `stage` (screen or confirm;
+      only where the sweep has stages), `failure` (its kind), `reason`, `run_id`: text;
+    - every setting under its MLflow name (`resolution`, `schedule`, `b`, `seed`, `train.lr`, …):
+      numbers, booleans or text, each column of one type, with lists and mixtures as JSON text;
     - every metric at its last step: floats.
 
-    Metrics of trials that did not finish are NaN, apart from the seconds they took; those that have no run lack the
-    settings that are the same, or follow from others, throughout the sweep. Raises UnknownSweepError, naming the sweeps
-    there are, and OutOfReach when the tracking server does not answer.
+    Metrics of trials that did not finish are NaN, apart from the seconds they took; those that have
+    no run lack the settings that are the same, or follow from others, throughout the sweep. Raises
+    UnknownSweepError, naming the sweeps there are, and OutOfReach when the tracking server does not
+    answer.
     """
     return read_sweep(name, tracking_uri).runs
 
 
 def read_sweep(name: str, tracking_uri: str | None = None) -> Sweep:
-    """The sweep with its runs and how it was submitted; for `tracking_uri` and what is raised see `load_runs`."""
-    tracking_uri = Store.at(tracking_uri=tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")).tracking_uri
+    """The sweep with its runs and how it was submitted; for `tracking_uri` and what is raised see
+    `load_runs`.
+    """
+    tracking_uri = Store.at(
+        tracking_uri=tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    ).tracking_uri
     client = _client(tracking_uri)
     experiment = client.get_experiment_by_name(name)
     parents = list(_search(client, [experiment.experiment_id], ROLE_SWEEP)) if experiment else []
@@ -113,7 +128,9 @@ def read_sweep(name: str, tracking_uri: str | None = None) -> Sweep:
     submitted = _text(client, parent, CELLS_FILE)
     if not submitted:
         where = redacted(tracking_uri)
-        raise UnknownSweepError(f"sweep {name!r} in {where} has lost its {CELLS_FILE}: submit it again")
+        raise UnknownSweepError(
+            f"sweep {name!r} in {where} has lost its {CELLS_FILE}: submit it again"
+        )
     cells = json.loads(submitted)["cells"]
     if tracking_uri.startswith(DATABASES):
         trials = _from_database(tracking_uri, experiment.experiment_id)
@@ -141,7 +158,11 @@ def sweep_names(tracking_uri: str) -> list[str]:
 def sample_grid(run_id: str, tracking_uri: str, folder: Path) -> Path | None:
     """The run's last grid of samples, a PNG copied into `folder`; None when it has none."""
     client = _client(tracking_uri)
-    paths = [item.path for item in client.list_artifacts(run_id, SAMPLES_FOLDER) if item.path.endswith(".png")]
+    paths = [
+        item.path
+        for item in client.list_artifacts(run_id, SAMPLES_FOLDER)
+        if item.path.endswith(".png")
+    ]
     if not paths:
         return None
     last = max(paths, key=lambda path: (len(path), path))  # step-1000000 comes after step-999999
@@ -157,13 +178,17 @@ def artifact_text(run_id: str, path: str, tracking_uri: str) -> str:
 def _client(tracking_uri: str) -> MlflowClient:
     database = database_file(tracking_uri)
     if database is not None and not database.exists():  # MLflow would create an empty one
-        raise UnknownSweepError(f"no sweep in {redacted(tracking_uri)}: the database does not exist")
+        raise UnknownSweepError(
+            f"no sweep in {redacted(tracking_uri)}: the database does not exist"
+        )
     return _connected(tracking_uri)
 
 
 @lru_cache(maxsize=8)
 def _connected(tracking_uri: str) -> MlflowClient:
-    """One client an address: to connect anew for every artifact would take as long as to fetch it."""
+    """One client an address: to connect anew for every artifact would take as long as to fetch
+    it.
+    """
     return connect(tracking_uri)
 
 
@@ -196,7 +221,9 @@ def _from_server(client: MlflowClient, experiment: str) -> list[_Trial]:
 
 
 def _from_database(uri: str, experiment: str) -> list[_Trial]:
-    """The same from MLflow's tables: its client would take ten times as long over thousands of runs."""
+    """The same from MLflow's tables: its client would take ten times as long over thousands of
+    runs.
+    """
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, SqlRun, SqlTag
     from sqlalchemy import NullPool, create_engine, select
 
@@ -213,7 +240,9 @@ def _from_database(uri: str, experiment: str) -> list[_Trial]:
     with reaching(uri), create_engine(uri, poolclass=NullPool).connect() as connection:
         oldest_first = connection.scalars(runs.order_by(SqlRun.start_time, SqlRun.run_uuid))
         trials = {run: _Trial(run, {}, {}, {}) for run in oldest_first}
-        for run, name, value in connection.execute(facts(SqlTag, SqlTag.value).where(SqlTag.key.in_(TOLD))):
+        for run, name, value in connection.execute(
+            facts(SqlTag, SqlTag.value).where(SqlTag.key.in_(TOLD))
+        ):
             trials[run].tags[name] = value
         for run, name, value in connection.execute(facts(SqlParam, SqlParam.value)):
             trials[run].params[name] = value
@@ -230,11 +259,14 @@ def _text(client: MlflowClient, run: Run, path: str) -> str:
         return Path(client.download_artifacts(run.info.run_id, path, folder)).read_text("utf-8")
 
 
-def _frame(cells: Sequence[Mapping[str, Any]], trials: Mapping[str, _Trial], ranked_by: str) -> pd.DataFrame:
+def _frame(
+    cells: Sequence[Mapping[str, Any]], trials: Mapping[str, _Trial], ranked_by: str
+) -> pd.DataFrame:
     runs = [trials.get(cell["key"]) for cell in cells]
     states = [_state(cell, trial) for cell, trial in zip(cells, runs, strict=True)]
     settings = [
-        _typed((trial.params if trial else {}) | _settings(cell)) for cell, trial in zip(cells, runs, strict=True)
+        _typed((trial.params if trial else {}) | _settings(cell))
+        for cell, trial in zip(cells, runs, strict=True)
     ]
     metrics = [_metrics(trial) if trial else {} for trial in runs]
     columns = {
@@ -247,7 +279,9 @@ def _frame(cells: Sequence[Mapping[str, Any]], trials: Mapping[str, _Trial], ran
 
 
 def _settled(column: pd.Series[Any]) -> pd.Series[Any]:
-    """The column with one type, such as Parquet wants: numbers, booleans or text; a mixture becomes JSON text."""
+    """The column with one type, such as Parquet wants: numbers, booleans or text; a mixture becomes
+    JSON text.
+    """
     if column.dtype != object:
         return column
     present = column.dropna()
@@ -255,13 +289,22 @@ def _settled(column: pd.Series[Any]) -> pd.Series[Any]:
         return column.astype(float)
     if present.map(lambda value: isinstance(value, bool)).all():
         return column.astype("boolean")
-    return present.map(lambda value: value if isinstance(value, str) else json.dumps(value)).reindex(column.index)
+    return present.map(
+        lambda value: value if isinstance(value, str) else json.dumps(value)
+    ).reindex(column.index)
 
 
 def _state(cell: Mapping[str, Any], trial: _Trial | None) -> dict[str, Scalar]:
     stage = {"stage": cell["stage"]} if "stage" in cell else {}
     if trial is None:
-        return {"key": cell["key"], "state": MISSING, **stage, "failure": None, "reason": None, "run_id": None}
+        return {
+            "key": cell["key"],
+            "state": MISSING,
+            **stage,
+            "failure": None,
+            "reason": None,
+            "run_id": None,
+        }
     tags = trial.tags
     return {
         "key": cell["key"],
@@ -274,20 +317,36 @@ def _state(cell: Mapping[str, Any], trial: _Trial | None) -> dict[str, Scalar]:
 
 
 def _metrics(trial: _Trial) -> dict[str, Scalar]:
-    """The metrics at their last step. The scores of unfinished training are not the trial's; its time is spent."""
+    """The metrics at their last step. The scores of unfinished training are not the trial's; its
+    time is spent.
+    """
     finished = trial.tags[STATE] == FINISHED
-    return {name: value for name, value in trial.metrics.items() if finished or name.startswith(SECONDS)}
+    return {
+        name: value for name, value in trial.metrics.items() if finished or name.startswith(SECONDS)
+    }
 
 
 def _settings(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """What the sweep's file says of a cell; an axis of mappings, such as networks, is named with .* and stays JSON."""
-    given = {f"{name}.*" if isinstance(value, dict) else name: value for name, value in cell["settings"].items()}
-    return dict(cell["params"]) | {name: value for name, value in given.items() if name not in cell["params"]}
+    """What the sweep's file says of a cell; an axis of mappings, such as networks, is named with .*
+    and stays JSON.
+    """
+    given = {
+        f"{name}.*" if isinstance(value, dict) else name: value
+        for name, value in cell["settings"].items()
+    }
+    return dict(cell["params"]) | {
+        name: value for name, value in given.items() if name not in cell["params"]
+    }
 
 
 def _typed(params: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Parameters as they were before MLflow made text of them; what is no scalar stays JSON text."""
-    return {name: _value(value) if isinstance(value, str) else _scalar(value) for name, value in params.items()}
+    """Parameters as they were before MLflow made text of them; what is no scalar stays JSON
+    text.
+    """
+    return {
+        name: _value(value) if isinstance(value, str) else _scalar(value)
+        for name, value in params.items()
+    }
 
 
 @lru_cache(10_000)  # most settings are the same in most trials

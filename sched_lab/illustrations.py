@@ -1,7 +1,9 @@
-"""The first three figures of 2301.10972 from a user's own images: what noise destroys, and what schedules and b change.
+"""The first three figures of 2301.10972 from a user's own images: what noise destroys, and what
+schedules and b change.
 
-The forward process is x_t = √γ·b·x0 + √(1−γ)·ε with x0 in [−1, 1], here in NumPy: no figure needs torch. Functions
-draw on the Axes or Figure they are given, or on a new one of their own, and return it.
+The forward process is x_t = √γ·b·x0 + √(1−γ)·ε with x0 in [−1, 1], here in NumPy: no figure needs
+torch. Functions draw on the Axes or Figure they are given, or on a new one of their own, and return
+it.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from typing import TYPE_CHECKING, Literal, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.schedules import Schedule
-from trainers.spec import DataSpec
+from sched_lab.trainers.schedules import Schedule
+from sched_lab.trainers.spec import DataSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,13 +40,16 @@ GAP, BLOCK_GAP = 0.06, 0.3  # between images, and between blocks of them, in sid
 
 
 def examples(data: DataSpec, size: int, count: int) -> Array:
-    """The first `count` images of a source, (count, C, size, size) in [-1, 1]; no others are decoded.
+    """The first `count` images of a source, (count, C, size, size) in [-1, 1]; no others are
+    decoded.
 
     Raises ValueError when the source has fewer, or can't be read.
     """
     found = [pixels for pixels, _ in islice(data.images(size).items, count)]
     if len(found) < count:
-        raise ValueError(f"data source {data.source!r} has {len(found)} images, fewer than the {count} asked for")
+        raise ValueError(
+            f"data source {data.source!r} has {len(found)} images, fewer than the {count} asked for"
+        )
     return np.asarray(np.stack(found) / 127.5 - 1)
 
 
@@ -76,10 +81,11 @@ def noise_by_size(
     seed: int = 0,
     ax: Axes | None = None,
 ) -> Axes:
-    """Figure 1: the same images at each size under the same noise, b = 1; larger ones look less destroyed.
+    """Figure 1: the same images at each size under the same noise, b = 1; larger ones look less
+    destroyed.
 
-    A row for each size in pixels, a block for the clean images and for each γ in [0, 1]; `count` images a block.
-    Every block has the same noise. Raises ValueError as `examples` does.
+    A row for each size in pixels, a block for the clean images and for each γ in [0, 1]; `count`
+    images a block. Every block has the same noise. Raises ValueError as `examples` does.
     """
     levels = (1.0, *gammas)
     rows = []
@@ -104,16 +110,21 @@ def scale_by_time(
     seed: int = 0,
     ax: Axes | None = None,
 ) -> Axes:
-    """Figure 3: what a network is given at each input scale b (rows) and time t in [0, 1] (columns).
+    """Figure 3: what a network is given at each input scale b (rows) and time t in [0, 1]
+    (columns).
 
-    A block for each of `count` images; every image of a block has the same noise. Raises ValueError as `examples` does.
+    A block for each of `count` images; every image of a block has the same noise. Raises ValueError
+    as `examples` does.
     """
     x0 = examples(data, size, count)
     noise = np.random.default_rng(seed).standard_normal(x0.shape)
     gammas = schedule.at_size(size).gamma(np.asarray(times)).tolist()
 
     def block(image: int, b: float) -> Array:
-        noised = [normalized(add_noise(x0[image], gamma, noise[image], b), gamma, b, normalize) for gamma in gammas]
+        noised = [
+            normalized(add_noise(x0[image], gamma, noise[image], b), gamma, b, normalize)
+            for gamma in gammas
+        ]
         return _shown(np.stack(noised), 2)
 
     rows = [[block(image, b) for image in range(count)] for b in scales]
@@ -145,7 +156,11 @@ def schedules_by_time(curves: Sequence[Curve], figure: Figure | None = None) -> 
         log_snr.plot(t, at, **style, label=curve.label)
         density.plot(at, curve.schedule.density(t), **style)
     several = len({curve.b for curve in curves}) > 1
-    gamma.set(xlabel="$t$", title=r"$\gamma(t)$" + (", the same at every $b$" if several else ""), ylim=(-0.02, 1.02))
+    gamma.set(
+        xlabel="$t$",
+        title=r"$\gamma(t)$" + (", the same at every $b$" if several else ""),
+        ylim=(-0.02, 1.02),
+    )
     log_snr.set(xlabel="$t$", title=r"log-SNR: $\log\,b^2\gamma/(1-\gamma)$", ylim=(-12, 12))
     density.set(xlabel="log-SNR", title="density over log-SNR", xlim=(-12, 12))
     density.set_ylim(bottom=0)
@@ -156,18 +171,26 @@ def schedules_by_time(curves: Sequence[Curve], figure: Figure | None = None) -> 
 
 
 def sharp_dpi(largest: int) -> int:
-    """Dots an inch, 300 or somewhat more, at which each pixel of a `largest`² image is a whole number of dots wide."""
+    """Dots an inch, 300 or somewhat more, at which each pixel of a `largest`² image is a whole
+    number of dots wide.
+    """
     return round(largest * math.ceil(300 * TILE / largest) / TILE)
 
 
 def _styles(count: int) -> Iterable[dict[str, str]]:
-    """Colours that the common colour blindnesses tell apart (Okabe and Ito); then the same again with other dashes."""
-    looks = ({"linestyle": dash, "color": color} for dash in ("-", "--", ":", "-.") for color in COLORS)
+    """Colours that the common colour blindnesses tell apart (Okabe and Ito); then the same again
+    with other dashes.
+    """
+    looks = (
+        {"linestyle": dash, "color": color} for dash in ("-", "--", ":", "-.") for color in COLORS
+    )
     return islice(cycle(looks), count)
 
 
 def _shown(x: Array, reach: float) -> Array:
-    """Images (n, C, H, W) as Matplotlib takes them, (n, H, W, 3): −reach is black, reach is white."""
+    """Images (n, C, H, W) as Matplotlib takes them, (n, H, W, 3): −reach is black, reach is
+    white.
+    """
     grey = np.clip(x / (2 * reach) + 0.5, 0, 1)
     return np.broadcast_to(grey, (len(x), 3, *x.shape[2:])).transpose(0, 2, 3, 1)
 
@@ -179,7 +202,9 @@ def _sheet(
     ax: Axes | None,
     column_labels: Sequence[str] = (),
 ) -> Axes:
-    """Images in rows and in blocks side by side, all of one side in print: rows[row][block] is (n, H, W, 3)."""
+    """Images in rows and in blocks side by side, all of one side in print: rows[row][block] is (n,
+    H, W, 3).
+    """
     columns = len(rows[0][0])
     block_width = columns * (1 + GAP) - GAP
     starts = [block * (block_width + BLOCK_GAP) for block in range(len(block_labels))]
@@ -205,12 +230,19 @@ def _sheet(
 
 
 def _exact_axes(width: float, height: float) -> Axes:
-    """Axes of this many images across and down, on a figure with room for the labels around them."""
+    """Axes of this many images across and down, on a figure with room for the labels around
+    them.
+    """
     from matplotlib.figure import Figure
 
     left, right, bottom, top = 0.9, 0.1, 0.6, 0.4  # inches
     inches = (left + max(width * TILE, CAPTION) + right, bottom + height * TILE + top)
-    box = (left / inches[0], bottom / inches[1], width * TILE / inches[0], height * TILE / inches[1])
+    box = (
+        left / inches[0],
+        bottom / inches[1],
+        width * TILE / inches[0],
+        height * TILE / inches[1],
+    )
     return Figure(figsize=inches).add_axes(box)
 
 

@@ -1,4 +1,6 @@
-"""The names under which trials stand in MLflow and on disk; every other module takes them from here."""
+"""The names under which trials stand in MLflow and on disk; every other module takes them from
+here.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,16 @@ STATE = "sched_lab.state"
 REASON = "sched_lab.reason"
 STORE = "sched_lab.store"  # the store that writes the run: what its STORE_FILE holds
 STAGE = "sched_lab.stage"  # screen or confirm, where the sweep has stages
-FAILURE = "sched_lab.failure"  # the kind of failure: one of trainers.failures.KINDS
+FAILURE = "sched_lab.failure"  # the kind of failure: one of sched_lab.trainers.failures.KINDS
 ROLE = "sched_lab.role"  # `sweep` on the parent run, `trial` on its children
 PARENT = "mlflow.parentRunId"
 EXPERIMENT_KIND = "mlflow.experimentKind"  # of an experiment: what MLflow's pages show of it first
 DESCRIPTION = "sched_lab.description"  # on the parent: what the sweep's file says that it asks
 NOTE = "mlflow.note.content"  # of a run and of an experiment: Markdown that MLflow's pages show
-SHARED_VIEW = "mlflow.sharedViewState."  # of an experiment: + its key, a view of its runs that MLflow's pages offer
-RANKED_BY = "sched_lab.ranked_by"  # on the parent: the metric that ranks the trials, such as fd_classifier
+# of an experiment: + its key, a view of its runs that MLflow's pages offer
+SHARED_VIEW = "mlflow.sharedViewState."
+# On the parent: the metric that ranks the trials, such as fd_classifier
+RANKED_BY = "sched_lab.ranked_by"
 
 ROLE_SWEEP, ROLE_TRIAL = "sweep", "trial"
 
@@ -26,7 +30,8 @@ FINISHED, FAILED, STOPPED, RUNNING = "finished", "failed", "stopped", "running"
 # Further states that a worker or `status` tells of, which stand in no result.
 PAUSED, ELSEWHERE, INTERRUPTED, MISSING = "paused", "elsewhere", "interrupted", "missing"
 
-# Metrics beside the scores, which carry their detector's name: fid, fd_<detector>, kid_<detector>, …
+# Metrics beside the scores, which carry their detector's name: fid, fd_<detector>, kid_<detector>,
+# …
 LOSS = "loss"
 LOSS_BY_LOG_SNR = "loss_by_log_snr/"  # + the centre of the bin
 JACKKNIFE = "jackknife/"  # + a score: its standard error within the run, at the last evaluation
@@ -42,7 +47,8 @@ SCHEDULE_FILE = "schedule.png"
 LOSS_FILE = "loss_by_log_snr.png"
 LAST_SAMPLES_FILE = "samples.png"  # the last grid, enlarged
 SAMPLES_FOLDER = "samples"  # step-001500.png: a grid of samples at that step
-GALLERY_FOLDER = "images"  # the same grids, in MLflow's way: its pages show them with a slider over the steps
+# The same grids, in MLflow's way: its pages show them with a slider over the steps
+GALLERY_FOLDER = "images"
 RESULT_FILE = "result.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 JOURNAL_FILE = "journal.jsonl"
@@ -50,9 +56,12 @@ LOG_FILE = "log.txt"
 REPORT_FILE = "index.html"  # in the folder of a sweep's report
 REPORT_FOLDER = "report"  # on the parent run: the report as last made
 SWEEP_FILE = "sweep.yaml"  # on the parent run: the file as submitted
-CELLS_FILE = "cells.json"  # on the parent run: {"cells": [{"key", "settings", "params"}, …]}, as last submitted
+# on the parent run: {"cells": [{"key", "settings", "params"}, …]}, as last submitted
+CELLS_FILE = "cells.json"
 
 
 def higher_is_better(score: str) -> bool:
-    """Whether a larger value of this score is better: so for precision and recall, and for no distance."""
+    """Whether a larger value of this score is better: so for precision and recall, and for no
+    distance.
+    """
     return score.startswith(("precision", "recall"))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sched_lab.mlflow_client import connect
-from sched_lab.store import Store
+from sched_lab.store.folder import Store
+from sched_lab.tracking.client import connect
 
 # Read by OpenMP and BLAS when they load: tests that train side by side would fight for the cores.
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -42,15 +42,21 @@ def sched_lab(tmp_path_factory: pytest.TempPathFactory) -> Command:
 
     def run(*arguments: object, cwd: Path = folder) -> subprocess.CompletedProcess[str]:
         command = [str(Path(sys.executable).with_name("sched-lab")), *map(str, arguments)]
-        kept = {n: v for n, v in os.environ.items() if not n.startswith(("SCHED_LAB", "MLFLOW", "RAY"))}
-        return subprocess.run(command, cwd=cwd, env=kept, capture_output=True, text=True, timeout=300, check=False)
+        kept = {
+            n: v for n, v in os.environ.items() if not n.startswith(("SCHED_LAB", "MLFLOW", "RAY"))
+        }
+        return subprocess.run(
+            command, cwd=cwd, env=kept, capture_output=True, text=True, timeout=300, check=False
+        )
 
     return run
 
 
 @pytest.fixture(scope="session")
 def small_lab(sched_lab: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `small.yaml` and the store `lab` in which it has run to its end, in one process."""
+    """A folder with `small.yaml` and the store `lab` in which it has run to its end, in one
+    process.
+    """
     folder = tmp_path_factory.mktemp("small")
     (folder / "small.yaml").write_text(SMALL_SWEEP)
     done = sched_lab("submit", "small.yaml", "--inline", cwd=folder)

@@ -1,4 +1,6 @@
-"""Real servers for tests, each on its own free loopback port: MLflow's, and PostgreSQL where it is installed."""
+"""Real servers for tests, each on its own free loopback port: MLflow's, and PostgreSQL where it is
+installed.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,17 @@ START_SECONDS = 120.0
 class Server:
     """A server that can be stopped, killed, paused, and started again."""
 
-    def __init__(self, uri: str, command: Sequence[str], log: Path, user: str | None = None) -> None:
+    def __init__(
+        self, uri: str, command: Sequence[str], log: Path, user: str | None = None
+    ) -> None:
         self.uri, self._command, self._log, self._user = uri, command, log, user
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and return when it answers."""
-        kept = {n: v for n, v in os.environ.items() if not n.startswith(("SCHED_LAB", "MLFLOW", "PG"))}
+        kept = {
+            n: v for n, v in os.environ.items() if not n.startswith(("SCHED_LAB", "MLFLOW", "PG"))
+        }
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -101,7 +107,16 @@ class MlflowServer(Server):
 
     def __init__(self, folder: Path, database: str) -> None:
         port = free_port()
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ]
         command += ["--workers", "1", "--backend-store-uri", database]
         command += ["--artifacts-destination", (folder / "served").as_uri()]
         super().__init__(f"http://127.0.0.1:{port}", command, folder / "mlflow-server.log")
@@ -120,9 +135,28 @@ class PostgresServer(Server):
     def __init__(self, folder: Path, binaries: Path, user: str | None) -> None:
         self._port = free_port()
         data = folder / "data"
-        setup = [str(binaries / "initdb"), "-D", str(data), "-U", "lab", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        setup = [
+            str(binaries / "initdb"),
+            "-D",
+            str(data),
+            "-U",
+            "lab",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-sync",
+        ]
         subprocess.run(setup, check=True, capture_output=True, user=user, cwd=folder)
-        command = [str(binaries / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(self._port)]
+        command = [
+            str(binaries / "postgres"),
+            "-D",
+            str(data),
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self._port),
+        ]
         command += ["-c", "unix_socket_directories=", "-c", "fsync=off"]
         uri = f"postgresql://lab:secret@127.0.0.1:{self._port}/postgres"
         super().__init__(uri, command, folder / "postgres.log", user)
@@ -150,7 +184,11 @@ def postgres_server() -> Iterator[PostgresServer]:
     """A running, empty PostgreSQL; skips the test where it is not installed."""
     pytest.importorskip("psycopg")
     found = shutil.which("initdb")
-    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    folders = (
+        [Path(found).resolve().parent]
+        if found
+        else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    )
     if not folders or not (folders[-1] / "initdb").exists():
         pytest.skip("PostgreSQL is not installed: no initdb")
     user = "nobody" if os.geteuid() == 0 else None  # it refuses to run as root

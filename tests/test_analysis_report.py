@@ -20,13 +20,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from analysis import runs as reading
-from analysis.cli import report
-from analysis.findings import analyse
-from analysis.report import write, write_report
-from analysis.runs import UnknownSweepError, load_runs, read_sweep, sample_grid
 from sched_lab import names
-from sched_lab.store import OutOfReach
+from sched_lab.analysis import runs as reading
+from sched_lab.analysis.commands import report
+from sched_lab.analysis.report.findings import analyse
+from sched_lab.analysis.report.write import write, write_report
+from sched_lab.analysis.runs import UnknownSweepError, load_runs, read_sweep, sample_grid
+from sched_lab.errors import OutOfReach
 from tests.conftest import Command
 
 if TYPE_CHECKING:
@@ -54,20 +54,34 @@ def fill(client: MlflowClient, folder: Path, sweep: str) -> None:
 
     experiment = client.create_experiment(sweep, folder.as_uri())
     tags = {names.ROLE: names.ROLE_SWEEP, names.SWEEP: sweep, names.RANKED_BY: "fd_classifier"}
-    parent = client.create_run(experiment, tags=tags | {"mlflow.note.content": "Which b? <i>"}).info.run_id
+    parent = client.create_run(
+        experiment, tags=tags | {"mlflow.note.content": "Which b? <i>"}
+    ).info.run_id
     cells = []
     for size, b, seed in ((size, b, seed) for size in SIZES for b in BS for seed in SEEDS):
         settings = {"resolution": size, "schedule": "linear", "b": b, "seed": seed}
-        params = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
+        params = {
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in settings.items()
+        }
         key = f"{size:04x}{int(b):04x}{seed:08x}"
         cells.append({"key": key, "settings": settings, "params": params})
-        state = [names.FAILED, names.STOPPED, "missing"][seed] if (size, b) == (16, 4.0) else names.FINISHED
+        state = (
+            [names.FAILED, names.STOPPED, "missing"][seed]
+            if (size, b) == (16, 4.0)
+            else names.FINISHED
+        )
         if state == "missing":
             continue
         run = client.create_run(
-            experiment, tags={names.ROLE: names.ROLE_TRIAL, names.TRIAL_KEY: key, names.STATE: names.RUNNING}
+            experiment,
+            tags={names.ROLE: names.ROLE_TRIAL, names.TRIAL_KEY: key, names.STATE: names.RUNNING},
         ).info.run_id
-        all_params = params | {"train.steps": "1500", "train.network.patch": "null", "train.class_conditional": "false"}
+        all_params = params | {
+            "train.steps": "1500",
+            "train.network.patch": "null",
+            "train.class_conditional": "false",
+        }
         metrics = [metric("fd_classifier", 0.5, 500), metric(f"{names.SECONDS}total", 70.0, 1500)]
         if state == names.FINISHED:
             metrics.append(metric("fd_classifier", score(size, b, seed), 1500))
@@ -77,9 +91,15 @@ def fill(client: MlflowClient, folder: Path, sweep: str) -> None:
         if (b, seed) == (2.0, 0):
             for step in (500, 1500):
                 grid = np.full((71, 71), step // 10, np.uint8)
-                client.log_image(run, grid, artifact_file=f"{names.SAMPLES_FOLDER}/step-{step:06d}.png")
+                client.log_image(
+                    run, grid, artifact_file=f"{names.SAMPLES_FOLDER}/step-{step:06d}.png"
+                )
             client.log_dict(run, {"torch": "2.13.0", "device": "cpu: <x>"}, names.ENVIRONMENT_FILE)
-    stale = {names.ROLE: names.ROLE_TRIAL, names.TRIAL_KEY: "of-an-older-version", names.STATE: names.FINISHED}
+    stale = {
+        names.ROLE: names.ROLE_TRIAL,
+        names.TRIAL_KEY: "of-an-older-version",
+        names.STATE: names.FINISHED,
+    }
     client.log_metric(client.create_run(experiment, tags=stale).info.run_id, "fd_classifier", 0.1)
     client.log_dict(parent, {"cells": cells}, names.CELLS_FILE)
     client.log_text(parent, YAML, names.SWEEP_FILE)
@@ -118,7 +138,12 @@ def written(uri: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
 
 def test_every_cell_is_a_row_and_runs_of_older_versions_are_not(frame: pd.DataFrame) -> None:
     assert len(frame) == 18
-    assert frame["state"].value_counts().to_dict() == {"finished": 15, "failed": 1, "stopped": 1, "missing": 1}
+    assert frame["state"].value_counts().to_dict() == {
+        "finished": 15,
+        "failed": 1,
+        "stopped": 1,
+        "missing": 1,
+    }
 
 
 def test_columns_come_back_with_their_types(frame: pd.DataFrame) -> None:
@@ -150,45 +175,73 @@ def test_a_parameter_is_a_json_scalar_or_the_text_it_was(text: str, value: objec
 
 def test_scores_are_those_of_the_last_step_of_finished_trials_only(frame: pd.DataFrame) -> None:
     finished = frame[frame["state"] == names.FINISHED]
-    expected = [score(*cell) for cell in finished[["resolution", "b", "seed"]].itertuples(index=False)]
+    expected = [
+        score(*cell) for cell in finished[["resolution", "b", "seed"]].itertuples(index=False)
+    ]
     assert finished["fd_classifier"].tolist() == pytest.approx(expected)
     assert frame.loc[frame["state"] != names.FINISHED, "fd_classifier"].isna().all()
-    assert frame.loc[frame["state"] == names.FAILED, f"{names.SECONDS}total"].tolist() == [70.0]  # it did cost that
+    assert frame.loc[frame["state"] == names.FAILED, f"{names.SECONDS}total"].tolist() == [
+        70.0
+    ]  # it did cost that
 
 
-def test_paging_gives_the_same_rows(uri: str, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paging_gives_the_same_rows(
+    uri: str, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reading, "PAGE", 4)
     pd.testing.assert_frame_equal(load_runs("scale", uri), frame)
 
 
 def test_the_sweep_tells_how_it_was_submitted(uri: str) -> None:
     sweep = read_sweep("scale", uri)
-    assert (sweep.ranked_by, sweep.yaml, sweep.description) == ("fd_classifier", YAML, "Which b? <i>")
+    assert (sweep.ranked_by, sweep.yaml, sweep.description) == (
+        "fd_classifier",
+        YAML,
+        "Which b? <i>",
+    )
     assert sweep.settings == ("resolution", "schedule", "b", "seed")
 
 
-def test_a_sweep_of_which_nothing_ran_has_rows_and_no_scores(store: Path, uri: str, tmp_path: Path) -> None:
+def test_a_sweep_of_which_nothing_ran_has_rows_and_no_scores(
+    store: Path, uri: str, tmp_path: Path
+) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
     tags = {names.ROLE: names.ROLE_SWEEP, names.SWEEP: "idle", names.RANKED_BY: "fid"}
-    run = client.create_run(client.create_experiment("idle", (store / "idle").as_uri()), tags=tags).info.run_id
-    params = {"resolution": "8", "schedule": "linear", "b": "1.0", "seed": "0", "train.network": "unet"}
+    run = client.create_run(
+        client.create_experiment("idle", (store / "idle").as_uri()), tags=tags
+    ).info.run_id
+    params = {
+        "resolution": "8",
+        "schedule": "linear",
+        "b": "1.0",
+        "seed": "0",
+        "train.network": "unet",
+    }
     cells = [
-        {"key": f"w{width}", "settings": {"train.network": {"kind": "unet", "width": width}}, "params": params}
+        {
+            "key": f"w{width}",
+            "settings": {"train.network": {"kind": "unet", "width": width}},
+            "params": params,
+        }
         for width in (16, 32)
     ]
     client.log_dict(run, {"cells": cells}, names.CELLS_FILE)
     idle = read_sweep("idle", uri)
     assert idle.runs["fid"].isna().tolist() == [True, True]
-    assert len(analyse(idle).main.cells) == 2  # two networks of one kind are two cells, not two seeds
+    assert (
+        len(analyse(idle).main.cells) == 2
+    )  # two networks of one kind are two cells, not two seeds
     page = write_report("idle", uri, tmp_path).files["html"].read_text()
     assert "no trial has a score" in page
     assert "0 of 2 trials finished" in page
 
 
 def test_an_unknown_sweep_is_answered_with_the_known_ones(uri: str) -> None:
-    with pytest.raises(UnknownSweepError, match=r"no sweep 'scal' in .*; did you mean 'scale'\?; valid: .*scale"):
+    with pytest.raises(
+        UnknownSweepError, match=r"no sweep 'scal' in .*; did you mean 'scale'\?; valid: .*scale"
+    ):
         load_runs("scal", uri)
 
 
@@ -229,43 +282,81 @@ def page(written: dict[str, Path]) -> Tags:
 
 
 def test_the_page_says_which_b_is_best_first(page: Tags) -> None:
-    cards = re.sub(r"\s+", " ", page.text[page.text.index("Best per image size") : page.text.index("Points are seeds")])
-    assert "8×8 b = 2 fd_classifier 30.5 ± 1.2 3 seeds · rank 1 of 3 Better than all 2 others." in cards
-    assert "16×16 b = 1 fd_classifier 30.5 ± 1.2 3 seeds · rank 1 of 2 Better than the other. lowest b" in cards
+    cards = re.sub(
+        r"\s+",
+        " ",
+        page.text[page.text.index("Best per image size") : page.text.index("Points are seeds")],
+    )
+    assert (
+        "8×8 b = 2 fd_classifier 30.5 ± 1.2 3 seeds · rank 1 of 3 Better than all 2 others."
+        in cards
+    )
+    assert (
+        "16×16 b = 1 fd_classifier 30.5 ± 1.2 3 seeds · rank 1 of 2 Better than the other. lowest b"
+        in cards
+    )
     assert "Can't be told from it" not in cards  # paired over seeds the differences are 10, exactly
 
 
-def test_the_page_needs_no_other_file_and_runs_only_scripts_of_its_own(page: Tags, written: dict[str, Path]) -> None:
+def test_the_page_needs_no_other_file_and_runs_only_scripts_of_its_own(
+    page: Tags, written: dict[str, Path]
+) -> None:
     assert {tag for tag, _ in page.elements} & {"link", "iframe", "object", "i", "b"} == set()
     (policy,) = (str(attrs["content"]) for tag, attrs in page.elements if "http-equiv" in attrs)
-    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-")
+    assert policy.startswith(
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-"
+    )
     assert "http" not in policy
     scripts = re.findall(r"<script>(.*?)</script>", written["html"].read_text(), flags=re.DOTALL)
-    allowed = [f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts]
-    assert policy.partition("script-src ")[2].split() == [*allowed, "'unsafe-eval'"]  # the latter for WebGL
+    allowed = [
+        f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts
+    ]
+    assert policy.partition("script-src ")[2].split() == [
+        *allowed,
+        "'unsafe-eval'",
+    ]  # the latter for WebGL
     assert len(scripts) == 2
-    sources = [value for _, attrs in page.elements for name, value in attrs.items() if name in ("src", "href")]
-    sources += [value for _, attrs in page.elements for name, value in attrs.items() if name == "xlink:href"]
+    sources = [
+        value
+        for _, attrs in page.elements
+        for name, value in attrs.items()
+        if name in ("src", "href")
+    ]
+    sources += [
+        value for _, attrs in page.elements for name, value in attrs.items() if name == "xlink:href"
+    ]
     assert sources
-    assert all(value is not None and value.startswith(("data:image/png;base64,", "#")) for value in sources)
+    assert all(
+        value is not None and value.startswith(("data:image/png;base64,", "#")) for value in sources
+    )
 
 
 def test_references_within_the_page_find_exactly_one_element(page: Tags) -> None:
     ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
-    references = {str(attrs["xlink:href"])[1:] for _, attrs in page.elements if "xlink:href" in attrs}
+    references = {
+        str(attrs["xlink:href"])[1:] for _, attrs in page.elements if "xlink:href" in attrs
+    }
     assert references <= set(ids)
 
 
 def test_the_page_shows_hostile_text_as_it_is(page: Tags) -> None:
-    for text in (HOSTILE, "Which b? <i>", "out of memory <b>", "</code><script>alert(2)</script>", "cpu: <x>"):
+    for text in (
+        HOSTILE,
+        "Which b? <i>",
+        "out of memory <b>",
+        "</code><script>alert(2)</script>",
+        "cpu: <x>",
+    ):
         assert text in page.text
 
 
 def test_the_page_accounts_for_every_trial_and_its_cost(page: Tags) -> None:
     assert "15 of 18 trials finished" in page.text
     assert "19.8 min of trial time over 17 trials, 70 s each" in page.text
-    listed = page.text[page.text.rindex("Trials that did not finish") : page.text.index("What it cost")]
+    listed = page.text[
+        page.text.rindex("Trials that did not finish") : page.text.index("What it cost")
+    ]
     assert re.findall("failed|stopped|missing", listed) == ["failed", "stopped", "missing"]
 
 
@@ -274,7 +365,9 @@ def test_figures_in_the_page_take_their_colours_from_its_theme(written: dict[str
     drawn = "".join(re.findall(r"<svg.*?</svg>", page.partition("<script>")[0], flags=re.DOTALL))
     assert drawn.count("<svg") == 4
     assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) == set()
-    assert set(re.findall(r"var\((--[a-z0-9]+)\)", drawn)) <= set(re.findall(r"(--[a-z0-9]+):", page))
+    assert set(re.findall(r"var\((--[a-z0-9]+)\)", drawn)) <= set(
+        re.findall(r"(--[a-z0-9]+):", page)
+    )
 
 
 def test_markdown_fences_hold_whatever_the_yaml_holds(written: dict[str, Path]) -> None:
@@ -286,14 +379,18 @@ def test_markdown_fences_hold_whatever_the_yaml_holds(written: dict[str, Path]) 
             assert image.width > 300
 
 
-def test_csv_files_hold_every_trial_and_the_best(written: dict[str, Path], frame: pd.DataFrame) -> None:
+def test_csv_files_hold_every_trial_and_the_best(
+    written: dict[str, Path], frame: pd.DataFrame
+) -> None:
     back = pd.read_csv(written["runs"])
     np.testing.assert_allclose(back["fd_classifier"], frame["fd_classifier"], rtol=1e-15)
     assert pd.read_csv(written["best"])["b"].tolist() == [2.0, 1.0]
     assert len(pd.read_csv(written["cells"])) == 6
 
 
-def test_parquet_files_hold_what_the_csv_files_hold_with_their_types(written: dict[str, Path]) -> None:
+def test_parquet_files_hold_what_the_csv_files_hold_with_their_types(
+    written: dict[str, Path],
+) -> None:
     for name in ("runs", "cells", "best"):
         back, text = pd.read_parquet(written[f"{name}.parquet"]), pd.read_csv(written[name])
         assert back.columns.tolist() == text.columns.tolist()
@@ -302,23 +399,40 @@ def test_parquet_files_hold_what_the_csv_files_hold_with_their_types(written: di
 
 
 def test_the_page_says_why_there_is_no_law(page: Tags) -> None:
-    assert "No law of b over image size: the best b is known at 1 image sizes, a law needs 2" in page.text
+    assert (
+        "No law of b over image size: the best b is known at 1 image sizes, a law needs 2"
+        in page.text
+    )
 
 
 def test_latex_has_sizes_across_and_says_what_bold_means(written: dict[str, Path]) -> None:
-    (table,) = (part for part in written["latex"].read_text().split("\\end{table}") if "tab:input-scale" in part)
+    (table,) = (
+        part
+        for part in written["latex"].read_text().split("\\end{table}")
+        if "tab:input-scale" in part
+    )
     assert r"b & 8$\times$8 & 16$\times$16 \\" in table
     assert r"2 & \textbf{30.5 $\pm$ 1.2} & 40.5 $\pm$ 1.2 \\" in table
-    assert r"Bold: the best of its size and, with $^\dagger$, those that can't be told from it." in table
+    assert (
+        r"Bold: the best of its size and, with $^\dagger$, those that can't be told from it."
+        in table
+    )
 
 
-def test_scores_of_another_kind_are_set_apart_and_never_share_a_table(uri: str, tmp_path: Path) -> None:
+def test_scores_of_another_kind_are_set_apart_and_never_share_a_table(
+    uri: str, tmp_path: Path
+) -> None:
     sweep = read_sweep("scale", uri)
-    few = sweep.runs.assign(**{"sample.count": 100, "fd_classifier": 900.0 + sweep.runs["seed"]})[:9]
+    few = sweep.runs.assign(**{"sample.count": 100, "fd_classifier": 900.0 + sweep.runs["seed"]})[
+        :9
+    ]
     runs = pd.concat([sweep.runs.assign(**{"sample.count": 1000}), few], ignore_index=True)
     settings = (*sweep.settings, "sample.count")
     analysis = analyse(replace(sweep, runs=runs, settings=settings))
-    assert [found.name for found in (analysis.main, *analysis.others)] == ["sample.count 1000", "sample.count 100"]
+    assert [found.name for found in (analysis.main, *analysis.others)] == [
+        "sample.count 1000",
+        "sample.count 100",
+    ]
     files = write(analysis, [], {}, tmp_path)
     assert pd.read_csv(files["cells"])["mean"].max() < 100
     assert pd.read_csv(files["cells-2"])["mean"].min() > 900
@@ -332,7 +446,9 @@ def test_scores_of_another_kind_are_set_apart_and_never_share_a_table(uri: str, 
     assert "901" in apart
 
 
-def test_a_confirmed_sweep_is_ranked_by_its_fresh_seeds_and_shows_the_screening_apart(uri: str) -> None:
+def test_a_confirmed_sweep_is_ranked_by_its_fresh_seeds_and_shows_the_screening_apart(
+    uri: str,
+) -> None:
     sweep = read_sweep("scale", uri)
     stage = pd.Series("confirm", sweep.runs.index).where(sweep.runs["seed"] > 0, "screen")
     lucky = sweep.runs["fd_classifier"].where(stage == "confirm", 1.0)
@@ -343,7 +459,9 @@ def test_a_confirmed_sweep_is_ranked_by_its_fresh_seeds_and_shows_the_screening_
     assert "flatter" in analysis.others[0].why[-1]
 
 
-def test_the_report_is_the_same_when_written_again(written: dict[str, Path], uri: str, tmp_path: Path) -> None:
+def test_the_report_is_the_same_when_written_again(
+    written: dict[str, Path], uri: str, tmp_path: Path
+) -> None:
     again = write_report(HOSTILE, uri, tmp_path).files
     assert again.keys() == written.keys()
     assert [what for what in again if again[what].read_bytes() != written[what].read_bytes()] == []
@@ -364,7 +482,9 @@ def test_the_command_keeps_a_hostile_name_inside_the_reports_folder(store: Path)
 
 
 def test_the_command_answers_programs_in_json(store: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(report, ["scale", "--store", str(store), "--out", str(tmp_path / "o"), "--json"])
+    result = CliRunner().invoke(
+        report, ["scale", "--store", str(store), "--out", str(tmp_path / "o"), "--json"]
+    )
     found = json.loads(result.stdout)
     assert [(row["resolution"], row["b"], row["edge"], row["ties"]) for row in found["best"]] == [
         (8, 2.0, "", []),
@@ -390,11 +510,11 @@ def test_a_server_that_does_not_answer_is_out_of_reach(monkeypatch: pytest.Monke
 
 def test_the_command_is_light_to_import_and_analysis_loads_neither_torch_nor_ray() -> None:
     code = """
-import sys, analysis.cli
+import sys, sched_lab.analysis.commands
 heavy = {"mlflow", "pandas", "matplotlib", "scipy", "jinja2", "torch", "ray"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
-import analysis.report
-from analysis.figures import gamma
+import sched_lab.analysis.report.write
+from sched_lab.analysis.figures.static import gamma
 assert not {"torch", "ray", "matplotlib", "mlflow"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

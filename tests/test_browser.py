@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sched_lab.mlflow_client import connect
-from sched_lab.mlflow_pages import TRAINING
-from sched_lab.store import Store
+from sched_lab.store.folder import Store
+from sched_lab.tracking.client import connect
+from sched_lab.tracking.pages import TRAINING
 from tests.benchmarks import reporting
 from tests.conftest import Command
 from tests.servers import free_port
@@ -33,10 +33,16 @@ MILLISECONDS = 60_000  # to wait for what a busy machine shows late
 RUN = "8px b=0.5 linear seed=0"
 
 
-@pytest.fixture(scope="module")  # playwright holds the thread's event loop: no other module is to find it there
+@pytest.fixture(
+    scope="module"
+)  # playwright holds the thread's event loop: no other module is to find it there
 def browser() -> Iterator[Browser]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    chromium = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if chromium is None:
         pytest.skip("Chromium is not installed")
     sandbox = [] if os.geteuid() else ["--no-sandbox"]  # which Chromium refuses to root
@@ -83,12 +89,19 @@ def visit(browser: Browser, address: str, width: int = WIDE, **options: Any) -> 
 
 
 @contextmanager
-def read(browser: Browser, report: dict[str, Any], width: int = WIDE, **options: Any) -> Iterator[Page]:
-    """The page of the report, on which no script fails, no error is told and no other file is asked for."""
+def read(
+    browser: Browser, report: dict[str, Any], width: int = WIDE, **options: Any
+) -> Iterator[Page]:
+    """The page of the report, on which no script fails, no error is told and no other file is asked
+    for.
+    """
     address, wrong = Path(report["files"]["html"]).as_uri(), []
     with visit(browser, "about:blank", width, **options) as page:
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on(
+            "console",
+            lambda message: wrong.append(message.text) if message.type == "error" else None,
+        )
         page.on("request", lambda asked: wrong.append(asked.url) if asked.url != address else None)
         page.goto(address)
         yield page
@@ -103,7 +116,9 @@ def draw_all(page: Page) -> None:
     page.evaluate("window.scrollTo(0, 0)")
 
 
-def test_the_report_says_first_what_is_best_at_each_size(browser: Browser, report: dict[str, Any]) -> None:
+def test_the_report_says_first_what_is_best_at_each_size(
+    browser: Browser, report: dict[str, Any]
+) -> None:
     with read(browser, report) as page:
         cards = [card.inner_text() for card in page.locator("#answer .card").all()]
     assert [size for size in ("8×8", "16×16") for card in cards if size in card] == ["8×8", "16×16"]
@@ -112,11 +127,14 @@ def test_the_report_says_first_what_is_best_at_each_size(browser: Browser, repor
         assert "fd_classifier" in card
 
 
-def test_every_figure_of_the_report_is_drawn_from_that_one_file(browser: Browser, report: dict[str, Any]) -> None:
+def test_every_figure_of_the_report_is_drawn_from_that_one_file(
+    browser: Browser, report: dict[str, Any]
+) -> None:
     with read(browser, report) as page:
         draw_all(page)
         marks = page.locator(".figure.interactive .plot").evaluate_all(
-            "plots => plots.map(plot => plot.querySelectorAll('.trace, .hm, .axis-heading, canvas').length)"
+            "plots => plots.map(plot => plot.querySelectorAll('.trace, .hm, .axis-heading,"
+            " canvas').length)"
         )
     assert len(marks) >= 3
     assert all(marks)
@@ -127,14 +145,19 @@ def test_a_click_on_a_header_sorts_its_table_and_another_turns_it_round(
 ) -> None:
     with read(browser, report) as page:
         page.locator("details").evaluate_all("all => all.forEach(each => each.open = true)")
-        tables = page.locator("table.sortable:has(thead button:text-is('b')):has(tbody tr:nth-child(4))")
+        tables = page.locator(
+            "table.sortable:has(thead button:text-is('b')):has(tbody tr:nth-child(4))"
+        )
         table = tables.first
         headers = table.locator("thead th").all_text_contents()
         column = headers.index("b")
         button = table.locator("thead th").nth(column).locator("button")
 
         def shown() -> list[float]:
-            return [float(row.locator("td, th").nth(column).inner_text()) for row in table.locator("tbody tr").all()]
+            return [
+                float(row.locator("td, th").nth(column).inner_text())
+                for row in table.locator("tbody tr").all()
+            ]
 
         before = shown()
         button.click()
@@ -156,12 +179,15 @@ def test_the_report_fits_desk_and_phone_by_day_and_by_night(
         page.screenshot(path=screenshots / f"report-{width}-{scheme}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         red, green, blue = page.evaluate(
-            "getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).slice(0, 3).map(Number)"
+            "getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).slice(0,"
+            " 3).map(Number)"
         )
         assert (red + green + blue < 3 * 64) == (scheme == "dark")
 
 
-def test_the_report_reads_without_scripts(browser: Browser, report: dict[str, Any], screenshots: Path) -> None:
+def test_the_report_reads_without_scripts(
+    browser: Browser, report: dict[str, Any], screenshots: Path
+) -> None:
     with read(browser, report, java_script_enabled=False) as page:
         page.screenshot(path=screenshots / "report-without-scripts.png", full_page=True)
         assert page.locator("#answer .card").first.is_visible()
@@ -187,7 +213,9 @@ def test_a_sweep_is_a_few_clicks_from_the_first_page(browser: Browser, pages: st
 def test_a_sweeps_first_page_leads_to_its_trials_the_best_first(
     browser: Browser, pages: str, small_lab: Path, report: dict[str, Any], screenshots: Path
 ) -> None:
-    with visit(browser, f"{pages}/#{path_of(small_lab, RUN).rpartition('/')[0]}?{TRAINING}") as page:
+    with visit(
+        browser, f"{pages}/#{path_of(small_lab, RUN).rpartition('/')[0]}?{TRAINING}"
+    ) as page:
         with page.context.expect_page() as opened:
             page.get_by_role("link", name="16×16").click()
         trials = opened.value
@@ -195,12 +223,18 @@ def test_a_sweeps_first_page_leads_to_its_trials_the_best_first(
         trials.screenshot(path=screenshots / "mlflow-best.png")
         trials.get_by_role("columnheader", name="fd_classifier").first.wait_for()
         (best,) = (row for row in report["best"] if row["resolution"] == 16)
-        assert trials.get_by_role("link", name="px ").all_inner_texts()[0] == f"16px b={best['b']:g} linear seed=0"
+        assert (
+            trials.get_by_role("link", name="px ").all_inner_texts()[0]
+            == f"16px b={best['b']:g} linear seed=0"
+        )
 
 
-def test_the_dashboard_finds_the_runs_by_name(browser: Browser, pages: str, small_lab: Path, screenshots: Path) -> None:
+def test_the_dashboard_finds_the_runs_by_name(
+    browser: Browser, pages: str, small_lab: Path, screenshots: Path
+) -> None:
     runs = path_of(small_lab, RUN).rpartition("/")[0]
-    by_name = "orderByKey=tags.%60mlflow.runName%60"  # then the trials stand beside the sweep's run, not beneath it
+    # then the trials stand beside the sweep's run, not beneath it
+    by_name = "orderByKey=tags.%60mlflow.runName%60"
     with visit(browser, f"{pages}/#{runs}?{TRAINING}&{by_name}") as page:
         page.get_by_placeholder("metrics.rmse").fill("attributes.run_name LIKE '8px%'")
         page.keyboard.press("Enter")
@@ -240,10 +274,14 @@ def test_a_run_shows_its_samples_with_a_slider_over_the_steps(
             page.wait_for_timeout(200)
         steps.focus()
         for step in (10, 20):
-            with page.expect_response(lambda answer, step=step: f"step%2B{step}%2B" in answer.url) as answer:  # type: ignore[misc]
+            with page.expect_response(
+                lambda answer, step=step: f"step%2B{step}%2B" in answer.url
+            ) as answer:  # type: ignore[misc]
                 page.keyboard.press("ArrowRight")
             assert answer.value.ok
-        picture = page.locator("img[src*='step%2B20%2B']").last  # below the run's settings, in a card that scrolls
+        picture = page.locator(
+            "img[src*='step%2B20%2B']"
+        ).last  # below the run's settings, in a card that scrolls
         picture.scroll_into_view_if_needed()
         page.screenshot(path=screenshots / "mlflow-samples.png")
         assert seen(picture)
@@ -284,7 +322,9 @@ def test_the_sweeps_run_tells_its_axes_and_links_to_its_report(
 
 
 def seen(picture: Locator) -> bool:
-    """Whether a picture is loaded, and at least half of it is neither hidden nor cut off by what is about it."""
+    """Whether a picture is loaded, and at least half of it is neither hidden nor cut off by what is
+    about it.
+    """
     return bool(
         picture.evaluate(
             """picture => picture.naturalWidth > 0 && new Promise(tell => new IntersectionObserver(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.caching import cached
+from sched_lab.trainers.caching import cached
 
 CONTENT = "0123456789"
 
@@ -22,12 +22,21 @@ def make(folder: Path) -> None:
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (lambda f: os.truncate(f / "b.txt", 4), "b.txt has changed since it was sealed"),
-    "scribbled": (lambda f: (f / "b.txt").write_text("9876543210"), "b.txt has changed since it was sealed"),
+    "scribbled": (
+        lambda f: (f / "b.txt").write_text("9876543210"),
+        "b.txt has changed since it was sealed",
+    ),
     "without a file": (lambda f: (f / "b.txt").unlink(), "b.txt: No such file"),
     "without its seal": (lambda f: (f / "seal.json").unlink(), "seal.json: No such file"),
     "a seal cut short": (lambda f: os.truncate(f / "seal.json", 5), "seal.json can't be read"),
-    "a seal of another sort": (lambda f: (f / "seal.json").write_text("[1]"), "seal.json can't be read"),
-    "a seal without numbers": (lambda f: (f / "seal.json").write_text('{"a.txt": 1}'), "seal.json can't be read"),
+    "a seal of another sort": (
+        lambda f: (f / "seal.json").write_text("[1]"),
+        "seal.json can't be read",
+    ),
+    "a seal without numbers": (
+        lambda f: (f / "seal.json").write_text('{"a.txt": 1}'),
+        "seal.json can't be read",
+    ),
 }
 
 

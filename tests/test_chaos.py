@@ -11,5 +11,10 @@ SEEDS = [15, 39]
 
 @pytest.mark.slow
 def test_after_blows_a_last_submit_leaves_what_an_undisturbed_sweep_leaves() -> None:
-    assert {blow.kind for seed in SEEDS for blow in blows.plan(seed)} == {"trial", "driver", "checkpoint", "mlflow"}
+    assert {blow.kind for seed in SEEDS for blow in blows.plan(seed)} == {
+        "trial",
+        "driver",
+        "checkpoint",
+        "mlflow",
+    }
     assert rounds.run(SEEDS) == {}

@@ -1,4 +1,6 @@
-"""The command line as a user meets it: exit codes, messages, JSON, and a small sweep from file to dashboard data."""
+"""The command line as a user meets it: exit codes, messages, JSON, and a small sweep from file to
+dashboard data.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from sched_lab.store import Store
+from sched_lab.store.folder import Store
 from tests.conftest import SMALL_SWEEP, Command
 
 
@@ -69,7 +71,9 @@ def test_wrong_input_is_exit_2_and_one_message_on_stderr(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_sweep_starts_nothing_and_writes_nothing(sched_lab: Command, tmp_path: Path) -> None:
+def test_a_wrong_sweep_starts_nothing_and_writes_nothing(
+    sched_lab: Command, tmp_path: Path
+) -> None:
     (tmp_path / "wrong.yaml").write_text(SMALL_SWEEP.replace("[0.5, 1.0]", "[0.5, -1.0]"))
     result = sched_lab("submit", "wrong.yaml", cwd=tmp_path)
     assert result.returncode == 2
@@ -81,11 +85,15 @@ def test_debug_adds_the_traceback(sched_lab: Command) -> None:
     assert "Traceback" in sched_lab("schedule", "cosin", "--debug").stderr
 
 
-def test_the_dashboard_of_an_empty_store_is_out_of_reach(sched_lab: Command, tmp_path: Path) -> None:
+def test_the_dashboard_of_an_empty_store_is_out_of_reach(
+    sched_lab: Command, tmp_path: Path
+) -> None:
     assert sched_lab("dashboard", cwd=tmp_path).returncode == 3
 
 
-def test_a_tracking_server_that_is_down_is_exit_3_before_anything_is_spent(sched_lab: Command, tmp_path: Path) -> None:
+def test_a_tracking_server_that_is_down_is_exit_3_before_anything_is_spent(
+    sched_lab: Command, tmp_path: Path
+) -> None:
     (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -112,7 +120,9 @@ def test_plan_can_measure_what_it_would_cost(sched_lab: Command, tmp_path: Path)
     assert 0 < said["expected_seconds"] < 600
 
 
-def test_a_finished_sweep_has_one_run_a_trial_with_params_metrics_and_artifacts(small_lab: Path) -> None:
+def test_a_finished_sweep_has_one_run_a_trial_with_params_metrics_and_artifacts(
+    small_lab: Path,
+) -> None:
     mlflow = client(small_lab)
     experiment = mlflow.get_experiment_by_name("small")
     assert experiment is not None
@@ -134,12 +144,21 @@ def test_a_finished_sweep_has_one_run_a_trial_with_params_metrics_and_artifacts(
         assert [point.step for point in history] == [10, 20]
         assert any(name.startswith("loss_by_log_snr/") for name in run.data.metrics)
         top = {item.path for item in mlflow.list_artifacts(run.info.run_id)}
-        assert {"samples", "images", "spec.json", "environment.json", "schedule.png", "loss_by_log_snr.png"} <= top
+        assert {
+            "samples",
+            "images",
+            "spec.json",
+            "environment.json",
+            "schedule.png",
+            "loss_by_log_snr.png",
+        } <= top
         grids = [item.path for item in mlflow.list_artifacts(run.info.run_id, "samples")]
         assert grids == ["samples/step-000010.png", "samples/step-000020.png"]
 
 
-def test_submitting_a_finished_sweep_again_runs_nothing(sched_lab: Command, small_lab: Path) -> None:
+def test_submitting_a_finished_sweep_again_runs_nothing(
+    sched_lab: Command, small_lab: Path
+) -> None:
     journals = {path: path.read_bytes() for path in small_lab.glob("lab/trials/*/journal.jsonl")}
     again = sched_lab("submit", "small.yaml", "--inline", "--json", cwd=small_lab)
     assert json.loads(again.stdout)["states"] == {"finished": 4}
@@ -149,13 +168,17 @@ def test_submitting_a_finished_sweep_again_runs_nothing(sched_lab: Command, smal
     assert len(client(small_lab).search_runs([experiment.experiment_id])) == 5
 
 
-def test_another_sweep_with_the_same_cells_takes_their_results_over(sched_lab: Command, small_lab: Path) -> None:
+def test_another_sweep_with_the_same_cells_takes_their_results_over(
+    sched_lab: Command, small_lab: Path
+) -> None:
     (small_lab / "other.yaml").write_text(SMALL_SWEEP.replace("name: small", "name: other"))
     done = sched_lab("submit", "other.yaml", "--inline", cwd=small_lab)
     assert done.returncode == 0, done.stderr
     experiment = client(small_lab).get_experiment_by_name("other")
     assert experiment is not None
-    runs = client(small_lab).search_runs([experiment.experiment_id], "tags.`sched_lab.role` = 'trial'")
+    runs = client(small_lab).search_runs(
+        [experiment.experiment_id], "tags.`sched_lab.role` = 'trial'"
+    )
     assert [run.info.status for run in runs] == ["FINISHED"] * 4
     assert all("fd_classifier" in run.data.metrics for run in runs)
 
@@ -179,7 +202,9 @@ def test_plan_knows_the_cost_from_what_has_finished(sched_lab: Command, small_la
     assert said["expected_seconds"] > 0
 
 
-def test_the_report_command_names_the_best_b_of_each_size(sched_lab: Command, small_lab: Path, tmp_path: Path) -> None:
+def test_the_report_command_names_the_best_b_of_each_size(
+    sched_lab: Command, small_lab: Path, tmp_path: Path
+) -> None:
     done = sched_lab("report", "small", "--out", tmp_path / "report", cwd=small_lab)
     assert done.returncode == 0, done.stderr
     assert "8" in done.stdout
@@ -190,7 +215,9 @@ def test_the_report_command_names_the_best_b_of_each_size(sched_lab: Command, sm
 def test_a_failing_trial_is_exit_1_with_its_reason_and_does_not_stop_the_others(
     sched_lab: Command, tmp_path: Path
 ) -> None:
-    text = SMALL_SWEEP.replace("b: [0.5, 1.0]", "train.lr: [1.0e-3, 1.0e+30]").replace("[8, 16]", "[8]")
+    text = SMALL_SWEEP.replace("b: [0.5, 1.0]", "train.lr: [1.0e-3, 1.0e+30]").replace(
+        "[8, 16]", "[8]"
+    )
     (tmp_path / "bad.yaml").write_text(text.replace("batch: 16,", "batch: 16, grad_clip: null,"))
     done = sched_lab("submit", "bad.yaml", "--inline", "--json", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
@@ -202,7 +229,9 @@ def test_a_failing_trial_is_exit_1_with_its_reason_and_does_not_stop_the_others(
     assert shown["scores"] == {}
 
 
-def test_a_second_submit_of_one_sweep_is_told_who_is_at_work_on_it(sched_lab: Command, tmp_path: Path) -> None:
+def test_a_second_submit_of_one_sweep_is_told_who_is_at_work_on_it(
+    sched_lab: Command, tmp_path: Path
+) -> None:
     (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
     with Store.at(tmp_path / "lab").held("small"):
         result = sched_lab("submit", "small.yaml", "--inline", cwd=tmp_path)
@@ -219,7 +248,10 @@ def small_store(folder: Path) -> Path:
 
 
 def test_plan_warns_of_what_submit_would_refuse(sched_lab: Command, tmp_path: Path) -> None:
-    weights = f"score: {{detector: inception, weights: {tmp_path / 'none.pth'}}}\nresources: {{cpu: 4096}}"
+    weights = (
+        f"score: {{detector: inception, weights: {tmp_path / 'none.pth'}}}\nresources: {{cpu:"
+        " 4096}"
+    )
     text = SMALL_SWEEP.replace("score: {every: 10}\nresources: {cpu: 1}", weights)
     (tmp_path / "some.yaml").write_text(text)
     done = sched_lab("plan", "some.yaml", cwd=tmp_path)

@@ -1,4 +1,6 @@
-"""Which runs are compared with one another, and the tests between them, against naive and SciPy's own versions."""
+"""Which runs are compared with one another, and the tests between them, against naive and SciPy's
+own versions.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import ttest_rel
 
-from analysis import comparisons
-from analysis.comparisons import Cells, beaten, differences, holm, set_apart
 from sched_lab import names
+from sched_lab.analysis.statistics import comparisons
+from sched_lab.analysis.statistics.comparisons import Cells, beaten, differences, holm, set_apart
 
 FD = "fd_classifier"
 
@@ -49,9 +51,14 @@ def split(*rows: dict[str, Any]) -> list[tuple[str, tuple[str, ...], str, list[i
 
 
 def test_runs_that_are_judged_alike_are_one_population() -> None:
-    alike = [run(**{name: value}) for name, value in (("resolution", 16), ("sample.seed", 1), ("data.flip", True))]
+    alike = [
+        run(**{name: value})
+        for name, value in (("resolution", 16), ("sample.seed", 1), ("data.flip", True))
+    ]
     assert split(run(), *alike, never_ran(resolution=32)) == [("all runs", (), FD, [0, 1, 2, 3, 4])]
-    assert split(run(**{"score.weights": "/a"}), run(**{"score.weights": "/b"})) == [("all runs", (), FD, [0, 1])]
+    assert split(run(**{"score.weights": "/a"}), run(**{"score.weights": "/b"})) == [
+        ("all runs", (), FD, [0, 1])
+    ]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +71,9 @@ def test_runs_that_are_judged_alike_are_one_population() -> None:
         ("score.metrics", "kid,fd", "ranked by kid_classifier (others fd_classifier)"),
     ],
 )
-def test_what_scores_depend_on_sets_runs_apart_and_is_named(setting: str, value: object, why: str) -> None:
+def test_what_scores_depend_on_sets_runs_apart_and_is_named(
+    setting: str, value: object, why: str
+) -> None:
     (_, _, _, large), (name, reasons, _, small) = split(run(), run(**{setting: value}), run())
     assert (large, small) == ([0, 2], [1])
     assert reasons == (why,)
@@ -86,10 +95,15 @@ def test_settings_that_follow_from_another_are_not_named() -> None:
         "data.source photos · data.count 10",
         "data.source photos · data.count 20",
     ]
-    assert [each[0] for each in split(run(), run(), photos[0])] == ["data.source digits", "data.source photos"]
+    assert [each[0] for each in split(run(), run(), photos[0])] == [
+        "data.source digits",
+        "data.source photos",
+    ]
 
 
-def test_the_population_with_most_finished_trials_comes_first_and_many_others_are_cut_short() -> None:
+def test_the_population_with_most_finished_trials_comes_first_and_many_others_are_cut_short() -> (
+    None
+):
     counts = [run(**{"sample.count": n, "state": names.FAILED}) for n in (1, 1, 1)]
     found = split(*counts, *(run(**{"sample.count": n}) for n in (2, 2, 3, 4, 5)))
     assert found[0][1] == ("sample.count 2 (others 1, 3, 4 and 1 more)",)
@@ -97,10 +111,19 @@ def test_the_population_with_most_finished_trials_comes_first_and_many_others_ar
 
 
 def test_a_trial_that_never_ran_goes_where_what_is_known_of_it_fits() -> None:
-    rows = [run(), run(), run(**{"sample.count": 500}), never_ran(), never_ran(**{"sample.count": 500})]
+    rows = [
+        run(),
+        run(),
+        run(**{"sample.count": 500}),
+        never_ran(),
+        never_ran(**{"sample.count": 500}),
+    ]
     assert [each[3] for each in split(*rows)] == [[0, 1, 3], [2, 4]]
     unlike = split(run(), never_ran(**{"sample.count": 7}))
-    assert [(each[0], each[3]) for each in unlike] == [("sample.count 1000", [0]), ("sample.count 7", [1])]
+    assert [(each[0], each[3]) for each in unlike] == [
+        ("sample.count 1000", [0]),
+        ("sample.count 7", [1]),
+    ]
 
 
 def test_numbers_of_samples_that_follow_from_the_size_keep_sizes_together() -> None:
@@ -117,7 +140,8 @@ def test_a_population_of_which_nothing_has_finished_has_a_column_without_scores(
 
 def test_runs_that_do_not_say_how_they_are_judged_stay_together() -> None:
     assert [
-        (each.name, each.score) for each in set_apart(pd.DataFrame({"resolution": [8], "state": "missing"}), FD)
+        (each.name, each.score)
+        for each in set_apart(pd.DataFrame({"resolution": [8], "state": "missing"}), FD)
     ] == [("all runs", FD)]
     assert set_apart(pd.DataFrame(columns=["state"]), FD) == []
 
@@ -136,10 +160,14 @@ p_values = st.lists(st.floats(0, 1), max_size=12)
 
 
 @given(p_values, st.integers(0, 3), st.sampled_from([0.01, 0.05, 0.2]))
-def test_adjusted_p_values_reject_what_holms_steps_reject(p: list[float], more: int, level: float) -> None:
+def test_adjusted_p_values_reject_what_holms_steps_reject(
+    p: list[float], more: int, level: float
+) -> None:
     adjusted = holm(p, len(p) + more)
     clear = [min(abs(a - level) for a in adjusted) > 1e-9] if len(p) else [True]
-    assert not clear[0] or set(np.flatnonzero(adjusted <= level)) == naive_holm(p, len(p) + more, level)
+    assert not clear[0] or set(np.flatnonzero(adjusted <= level)) == naive_holm(
+        p, len(p) + more, level
+    )
 
 
 def test_holm_is_worked_out_by_hand_and_what_is_unknown_stays_so() -> None:
@@ -176,7 +204,9 @@ def test_who_beats_whom_is_holm_over_scipys_tests_of_all_pairs(
                 shared = np.isfinite(table.by_seed[i] + table.by_seed[j])
                 if shared.sum() >= 2:
                     pairs.append((i, j))
-                    p.append(float(ttest_rel(table.by_seed[i][shared], table.by_seed[j][shared]).pvalue))
+                    p.append(
+                        float(ttest_rel(table.by_seed[i][shared], table.by_seed[j][shared]).pvalue)
+                    )
         assert len(pairs) == 36 or missing
         below, above = np.zeros(9, int), np.zeros(9, int)
         for at in naive_holm(p, len(p), 0.05):
@@ -186,7 +216,10 @@ def test_who_beats_whom_is_holm_over_scipys_tests_of_all_pairs(
             below[i if less else j] += 1
             above[j if less else i] += 1
         if len(pairs) == 36:
-            assert [each.tolist() for each in beaten(table, 0.05)] == [below.tolist(), above.tolist()]
+            assert [each.tolist() for each in beaten(table, 0.05)] == [
+                below.tolist(),
+                above.tolist(),
+            ]
             assert below.sum() > 5
 
 

@@ -1,4 +1,6 @@
-"""The dashboard serves this machine without a login, and any other only behind one; no password is shown to others."""
+"""The dashboard serves this machine without a login, and any other only behind one; no password is
+shown to others.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from sched_lab.store import Store
+from sched_lab.store.folder import Store
 from tests.conftest import Command
 
 PASSWORD = "open-sesame-open"
@@ -47,12 +49,17 @@ def test_a_port_that_is_taken_is_said_and_exits_3(sched_lab: Command, store: Sto
         port = taken.getsockname()[1]
         done = sched_lab("dashboard", "--store", store.root, "--port", port)
     assert done.returncode == 3
-    assert f"nothing can listen at 127.0.0.1:{port} (Address already in use): choose another --port" in done.stderr
+    assert (
+        f"nothing can listen at 127.0.0.1:{port} (Address already in use): choose another --port"
+        in done.stderr
+    )
     assert done.stdout == ""
 
 
 def request(url: str, *, login: str = "", host: str = "", origin: str = "") -> int:
-    """The status that a page, or with an origin a search like that of MLflow's pages, is answered with."""
+    """The status that a page, or with an origin a search like that of MLflow's pages, is answered
+    with.
+    """
     headers = {"Host": host} if host else {}
     if login:
         headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
@@ -68,12 +75,24 @@ def request(url: str, *, login: str = "", host: str = "", origin: str = "") -> i
 
 
 @contextmanager
-def dashboard(store: Store, port: int, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    command = [str(Path(sys.executable).with_name("sched-lab")), "dashboard", "--port", str(port), *arguments]
+def dashboard(
+    store: Store, port: int, *arguments: str, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    command = [
+        str(Path(sys.executable).with_name("sched-lab")),
+        "dashboard",
+        "--port",
+        str(port),
+        *arguments,
+    ]
     kept = {n: v for n, v in os.environ.items() if not n.startswith(("SCHED_LAB", "MLFLOW"))}
     with (store.root / "said").open("w") as said:
         server = subprocess.Popen(
-            [*command, "--store", str(store.root)], env=kept | environment, stdout=said, stderr=said, text=True
+            [*command, "--store", str(store.root)],
+            env=kept | environment,
+            stdout=said,
+            stderr=said,
+            text=True,
         )
     try:
         deadline = time.monotonic() + 90
@@ -92,7 +111,9 @@ def dashboard(store: Store, port: int, *arguments: str, **environment: str) -> I
 
 
 @pytest.mark.slow
-def test_other_machines_are_asked_for_a_password_and_no_page_of_another_site_may_ask(store: Store) -> None:
+def test_other_machines_are_asked_for_a_password_and_no_page_of_another_site_may_ask(
+    store: Store,
+) -> None:
     port = free_port()
     with dashboard(store, port, "--host", "0.0.0.0", MLFLOW_AUTH_ADMIN_PASSWORD=PASSWORD):
         here, admin = f"http://127.0.0.1:{port}", f"admin:{PASSWORD}"
@@ -101,7 +122,9 @@ def test_other_machines_are_asked_for_a_password_and_no_page_of_another_site_may
         assert request(here, login=admin) == 200
         named = f"{socket.gethostname()}:{port}"
         assert request(here + SEARCH, login=admin, host=named, origin=f"http://{named}") == 200
-        assert request(here + SEARCH, login=admin, host=named, origin="http://elsewhere.test") == 403
+        assert (
+            request(here + SEARCH, login=admin, host=named, origin="http://elsewhere.test") == 403
+        )
         assert request(here, login=admin, host=f"elsewhere.test:{port}") == 403
     said = (store.root / "said").read_text()
     assert "plain HTTP does not hide" in said
@@ -110,23 +133,38 @@ def test_other_machines_are_asked_for_a_password_and_no_page_of_another_site_may
 
 
 @pytest.mark.slow
-def test_this_machine_alone_needs_no_password_and_the_server_cannot_be_reached_from_others(store: Store) -> None:
+def test_this_machine_alone_needs_no_password_and_the_server_cannot_be_reached_from_others(
+    store: Store,
+) -> None:
     import psutil
 
     port = free_port()
     with dashboard(store, port) as server:
         assert request(f"http://127.0.0.1:{port}") == 200
         family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
-        addresses = {c.laddr.ip for p in family for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
+        addresses = {
+            c.laddr.ip
+            for p in family
+            for c in p.net_connections()
+            if c.status == psutil.CONN_LISTEN
+        }
         assert addresses == {"127.0.0.1"}
         assert not any(str(store.root) in argument for p in family for argument in p.cmdline())
 
 
 @pytest.mark.parametrize("password", ["", "short"])
-def test_a_dashboard_for_others_without_a_good_password_says_what_to_set(store: Store, password: str) -> None:
+def test_a_dashboard_for_others_without_a_good_password_says_what_to_set(
+    store: Store, password: str
+) -> None:
     command = [str(Path(sys.executable).with_name("sched-lab")), "dashboard", "--host", "0.0.0.0"]
-    environment = {**os.environ, "MLFLOW_AUTH_ADMIN_PASSWORD": password, "SCHED_LAB_STORE": str(store.root)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    environment = {
+        **os.environ,
+        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+        "SCHED_LAB_STORE": str(store.root),
+    }
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 3
     assert "set MLFLOW_AUTH_ADMIN_PASSWORD" in done.stderr
 

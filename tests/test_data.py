@@ -1,4 +1,6 @@
-"""Images of every source arrive square, in order, labelled and intact, and are prepared only once."""
+"""Images of every source arrive square, in order, labelled and intact, and are prepared only
+once.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from trainers.data import content_key, prepare
-from trainers.failures import BadData
-from trainers.spec import AnyData, DataSpec
+from sched_lab.trainers.data.prepare import content_key, prepare
+from sched_lab.trainers.failures import BadData
+from sched_lab.trainers.spec import AnyData, DataSpec
 
 ANY_DATA: TypeAdapter[DataSpec] = TypeAdapter(AnyData)
 
@@ -30,7 +32,9 @@ def noise(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
 
 
-def solid(path: Path, colour: object, mode: str = "RGB", size: tuple[int, int] = (8, 8), **options: object) -> Path:
+def solid(
+    path: Path, colour: object, mode: str = "RGB", size: tuple[int, int] = (8, 8), **options: object
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, colour).save(path, **options)  # type: ignore[arg-type]
     return path
@@ -87,10 +91,14 @@ def test_image_i_depends_neither_on_the_count_nor_on_the_size(tmp_path: Path, na
 def test_shapes_are_anti_aliased_and_differ_from_one_another(tmp_path: Path) -> None:
     pixels = prepare(source(source="shapes", count=20), 32, tmp_path).pixels
     assert len({image.tobytes() for image in pixels}) == 20
-    assert all(len(np.unique(image[0])) > 8 for image in pixels)  # two colours, and the shades between at the edge
+    assert all(
+        len(np.unique(image[0])) > 8 for image in pixels
+    )  # two colours, and the shades between at the edge
 
 
-def test_a_checkerboard_finer_than_the_pixels_turns_grey_instead_of_aliasing(tmp_path: Path) -> None:
+def test_a_checkerboard_finer_than_the_pixels_turns_grey_instead_of_aliasing(
+    tmp_path: Path,
+) -> None:
     board = np.indices((64, 64)).sum(axis=0) % 2 * 255
     np.save(tmp_path / "board.npy", np.repeat(board[None].astype(np.uint8), 2, axis=0))
     pixels = prepare(source(source="array", path=str(tmp_path / "board.npy")), 8, tmp_path).pixels
@@ -103,7 +111,9 @@ def test_what_is_written_to_prepared_images_never_reaches_the_cache(tmp_path: Pa
     images.pixels[:] = 0
     images.pixels.flush()
     assert untouched.pixels.any()
-    assert np.array_equal(prepare(source(source="shapes", count=2), 8, tmp_path).pixels, untouched.pixels)
+    assert np.array_equal(
+        prepare(source(source="shapes", count=2), 8, tmp_path).pixels, untouched.pixels
+    )
 
 
 def test_a_second_call_is_cheap(tmp_path: Path) -> None:
@@ -145,11 +155,14 @@ def test_processes_that_prepare_at_once_decode_once_and_all_see_the_whole(tmp_pa
     for index in range(30):
         solid(tmp_path / "images" / f"{index}.png", (index, 0, 0), size=(100, 100))
     program = (
-        "import sys, pathlib, logging; from trainers.user_sources import Folder; from trainers.data import prepare;"
-        "from trainers import pictures; decode = pictures.decode;"
-        "pictures.decode = lambda *a: (print('decoded'), decode(*a))[1];"
-        "images = prepare(Folder(path=sys.argv[1]), 64, pathlib.Path(sys.argv[2]));"
-        "print('sum', int(images.pixels.sum()))"
+        "import sys, pathlib, logging\n"
+        "from sched_lab.trainers.data.user import Folder\n"
+        "from sched_lab.trainers.data.prepare import prepare\n"
+        "from sched_lab.trainers.data import pictures\n"
+        "decode = pictures.decode\n"
+        "pictures.decode = lambda *a: (print('decoded'), decode(*a))[1]\n"
+        "images = prepare(Folder(path=sys.argv[1]), 64, pathlib.Path(sys.argv[2]))\n"
+        "print('sum', int(images.pixels.sum()))\n"
     )
     arguments = [sys.executable, "-c", program, str(tmp_path / "images"), str(tmp_path / "cache")]
     running = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(3)]
@@ -159,13 +172,20 @@ def test_processes_that_prepare_at_once_decode_once_and_all_see_the_whole(tmp_pa
     assert [out.split()[-1] for out in printed] == [str(sum(range(30)) * 64 * 64)] * 3
 
 
-def test_a_process_killed_while_preparing_leaves_nothing_that_is_taken_for_images(tmp_path: Path) -> None:
+def test_a_process_killed_while_preparing_leaves_nothing_that_is_taken_for_images(
+    tmp_path: Path,
+) -> None:
     program = (
-        "import os, sys, pathlib; from trainers.data import prepare; from trainers.sources import Shapes;"
-        "Shapes._draw = lambda self, i, n, s, draw=Shapes._draw: draw(self, i, n, s) if i < 3 else os._exit(9);"
-        "prepare(Shapes(count=5), 8, pathlib.Path(sys.argv[1]))"
+        "import os, sys, pathlib\n"
+        "from sched_lab.trainers.data.prepare import prepare\n"
+        "from sched_lab.trainers.data.builtin import Shapes\n"
+        "draw = Shapes._draw\n"
+        "Shapes._draw = lambda self, i, n, s: draw(self, i, n, s) if i < 3 else os._exit(9)\n"
+        "prepare(Shapes(count=5), 8, pathlib.Path(sys.argv[1]))\n"
     )
-    assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == 9
+    assert (
+        subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == 9
+    )
     assert len(prepare(source(source="shapes", count=5), 8, tmp_path)) == 5
     assert not list((tmp_path / "data").glob("*.partial"))
 
@@ -191,7 +211,9 @@ def test_a_folder_without_sub_folders_has_no_labels(tmp_path: Path) -> None:
     assert images.class_names == ()
 
 
-def test_images_beside_sub_folders_are_refused_because_their_label_is_unclear(tmp_path: Path) -> None:
+def test_images_beside_sub_folders_are_refused_because_their_label_is_unclear(
+    tmp_path: Path,
+) -> None:
     solid(tmp_path / "images/a.png", 0)
     solid(tmp_path / "images/b/b.png", 0)
     with pytest.raises(ValueError, match=r"beside them \(a.png\)"):
@@ -222,7 +244,9 @@ def test_a_second_fingerprint_reads_no_file(tmp_path: Path) -> None:
     image = solid(tmp_path / "images/a.png", 0)
     folder, stat = source(source="folder", path=str(image.parent)), image.stat()
     before = folder.fingerprint(tmp_path)
-    image.write_bytes(b"x" * stat.st_size)  # other content behind the same size and time: only reading it could tell
+    image.write_bytes(
+        b"x" * stat.st_size
+    )  # other content behind the same size and time: only reading it could tell
     os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert folder.fingerprint(tmp_path) == before
 
@@ -233,7 +257,9 @@ def test_two_files_that_look_alike_in_a_listing_keep_their_own_fingerprints(tmp_
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "x.npy", noise((2, 4, 4), seed=ord(name)))
         os.utime(tmp_path / name / "x.npy", ns=(0, 0))
-        prints.append(source(source="array", path=str(tmp_path / name / "x.npy")).fingerprint(tmp_path))
+        prints.append(
+            source(source="array", path=str(tmp_path / name / "x.npy")).fingerprint(tmp_path)
+        )
     assert prints[0] != prints[1]
 
 
@@ -289,7 +315,9 @@ def test_every_pixel_format_becomes_8_bit_rgb(
 
 def test_a_folder_turns_grey_when_one_channel_is_asked_for(tmp_path: Path) -> None:
     solid(tmp_path / "images/a.png", (255, 0, 0))
-    assert colours_in(tmp_path / "images", tmp_path, channels=1) == [[76]]  # ITU-R 601: 0.299 of red
+    assert colours_in(tmp_path / "images", tmp_path, channels=1) == [
+        [76]
+    ]  # ITU-R 601: 0.299 of red
 
 
 def test_an_oblong_image_is_cropped_to_its_centre(tmp_path: Path) -> None:
@@ -316,7 +344,9 @@ BROKEN: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_image_is_named_or_left_out(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_image_is_named_or_left_out(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     solid(tmp_path / "images/a/good.png", (5, 5, 5))
     BROKEN[kind](tmp_path / "images/a/worse.png")
     with pytest.raises(ValueError, match=r"a/worse.png cannot be read.*data.on_broken to skip"):
@@ -368,7 +398,9 @@ def test_what_is_not_there_is_named_before_anything_starts(tmp_path: Path) -> No
         _ = source(source="array", path=str(tmp_path / "nowhere.npy")).image_channels
 
 
-def test_a_path_is_made_absolute_when_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_made_absolute_when_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for spelling in ("x", "./y/../x", "~/x"):
@@ -378,7 +410,8 @@ def test_a_path_is_made_absolute_when_it_is_read(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("shape", "channels"), [((3, 6, 6), 1), ((3, 6, 6, 1), 1), ((3, 6, 6, 3), 3), ((3, 1, 6, 6), 1), ((3, 3, 6, 6), 3)]
+    ("shape", "channels"),
+    [((3, 6, 6), 1), ((3, 6, 6, 1), 1), ((3, 6, 6, 3), 3), ((3, 1, 6, 6), 1), ((3, 3, 6, 6), 3)],
 )
 def test_an_array_may_have_its_channels_first_last_or_not_at_all(
     tmp_path: Path, shape: tuple[int, ...], channels: int
@@ -388,14 +421,20 @@ def test_an_array_may_have_its_channels_first_last_or_not_at_all(
     data = source(source="array", path=str(tmp_path / "x.npy"))
     assert data.image_channels == channels
     images = prepare(data, 6, tmp_path)
-    first = values if len(shape) == 4 and shape[1] in (1, 3) else values.reshape(3, 6, 6, -1).transpose(0, 3, 1, 2)
+    first = (
+        values
+        if len(shape) == 4 and shape[1] in (1, 3)
+        else values.reshape(3, 6, 6, -1).transpose(0, 3, 1, 2)
+    )
     assert np.array_equal(images.pixels, first)
     assert images.labels is None
 
 
 def test_an_npz_holds_float_images_and_labels_of_any_value(tmp_path: Path) -> None:
     values = noise((3, 6, 6))
-    np.savez(tmp_path / "x.npz", images=values.astype(np.float32) / 255, labels=np.array([7, -2, 7]))
+    np.savez(
+        tmp_path / "x.npz", images=values.astype(np.float32) / 255, labels=np.array([7, -2, 7])
+    )
     data = source(source="array", path=str(tmp_path / "x.npz"))
     images = prepare(data, 6, tmp_path)
     assert data.image_channels == 1
@@ -412,8 +451,14 @@ def test_an_npz_holds_float_images_and_labels_of_any_value(tmp_path: Path) -> No
         ({"images": np.full((2, 4, 4), np.nan)}, r"floats in \[0, 1\]"),
         ({"images": np.zeros((2, 4, 4), dtype=np.int64)}, "uint8 or floats, got int64"),
         ({"images": np.zeros((2, 4, 4, 5))}, r"got \(2, 4, 4, 5\)"),
-        ({"images": np.zeros((2, 4, 4)), "labels": np.zeros(3, dtype=int)}, "must hold 2 integer labels"),
-        ({"images": np.zeros((2, 4, 4)), "labels": np.array(["a", "b"])}, "must hold 2 integer labels"),
+        (
+            {"images": np.zeros((2, 4, 4)), "labels": np.zeros(3, dtype=int)},
+            "must hold 2 integer labels",
+        ),
+        (
+            {"images": np.zeros((2, 4, 4)), "labels": np.array(["a", "b"])},
+            "must hold 2 integer labels",
+        ),
         ({"pictures": np.zeros((2, 4, 4))}, "no array named images"),
         ({"images": np.array([{}, {}], dtype=object)}, "uint8 or floats, got object"),
     ],
@@ -435,11 +480,14 @@ def test_a_file_that_is_no_array_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_naming_a_source_and_its_fingerprint_import_no_heavy_library(tmp_path: Path) -> None:
     program = (
-        "import sys, pathlib, trainers.user_sources; from trainers.sources import Digits, Photos, Shapes;"
-        "[s().fingerprint(pathlib.Path(sys.argv[1])) for s in (Digits, Photos, Shapes)];"
-        "print({'torch', 'sklearn', 'PIL', 'scipy', 'datasets', 'pandas'} & set(sys.modules))"
+        "import sys, pathlib, sched_lab.trainers.data.user\n"
+        "from sched_lab.trainers.data.builtin import Digits, Photos, Shapes\n"
+        "[s().fingerprint(pathlib.Path(sys.argv[1])) for s in (Digits, Photos, Shapes)]\n"
+        "print({'torch', 'sklearn', 'PIL', 'scipy', 'datasets', 'pandas'} & set(sys.modules))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "set()"
 
 
@@ -448,7 +496,9 @@ def saved(tmp_path: Path) -> Path:
     """A small data set of images as the `datasets` library itself saves it."""
     datasets = pytest.importorskip("datasets", reason="the extra huggingface is not installed")
     features = datasets.Features(
-        image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog"]), word=datasets.Value("string")
+        image=datasets.Image(),
+        label=datasets.ClassLabel(names=["cat", "dog"]),
+        word=datasets.Value("string"),
     )
     rows = {
         "image": [Image.new("RGB", (8, 8), (value, 0, 0)) for value in (10, 20, 30)],
@@ -456,7 +506,9 @@ def saved(tmp_path: Path) -> Path:
         "word": ["y", "x", "y"],
     }
     dataset = datasets.Dataset.from_dict(rows, features=features)
-    datasets.DatasetDict(train=dataset, test=dataset.select([0])).save_to_disk(str(tmp_path / "saved"))
+    datasets.DatasetDict(train=dataset, test=dataset.select([0])).save_to_disk(
+        str(tmp_path / "saved")
+    )
     return tmp_path / "saved"
 
 
@@ -500,7 +552,9 @@ def test_a_hugging_face_name_out_of_reach_fails_soon_and_clearly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     datasets = pytest.importorskip("datasets", reason="the extra huggingface is not installed")
-    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setattr(
+        datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9"
+    )  # nothing listens there
     start = time.perf_counter()
     with pytest.raises(ValueError, match="data set nobody/nothing, split train, cannot be loaded"):
         source(source="huggingface", name="nobody/nothing").fingerprint(tmp_path)

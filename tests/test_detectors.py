@@ -13,23 +13,23 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from trainers import detectors
-from trainers.caching import listing, remembered
-from trainers.classifier import Classifier, train
-from trainers.data import prepare
-from trainers.detectors import check, inception_network, load_detector
-from trainers.failures import BadData
-from trainers.sources import Digits, Shapes
-from trainers.spec import ScoreSpec
-from trainers.torchvision_compat import import_torchvision
-from trainers.user_sources import ArrayFile
+from sched_lab.trainers.caching import listing, remembered
+from sched_lab.trainers.data.builtin import Digits, Shapes
+from sched_lab.trainers.data.prepare import prepare
+from sched_lab.trainers.data.user import ArrayFile
+from sched_lab.trainers.failures import BadData
+from sched_lab.trainers.scoring import detectors
+from sched_lab.trainers.scoring.classifier import Classifier, train
+from sched_lab.trainers.scoring.detectors import check, inception_network, load_detector
+from sched_lab.trainers.scoring.torchvision_compat import import_torchvision
+from sched_lab.trainers.spec import ScoreSpec
 
 CPU = torch.device("cpu")
 LOAD = """
 import pathlib, sys, torch
-from trainers import classifier
-from trainers.detectors import load_detector
-from trainers.sources import Digits
+from sched_lab.trainers.scoring import classifier
+from sched_lab.trainers.scoring.detectors import load_detector
+from sched_lab.trainers.data.builtin import Digits
 cache, threads = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 torch.manual_seed(threads), torch.set_num_threads(threads)
 before, train, classifier.STEPS = torch.get_rng_state(), classifier.train, 20
@@ -40,7 +40,9 @@ assert torch.equal(before, torch.get_rng_state()) and torch.get_num_threads() ==
 
 
 def _load(*runs: tuple[Path, int]) -> list[list[str]]:
-    """The words that processes print which load a briefly trained classifier at once, with so many threads each."""
+    """The words that processes print which load a briefly trained classifier at once, with so many
+    threads each.
+    """
     arguments = [[sys.executable, "-c", LOAD, str(cache), str(threads)] for cache, threads in runs]
     running = [subprocess.Popen(each, stdout=subprocess.PIPE, text=True) for each in arguments]
     words = [process.communicate(timeout=120)[0].split() for process in running]
@@ -61,7 +63,9 @@ def unlabelled(tmp_path: Path) -> ArrayFile:
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inception's weights are nowhere: no variable, an empty download folder, and a host where nothing listens."""
+    """Inception's weights are nowhere: no variable, an empty download folder, and a host where
+    nothing listens.
+    """
     monkeypatch.delenv(detectors.INCEPTION_VARIABLE, raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(detectors, "INCEPTION_URL", "http://127.0.0.1:9/weights.pth")
@@ -69,7 +73,10 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _pixels(count: int = 5, channels: int = 1, size: int = 8) -> torch.Tensor:
     return torch.randint(
-        256, (count, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        256,
+        (count, channels, size, size),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(0),
     )
 
 
@@ -109,8 +116,12 @@ def test_features_are_64_floats_an_image_at_any_size_and_each_image_counts_alone
 
 
 def test_a_detector_is_loaded_once_in_a_process(cache: Path) -> None:
-    assert load_detector("random", Digits(), cache, CPU) is load_detector("random", Digits(flip=True), cache, CPU)
-    assert load_detector("random", Digits(), cache, CPU) is not load_detector("random", Shapes(), cache, CPU)
+    assert load_detector("random", Digits(), cache, CPU) is load_detector(
+        "random", Digits(flip=True), cache, CPU
+    )
+    assert load_detector("random", Digits(), cache, CPU) is not load_detector(
+        "random", Shapes(), cache, CPU
+    )
 
 
 def test_detectors_that_see_differently_have_different_fingerprints(cache: Path) -> None:
@@ -136,7 +147,9 @@ def test_a_classifier_of_a_source_without_labels_is_refused_naming_what_works(
         lambda: check(ScoreSpec(detector="classifier"), unlabelled, tmp_path),
         lambda: load_detector("classifier", unlabelled, tmp_path, CPU),
     ):
-        with pytest.raises(BadData, match=r"'array' has none here; valid for it: random, inception"):
+        with pytest.raises(
+            BadData, match=r"'array' has none here; valid for it: random, inception"
+        ):
             refused()
     check(ScoreSpec(detector="random"), unlabelled, tmp_path)
     with pytest.raises(BadData, match="no labels"):
@@ -149,12 +162,16 @@ def test_checking_trains_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("nowhere")
-def test_inception_without_weights_is_refused_naming_the_three_ways_to_give_them(tmp_path: Path) -> None:
+def test_inception_without_weights_is_refused_naming_the_three_ways_to_give_them(
+    tmp_path: Path,
+) -> None:
     for refused in (
         lambda: check(ScoreSpec(detector="inception"), Digits(), tmp_path),
         lambda: load_detector("inception", Digits(), tmp_path, CPU),
     ):
-        with pytest.raises(ValueError, match=r"score\.weights.*SCHED_LAB_INCEPTION.*download them to .*checkpoints"):
+        with pytest.raises(
+            ValueError, match=r"score\.weights.*SCHED_LAB_INCEPTION.*download them to .*checkpoints"
+        ):
             refused()
 
 
@@ -183,7 +200,7 @@ class Bomb:
         return open, (str(self.mark), "w")
 
 
-def test_weights_that_are_not_the_published_ones_are_never_unpickled_whatever_the_cache_says_of_them(
+def test_weights_that_are_not_the_published_ones_are_never_unpickled_whatever_the_cache_says(
     tmp_path: Path,
 ) -> None:
     weights = tmp_path / "weights.pth"
@@ -202,7 +219,10 @@ def test_the_weights_looked_for_are_those_torch_fidelity_downloads_where_torch_h
 
     assert detectors.INCEPTION_URL == URL_INCEPTION_V3
     assert detectors.INCEPTION_SHA256[:8] in URL_INCEPTION_V3
-    for name, value in (("XDG_CACHE_HOME", str(tmp_path)), ("TORCH_HOME", str(tmp_path / "torch-home"))):
+    for name, value in (
+        ("XDG_CACHE_HOME", str(tmp_path)),
+        ("TORCH_HOME", str(tmp_path / "torch-home")),
+    ):
         monkeypatch.setenv(name, value)
         assert detectors._torch_hub().parent == Path(torch.hub.get_dir()) / "checkpoints"
 
@@ -214,11 +234,15 @@ def test_inception_loads_real_sized_weights_and_sees_grey_as_rgb(tmp_path: Path)
     class Untrained(FeatureExtractorInceptionV3):  # type: ignore[misc]
         """The same network, told to keep the weights it was built with."""
 
-        def load_state_dict(self, state_dict: object, strict: bool = True, assign: bool = False) -> None:
+        def load_state_dict(
+            self, state_dict: object, strict: bool = True, assign: bool = False
+        ) -> None:
             return
 
     torch.save({}, tmp_path / "empty.pth")
-    drawn = Untrained("inception", ["2048"], feature_extractor_weights_path=str(tmp_path / "empty.pth"))
+    drawn = Untrained(
+        "inception", ["2048"], feature_extractor_weights_path=str(tmp_path / "empty.pth")
+    )
     torch.save(drawn.state_dict(), tmp_path / "weights.pth")
     with (tmp_path / "weights.pth").open("rb") as weights:
         network = inception_network(weights, CPU)
@@ -231,17 +255,26 @@ def test_inception_loads_real_sized_weights_and_sees_grey_as_rgb(tmp_path: Path)
 
 def test_naming_and_checking_a_detector_imports_no_torch(tmp_path: Path) -> None:
     program = (
-        "import sys, pathlib; from trainers.detectors import check; from trainers.sources import Digits;"
-        "from trainers.spec import ScoreSpec; check(ScoreSpec(), Digits(), pathlib.Path(sys.argv[1]));"
-        "print({'torch', 'sklearn', 'torchvision', 'torch_fidelity'} & set(sys.modules))"
+        "import sys, pathlib\n"
+        "from sched_lab.trainers.scoring.detectors import check\n"
+        "from sched_lab.trainers.data.builtin import Digits\n"
+        "from sched_lab.trainers.spec import ScoreSpec\n"
+        "check(ScoreSpec(), Digits(), pathlib.Path(sys.argv[1]))\n"
+        "print({'torch', 'sklearn', 'torchvision', 'torch_fidelity'} & set(sys.modules))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "set()"
 
 
 def test_torch_fidelity_can_be_imported_with_this_build_of_torch() -> None:
     program = (
-        "from trainers.torchvision_compat import import_torchvision; import_torchvision(); import_torchvision();"
-        "import torch_fidelity, torchvision.transforms"
+        "from sched_lab.trainers.scoring.torchvision_compat import import_torchvision\n"
+        "import_torchvision()\n"
+        "import_torchvision()\n"
+        "import torch_fidelity, torchvision.transforms\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    )

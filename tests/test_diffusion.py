@@ -1,4 +1,6 @@
-"""The forward process, the normalisers, the targets and the loss, against identities they must obey."""
+"""The forward process, the normalisers, the targets and the loss, against identities they must
+obey.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,24 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from trainers.diffusion import Predict, add_noise, eps_from_x0, loss, loss_weight, network_input, recover_x0, target
+from sched_lab.trainers.diffusion import (
+    Predict,
+    add_noise,
+    eps_from_x0,
+    loss,
+    loss_weight,
+    network_input,
+    recover_x0,
+    target,
+)
 
 PREDICTIONS: tuple[Predict, ...] = ("v", "eps", "x0")
 GAMMA = torch.tensor([1e-9, 1e-3, 0.2, 0.5, 0.9, 0.999], dtype=torch.float64)
 
 
-def batch(dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = (3, 4, 4)) -> tuple[Tensor, Tensor, Tensor]:
+def batch(
+    dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = (3, 4, 4)
+) -> tuple[Tensor, Tensor, Tensor]:
     """x0 in [-1, 1], noise and gamma for one example per value of GAMMA."""
     random = torch.Generator().manual_seed(0)
     x0 = torch.rand((len(GAMMA), *shape), generator=random, dtype=torch.float64) * 2 - 1
@@ -31,17 +44,26 @@ def test_noising_mixes_the_scaled_image_and_the_noise_by_the_roots_of_gamma() ->
 
 
 @pytest.mark.parametrize("b", [0.3, 1.0, 2.0])
-def test_unit_variance_images_at_scale_b_have_the_variance_that_the_analytic_normaliser_divides_out(b: float) -> None:
+def test_unit_variance_images_at_scale_b_have_the_variance_that_the_analytic_normaliser_divides_out(
+    b: float,
+) -> None:
     random = torch.Generator().manual_seed(1)
     x0, noise = torch.randn((2, 3, 1, 400, 400), generator=random, dtype=torch.float64)
     gamma = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     x_t = add_noise(x0, gamma, noise, b)
     assert_close(x_t.var(dim=(1, 2, 3)), (b**2 - 1) * gamma + 1, rtol=0.02, atol=0)
-    assert_close(network_input(x_t, gamma, b, "analytic").var(dim=(1, 2, 3)), torch.ones_like(gamma), rtol=0.02, atol=0)
+    assert_close(
+        network_input(x_t, gamma, b, "analytic").var(dim=(1, 2, 3)),
+        torch.ones_like(gamma),
+        rtol=0.02,
+        atol=0,
+    )
 
 
 @pytest.mark.parametrize("b", [0.3, 2.0])
-def test_analytically_normalised_scale_b_is_the_same_network_input_as_its_schedule_at_scale_one(b: float) -> None:
+def test_analytically_normalised_scale_b_is_the_same_network_input_as_its_schedule_at_scale_one(
+    b: float,
+) -> None:
     x0, noise, gamma = batch()
     equivalent = b**2 * gamma / ((b**2 - 1) * gamma + 1)
     assert_close(
@@ -51,7 +73,9 @@ def test_analytically_normalised_scale_b_is_the_same_network_input_as_its_schedu
 
 
 @pytest.mark.parametrize("how", ["input", "state"])
-def test_the_input_normaliser_gives_each_example_unit_deviation_and_leaves_its_mean_in(how: str) -> None:
+def test_the_input_normaliser_gives_each_example_unit_deviation_and_leaves_its_mean_in(
+    how: str,
+) -> None:
     x0, noise, gamma = batch()
     x_t = add_noise(x0, gamma, noise, 0.5) + 3
     x_in = network_input(x_t, gamma, 0.5, how)  # type: ignore[arg-type]
@@ -71,7 +95,9 @@ def test_a_flat_image_without_noise_is_normalised_to_finite_values() -> None:
 
 @pytest.mark.parametrize("predict", PREDICTIONS)
 @pytest.mark.parametrize("b", [0.3, 2.0])
-def test_the_image_and_the_noise_are_recovered_from_a_perfect_prediction(predict: Predict, b: float) -> None:
+def test_the_image_and_the_noise_are_recovered_from_a_perfect_prediction(
+    predict: Predict, b: float
+) -> None:
     x0, noise, gamma = batch()
     x_t = add_noise(x0, gamma, noise, b)
     recovered = recover_x0(predict, target(predict, x0, noise, gamma, b), x_t, gamma)
@@ -93,7 +119,9 @@ def test_min_snr_charges_one_error_in_the_image_alike_whatever_is_predicted(
 ) -> None:
     x0, noise, gamma = batch()
     x_t = add_noise(x0, gamma, noise, b)
-    guess = 0.8 * x0 + 0.1  # what the network takes the image for, told as the image, as noise or as v
+    guess = (
+        0.8 * x0 + 0.1
+    )  # what the network takes the image for, told as the image, as noise or as v
     output = target(predict, guess, eps_from_x0(b * guess, x_t, gamma), gamma, b)
     charged = loss(
         lambda x_in, gamma, label: output,
@@ -151,7 +179,10 @@ def test_the_network_is_given_the_normalised_state_gamma_and_the_label() -> None
         return x_in
 
     loss(network, x0, label, gamma, noise, b=0.5, predict="v", normalize="analytic", weight="none")
-    assert_close(seen, [network_input(add_noise(x0, gamma, noise, 0.5), gamma, 0.5, "analytic"), gamma, label])
+    assert_close(
+        seen,
+        [network_input(add_noise(x0, gamma, noise, 0.5), gamma, 0.5, "analytic"), gamma, label],
+    )
 
 
 @pytest.mark.parametrize("predict", PREDICTIONS)

@@ -34,14 +34,19 @@ def test_compose_publishes_on_loopback_only() -> None:
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
     assert "--host=0.0.0.0" in compose["services"]["mlflow"]["command"]  # inside the container
-    assert compose["services"]["runner"]["environment"]["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    assert (
+        compose["services"]["runner"]["environment"]["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    )
 
 
 def test_every_dependency_of_the_project_is_pinned() -> None:
     import tomllib
 
     project = tomllib.loads((DOCKER.parent / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
+    wanted = [
+        *project["dependencies"],
+        *(d for extra in project["optional-dependencies"].values() for d in extra),
+    ]
     pinned = {
         re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower()
         for line in (DOCKER.parent / "constraints.txt").read_text().splitlines()

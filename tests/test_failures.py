@@ -1,4 +1,6 @@
-"""Every error is of a kind; a full disk is known by any library's words and costs nothing that was written before."""
+"""Every error is of a kind; a full disk is known by any library's words and costs nothing that was
+written before.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.failures import KINDS, BadData, Diverged, disk_is_full, gpu_is_lost, kind_of
+from sched_lab.trainers.failures import KINDS, BadData, Diverged, disk_is_full, gpu_is_lost, kind_of
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered\nCompile with `TORCH_USE_CUDA_DSA`"
 
@@ -36,8 +38,16 @@ def behind(error: Exception, *, by: type[Exception] = RuntimeError) -> Exception
         (torch.OutOfMemoryError("no room"), "out_of_memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), "out_of_memory"),
         (RuntimeError("CUDA error: out of memory"), "out_of_memory"),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out_of_memory"),
-        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."), "out_of_memory"),
+        (
+            RuntimeError(
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+            ),
+            "out_of_memory",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+            "out_of_memory",
+        ),
         (behind(MemoryError()), "out_of_memory"),
         (behind(ValueError("bad header"), by=BadData), "bad_data"),
         (ValueError("out of memory"), "bug"),
@@ -46,7 +56,9 @@ def behind(error: Exception, *, by: type[Exception] = RuntimeError) -> Exception
         (KeyError("x"), "bug"),
     ],
 )
-def test_an_error_is_of_the_kind_of_the_nearest_known_error_behind_it(error: Exception, kind: str) -> None:
+def test_an_error_is_of_the_kind_of_the_nearest_known_error_behind_it(
+    error: Exception, kind: str
+) -> None:
     assert kind_of(error) == kind
     assert kind in KINDS
 
@@ -68,8 +80,14 @@ def test_a_gpu_that_failed_is_lost_and_one_that_was_full_is_not() -> None:
 
 
 def test_telling_kinds_apart_imports_no_torch() -> None:
-    program = "import sys, trainers.failures as f; f.kind_of(MemoryError()); print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout == b"False\n"
+    program = (
+        "import sys, sched_lab.trainers.failures as f; f.kind_of(MemoryError()); print('torch' in"
+        " sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout
+        == b"False\n"
+    )
 
 
 def test_a_full_disk_is_known_behind_other_errors_and_other_errors_are_not_it() -> None:
@@ -82,18 +100,35 @@ def test_a_full_disk_is_known_behind_other_errors_and_other_errors_are_not_it() 
 
 
 def on_a_small_disk(program: str, folder: Path, *arguments: object) -> dict[str, Any]:
-    """What a program prints, as JSON, whose first argument is a folder on a disk of one megabyte."""
+    """What a program prints, as JSON, whose first argument is a folder on a disk of one
+    megabyte.
+    """
     namespace = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
     mount = 'mount -t tmpfs -o size=1m tmpfs "$0"'
     folder.mkdir()
     try:
-        allowed = subprocess.run([*namespace, mount, str(folder)], capture_output=True, check=False).returncode == 0
+        allowed = (
+            subprocess.run(
+                [*namespace, mount, str(folder)], capture_output=True, check=False
+            ).returncode
+            == 0
+        )
     except FileNotFoundError:
         allowed = False
     if not allowed:
         pytest.skip("no mount namespace can be made here")
-    inside = [*namespace, f'{mount} && exec "$@"', str(folder), sys.executable, "-c", program, str(folder)]
-    done = subprocess.run([*inside, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120)
+    inside = [
+        *namespace,
+        f'{mount} && exec "$@"',
+        str(folder),
+        sys.executable,
+        "-c",
+        program,
+        str(folder),
+    ]
+    done = subprocess.run(
+        [*inside, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -102,10 +137,10 @@ def on_a_small_disk(program: str, folder: Path, *arguments: object) -> dict[str,
 WRITERS = """
 import io, json, pathlib, sys
 import numpy as np, safetensors.torch, torch
-from trainers.caching import cached
-from trainers.failures import disk_is_full
-from trainers.files import write_json
-from trainers.trial import write_grid
+from sched_lab.trainers.caching import cached
+from sched_lab.trainers.failures import disk_is_full
+from sched_lab.trainers.files import write_json
+from sched_lab.trainers.trial import write_grid
 
 disk, big = pathlib.Path(sys.argv[1]), torch.rand(1_000_000)
 noise = torch.randint(256, (64, 3, 256, 256), dtype=torch.uint8)
@@ -115,8 +150,12 @@ kept.write_text("before")
 writers = {
     "JSON": lambda: write_json(kept, text),
     "a sample grid": lambda: write_grid(noise, kept),
-    "a cache of an array": lambda: cached(disk / "cache", lambda folder: np.save(folder / "a.npy", big.numpy())),
-    "a cache of text": lambda: cached(disk / "cache", lambda folder: (folder / "a.txt").write_text(text)),
+    "a cache of an array": lambda: cached(
+        disk / "cache", lambda folder: np.save(folder / "a.npy", big.numpy())
+    ),
+    "a cache of text": lambda: cached(
+        disk / "cache", lambda folder: (folder / "a.txt").write_text(text)
+    ),
     "safetensors": lambda: safetensors.torch.save_file({"a": big}, disk / "x"),
     "torch.save": lambda: torch.save(big, disk / "x"),
 }
@@ -132,20 +171,25 @@ print(json.dumps(found))
 """
 
 
-def test_a_full_disk_is_known_by_what_every_writer_raises_and_leaves_what_stood_there(tmp_path: Path) -> None:
+def test_a_full_disk_is_known_by_what_every_writer_raises_and_leaves_what_stood_there(
+    tmp_path: Path,
+) -> None:
     found = on_a_small_disk(WRITERS, tmp_path / "disk")
     assert len(found) == 6
     for name, (is_os_error, told, left, kept) in found.items():
         assert told, name
-        if name not in ("safetensors", "torch.save"):  # these write in their own way, and we use neither
+        if name not in (
+            "safetensors",
+            "torch.save",
+        ):  # these write in their own way, and we use neither
             assert (is_os_error, left, kept) == (True, ["kept"], "before"), name
 
 
 TRIAL = """
 import contextlib, json, pathlib, sys
-from trainers.failures import disk_is_full
-from trainers.spec import TrialSpec
-from trainers.trial import Saving, run, run_trial
+from sched_lab.trainers.failures import disk_is_full
+from sched_lab.trainers.spec import TrialSpec
+from sched_lab.trainers.trial import Saving, run, run_trial
 
 disk, elsewhere = map(pathlib.Path, sys.argv[1:])
 small = {"kind": "unet", "width": 16, "multipliers": [1], "attention": 0}
@@ -174,8 +218,13 @@ print(json.dumps(found))
 """
 
 
-def test_a_trial_whose_disk_fills_up_keeps_its_last_checkpoint_and_goes_on_from_it_to_the_same_scores(
+def test_a_trial_whose_disk_fills_up_goes_on_from_its_last_checkpoint_to_the_same_scores(
     tmp_path: Path,
 ) -> None:
     found = on_a_small_disk(TRIAL, tmp_path / "disk", tmp_path)
-    assert found == {"told": True, "intact": True, "left": ["checkpoint.safetensors", "filler"], "same": True}
+    assert found == {
+        "told": True,
+        "intact": True,
+        "left": ["checkpoint.safetensors", "filler"],
+        "same": True,
+    }

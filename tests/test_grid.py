@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sched_lab.grid import MAX_CELLS, Cell, Grid, expand, keyed
-from sched_lab.located_yaml import SweepError, loads
-from trainers.spec import DataSpec, TrialSpec, trial_key
+from sched_lab.errors import SweepError
+from sched_lab.sweep.grid import MAX_CELLS, Cell, Grid, expand, keyed
+from sched_lab.sweep.located_yaml import loads
+from sched_lab.trainers.spec import DataSpec, TrialSpec, trial_key
 
 
 def grid_of(**sweep: Any) -> Grid:
@@ -37,7 +38,9 @@ def keys(cells: tuple[Cell, ...]) -> list[str]:
 
 resolutions = st.lists(st.sampled_from([8, 16, 32, 64]), min_size=1, max_size=4, unique=True)
 scales = st.lists(st.sampled_from([0.25, 0.5, 1, 2.0]), min_size=1, max_size=4, unique=True)
-schedules = st.lists(st.sampled_from(["linear", "cosine", "cosine@0.2,1,1", "flow"]), min_size=1, unique=True)
+schedules = st.lists(
+    st.sampled_from(["linear", "cosine", "cosine@0.2,1,1", "flow"]), min_size=1, unique=True
+)
 
 
 @settings(deadline=None)
@@ -63,15 +66,25 @@ def test_excluding_and_including_are_set_difference_and_union(
         include=[{"resolution": 128, "b": value} for value in included],
     )
     left = {(r, s) for r in resolution for s in b if not (r in without and s == b[0])}
-    assert {(cell.spec.resolution, cell.spec.b) for cell in grid.cells} == left | {(128, s) for s in included}
+    assert {(cell.spec.resolution, cell.spec.b) for cell in grid.cells} == left | {
+        (128, s) for s in included
+    }
     assert grid.excluded == len(resolution) * len(b) - len(left)
 
 
 @settings(deadline=None)
 @given(scales, st.randoms())
 def test_the_order_of_axes_and_values_changes_no_key(b: list[float], random: Any) -> None:
-    axes: dict[str, list[Any]] = {"b": b, "resolution": [8, 16], "train.lr": [1e-3, 1e-4], "seed": [0, 1]}
-    shuffled = {name: random.sample(axes[name], len(axes[name])) for name in random.sample(list(axes), len(axes))}
+    axes: dict[str, list[Any]] = {
+        "b": b,
+        "resolution": [8, 16],
+        "train.lr": [1e-3, 1e-4],
+        "seed": [0, 1],
+    }
+    shuffled = {
+        name: random.sample(axes[name], len(axes[name]))
+        for name in random.sample(list(axes), len(axes))
+    }
     assert set(keys(grid_of(grid=axes).cells)) == set(keys(grid_of(grid=shuffled).cells))
 
 
@@ -108,24 +121,46 @@ def test_any_setting_can_be_an_axis() -> None:
 
 def test_a_schedules_lists_expand_for_that_schedule_alone() -> None:
     mapping = {"kind": "sigmoid", "range": [[-3, 3], [0, 3]], "tau": [0.5, 0.9]}
-    found = [spec.schedule for spec in specs(grid={"schedule": ["linear", mapping, {"kind": "log", "range": [1, 9]}]})]
+    found = [
+        spec.schedule
+        for spec in specs(grid={"schedule": ["linear", mapping, {"kind": "log", "range": [1, 9]}]})
+    ]
     sigmoids = ["sigmoid@-3,3,0.5", "sigmoid@-3,3,0.9", "sigmoid@0,3,0.5", "sigmoid@0,3,0.9"]
     assert found == ["linear", *sigmoids, "log@1,9,f"]
 
 
 def test_a_schedule_parameter_acts_on_the_schedules_that_read_it_and_the_rest_collapse() -> None:
-    grid = grid_of(grid={"schedule": ["linear", "sigmoid@-3,3", "cosine@0,1", "cosine"], "tau": [0.5, 1, 2]})
-    sigmoids, cosines = ([f"{kind},{tau}" for tau in ("0.5", "1", "2")] for kind in ("sigmoid@-3,3", "cosine@0,1"))
-    # bare cosine is the authors' own and reads nothing: a tau must not turn it into another schedule
+    grid = grid_of(
+        grid={"schedule": ["linear", "sigmoid@-3,3", "cosine@0,1", "cosine"], "tau": [0.5, 1, 2]}
+    )
+    sigmoids, cosines = (
+        [f"{kind},{tau}" for tau in ("0.5", "1", "2")] for kind in ("sigmoid@-3,3", "cosine@0,1")
+    )
+    # bare cosine is the authors' own and reads nothing: a tau must not turn it into another
+    # schedule
     assert [cell.spec.schedule for cell in grid.cells] == ["linear", *sigmoids, *cosines, "cosine"]
     assert grid.duplicates == 4
-    assert [cell.settings.get("tau") for cell in grid.cells] == [None, 0.5, 1.0, 2.0, 0.5, 1.0, 2.0, None]
+    assert [cell.settings.get("tau") for cell in grid.cells] == [
+        None,
+        0.5,
+        1.0,
+        2.0,
+        0.5,
+        1.0,
+        2.0,
+        None,
+    ]
 
 
 def test_two_spellings_of_one_trial_collapse_into_the_first() -> None:
     grid = grid_of(
         grid={
-            "schedule": ["linear", "simple_linear", "sigmoid@-3,3,1", {"kind": "sigmoid", "tau": 1.0}],
+            "schedule": [
+                "linear",
+                "simple_linear",
+                "sigmoid@-3,3,1",
+                {"kind": "sigmoid", "tau": 1.0},
+            ],
             "b": [1, 1.0],
         }
     )
@@ -185,13 +220,22 @@ def test_overrides_apply_in_order_and_each_sees_what_the_last_one_set() -> None:
             {"when": {"train.steps": 200, "resolution": 32}, "set": {"sample.count": 9}},
         ],
     )
-    assert [(s.train.steps, s.b, s.sample.count) for s in found] == [(100, 1, 1000), (200, 0.5, 1000), (200, 0.5, 9)]
+    assert [(s.train.steps, s.b, s.sample.count) for s in found] == [
+        (100, 1, 1000),
+        (200, 0.5, 1000),
+        (200, 0.5, 9),
+    ]
 
 
 def test_setting_a_whole_discards_what_was_set_inside_it_before() -> None:
     (found,) = specs(
         grid={"schedule": ["sigmoid"], "tau": [0.5], "train.network.width": [32]},
-        overrides=[{"when": {"tau": 0.5}, "set": {"schedule": "sigmoid@0,3,1", "train.network": {"kind": "unet"}}}],
+        overrides=[
+            {
+                "when": {"tau": 0.5},
+                "set": {"schedule": "sigmoid@0,3,1", "train.network": {"kind": "unet"}},
+            }
+        ],
     )
     assert (found.schedule, found.train.network.model_dump()["width"]) == ("sigmoid@0,3,1", 64)
 
@@ -211,21 +255,35 @@ def test_what_has_no_effect_is_warned_of_at_its_line() -> None:
 
 def test_settings_are_json_and_canonical() -> None:
     (cell,) = grid_of(
-        grid={"data": [{"source": "shapes", "count": 9}], "b": [2], "score.metrics": [["kid"]], "score.every": [None]}
+        grid={
+            "data": [{"source": "shapes", "count": 9}],
+            "b": [2],
+            "score.metrics": [["kid"]],
+            "score.every": [None],
+        }
     ).cells
-    expected = {"data": {"source": "shapes", "count": 9}, "b": 2.0, "score.metrics": ["kid"], "score.every": None}
+    expected = {
+        "data": {"source": "shapes", "count": 9},
+        "b": 2.0,
+        "score.metrics": ["kid"],
+        "score.every": None,
+    }
     assert json.loads(json.dumps(cell.settings)) == cell.settings == expected
 
 
 def test_a_grid_with_too_many_cells_is_refused_before_it_is_made() -> None:
     axes = {name: list(range(1, 1000)) for name in ("seed", "train.steps", "sample.count", "b")}
     assert refusal(grid=axes).endswith(f"has {999**4:,} cells; at most {MAX_CELLS:,} are allowed")
-    assert "must stand for 1 to" in refusal(grid={"schedule": [{"kind": list(range(999)), "tau": list(range(999))}]})
+    assert "must stand for 1 to" in refusal(
+        grid={"schedule": [{"kind": list(range(999)), "tau": list(range(999))}]}
+    )
 
 
 def test_the_key_is_the_trials_own_and_each_source_is_fingerprinted_once() -> None:
     asked: list[DataSpec] = []
-    cells = grid_of(grid={"data": ["digits", {"source": "shapes"}, "digits"], "seed": list(range(20))}).cells
+    cells = grid_of(
+        grid={"data": ["digits", {"source": "shapes"}, "digits"], "seed": list(range(20))}
+    ).cells
 
     def fingerprint(data: DataSpec) -> str:
         asked.append(data)
@@ -241,7 +299,10 @@ def test_a_hundred_thousand_cells_are_expanded_validated_and_keyed_within_fiftee
     grid = grid_of(
         grid={
             "resolution": [8, 16, 32, 64, 128],
-            "schedule": ["linear", {"kind": "sigmoid", "range": [[-3, 3], [0, 3]], "tau": [0.5, 0.9]}],
+            "schedule": [
+                "linear",
+                {"kind": "sigmoid", "range": [[-3, 3], [0, 3]], "tau": [0.5, 0.9]},
+            ],
             "b": [0.1 * i for i in range(1, 11)],
             "seed": list(range(40)),
             "train.lr": [1e-3, 1e-4],

@@ -1,4 +1,6 @@
-"""Odd names, files that are not what they seem and a store full of garbage: messages, and nothing outside the store."""
+"""Odd names, files that are not what they seem and a store full of garbage: messages, and nothing
+outside the store.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,17 @@ import pytest
 from PIL import Image
 
 from sched_lab import names
-from sched_lab.store import _RESULT, _SHEET, Store
+from sched_lab.store.folder import _RESULT, _SHEET, Store
 from tests.conftest import SMALL_SWEEP, Command
 
 TINY = {
     "data": "digits",
     "grid": {"b": [0.5, 1.0]},
-    "train": {"steps": 2, "batch": 8, "network": {"kind": "unet", "width": 16, "multipliers": [1], "attention": 0}},
+    "train": {
+        "steps": 2,
+        "batch": 8,
+        "network": {"kind": "unet", "width": 16, "multipliers": [1], "attention": 0},
+    },
     "sample": {"count": 32, "steps": 2},
     "score": {"detector": "random"},
     "resources": {"cpu": 1},
@@ -32,7 +38,9 @@ SCRIPT = "<script>alert(1)</script>"
 def tiny(folder: Path, name: str, **settings: object) -> Path:
     """A sweep of two short trials; JSON is YAML."""
     file = folder / "tiny.yaml"
-    file.write_text(json.dumps({"name": name, **TINY, **settings}, ensure_ascii=False), encoding="utf-8")
+    file.write_text(
+        json.dumps({"name": name, **TINY, **settings}, ensure_ascii=False), encoding="utf-8"
+    )
     return file
 
 
@@ -60,10 +68,18 @@ def lab(sched_lab: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "%s{}{{7*7}}$HOME`id`",
     ],
 )
-def test_any_printable_name_runs_and_is_reported_inside_the_store(sched_lab: Command, lab: Path, name: str) -> None:
+def test_any_printable_name_runs_and_is_reported_inside_the_store(
+    sched_lab: Command, lab: Path, name: str
+) -> None:
     outside = {path for path in lab.parent.rglob("*") if lab / "lab" not in path.parents}
     file = tiny(lab, name, description=f"{SCRIPT}\n```\n{SCRIPT}")
-    for arguments in (("submit", file, "--inline"), ("status", name), ("stop", name), ("report", name), ("gc",)):
+    for arguments in (
+        ("submit", file, "--inline"),
+        ("status", name),
+        ("stop", name),
+        ("report", name),
+        ("gc",),
+    ):
         done = sched_lab(*arguments, cwd=lab)
         assert done.returncode == 0, done.stderr
         assert name in done.stdout or arguments[0] not in ("submit", "stop")
@@ -98,7 +114,21 @@ def test_a_name_that_would_mislead_is_refused_at_its_line(
 
 def test_folders_of_any_two_names_differ_and_are_plain(tmp_path: Path) -> None:
     store = Store.at(tmp_path)
-    odd = ["a/b", "a\\b", "a b", "..", ".", "A b", "😀" * 200, "é" * 200, "x" * 200, "x" * 199, "con.", SCRIPT, "a-b"]
+    odd = [
+        "a/b",
+        "a\\b",
+        "a b",
+        "..",
+        ".",
+        "A b",
+        "😀" * 200,
+        "é" * 200,
+        "x" * 200,
+        "x" * 199,
+        "con.",
+        SCRIPT,
+        "a-b",
+    ]
     folders = [store.sweep(name) for name in odd]
     assert len({str(folder).lower() for folder in folders}) == len(odd)
     for folder in folders:
@@ -121,7 +151,9 @@ def image(path: Path, colour: str = "red", size: tuple[int, int] = (8, 8)) -> Pa
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_what_is_no_regular_file_is_named_at_once_or_left_out(sched_lab: Command, tmp_path: Path, kind: str) -> None:
+def test_what_is_no_regular_file_is_named_at_once_or_left_out(
+    sched_lab: Command, tmp_path: Path, kind: str
+) -> None:
     image(tmp_path / "images/good.png")
     ODD[kind](tmp_path / "images/odd.png")
     data = {"source": "folder", "path": "images"}
@@ -130,23 +162,38 @@ def test_what_is_no_regular_file_is_named_at_once_or_left_out(sched_lab: Command
     assert time.monotonic() - start < 30
     assert done.returncode == 2
     assert "odd.png is no regular file" in done.stderr
-    done = sched_lab("plan", tiny(tmp_path, "odd", data={**data, "on_broken": "skip"}), cwd=tmp_path)
+    done = sched_lab(
+        "plan", tiny(tmp_path, "odd", data={**data, "on_broken": "skip"}), cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
 
 
-def test_folders_named_as_images_and_loops_of_folders_are_no_images(sched_lab: Command, tmp_path: Path) -> None:
+def test_folders_named_as_images_and_loops_of_folders_are_no_images(
+    sched_lab: Command, tmp_path: Path
+) -> None:
     image(tmp_path / "images/a/good.png")
     (tmp_path / "images/a/folder.png").mkdir()
     (tmp_path / "images/a/loop.png").symlink_to(tmp_path / "images")
-    done = sched_lab("plan", tiny(tmp_path, "odd", data={"source": "folder", "path": "images"}), cwd=tmp_path)
+    done = sched_lab(
+        "plan", tiny(tmp_path, "odd", data={"source": "folder", "path": "images"}), cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
 
 
-def test_image_files_and_classes_may_have_any_name_and_each_has_its_fingerprint(tmp_path: Path) -> None:
-    from trainers.data import prepare
-    from trainers.user_sources import Folder
+def test_image_files_and_classes_may_have_any_name_and_each_has_its_fingerprint(
+    tmp_path: Path,
+) -> None:
+    from sched_lab.trainers.data.prepare import prepare
+    from sched_lab.trainers.data.user import Folder
 
-    classes = [SCRIPT.replace("/", "\u2215"), "🎲", "two\nlines", "a..\u2215..", "%s{{7*7}}", os.fsdecode(b"\xff")]
+    classes = [
+        SCRIPT.replace("/", "\u2215"),
+        "🎲",
+        "two\nlines",
+        "a..\u2215..",
+        "%s{{7*7}}",
+        os.fsdecode(b"\xff"),
+    ]
     for i, name in enumerate(classes):
         image(tmp_path / "images" / name / f"{name}.png", colour=f"#0000{i:02x}")
     folder = Folder(path=str(tmp_path / "images"))
@@ -159,9 +206,11 @@ def test_image_files_and_classes_may_have_any_name_and_each_has_its_fingerprint(
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3000, 1), (1, 3000)])
-def test_images_of_one_pixel_or_of_one_line_become_squares(tmp_path: Path, size: tuple[int, int]) -> None:
-    from trainers.data import prepare
-    from trainers.user_sources import Folder
+def test_images_of_one_pixel_or_of_one_line_become_squares(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    from sched_lab.trainers.data.prepare import prepare
+    from sched_lab.trainers.data.user import Folder
 
     image(tmp_path / "images/a.png", "blue", size)
     (pixels,) = prepare(Folder(path=str(tmp_path / "images")), 8, tmp_path / "cache").pixels
@@ -171,8 +220,8 @@ def test_images_of_one_pixel_or_of_one_line_become_squares(tmp_path: Path, size:
 def test_of_an_animation_the_first_picture_is_taken_and_transparent_colours_of_a_palette_are_white(
     tmp_path: Path,
 ) -> None:
-    from trainers.data import prepare
-    from trainers.user_sources import Folder
+    from sched_lab.trainers.data.prepare import prepare
+    from sched_lab.trainers.data.user import Folder
 
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     (tmp_path / "images").mkdir()
@@ -186,7 +235,9 @@ def test_of_an_animation_the_first_picture_is_taken_and_transparent_colours_of_a
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_a_file_that_may_not_be_read_is_named(sched_lab: Command, tmp_path: Path) -> None:
     image(tmp_path / "images/closed.png").chmod(0)
-    done = sched_lab("plan", tiny(tmp_path, "odd", data={"source": "folder", "path": "images"}), cwd=tmp_path)
+    done = sched_lab(
+        "plan", tiny(tmp_path, "odd", data={"source": "folder", "path": "images"}), cwd=tmp_path
+    )
     assert done.returncode == 2
     assert "closed.png" in done.stderr
 
@@ -210,11 +261,22 @@ def test_a_store_full_of_garbage_is_answered_with_messages(
     (key, *_) = Store.at(tmp_path / "lab").trial_keys()
     trials = [path for path in (tmp_path / "lab/trials").rglob("*.json*") if path.is_file()]
     sweeps = [path for path in (tmp_path / "lab/sweeps").rglob("*") if path.is_file()]
-    assert {path.name for path in trials} == {names.RESULT_FILE, names.SPEC_FILE, names.JOURNAL_FILE}
+    assert {path.name for path in trials} == {
+        names.RESULT_FILE,
+        names.SPEC_FILE,
+        names.JOURNAL_FILE,
+    }
     assert names.CELLS_FILE in {path.name for path in sweeps}
     for path in trials:
         path.write_bytes(GARBAGE[kind])
-    commands = [("status",), ("status", "plain"), ("show", key), ("logs", key), ("plan", file), ("stop", "plain")]
+    commands = [
+        ("status",),
+        ("status", "plain"),
+        ("show", key),
+        ("logs", key),
+        ("plan", file),
+        ("stop", "plain"),
+    ]
     for damaged in ([], sweeps):
         for path in damaged:
             path.write_bytes(GARBAGE[kind])
@@ -241,13 +303,20 @@ def test_a_ray_started_here_listens_on_loopback_only(tmp_path: Path) -> None:
 
     (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
     command = [str(Path(sys.executable).with_name("sched-lab")), "submit", "small.yaml"]
-    driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     listening: dict[str, str] = {}
     try:
         while driver.poll() is None:
             try:
-                for process in [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]:
-                    open_now = [c for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
+                for process in [
+                    psutil.Process(driver.pid),
+                    *psutil.Process(driver.pid).children(recursive=True),
+                ]:
+                    open_now = [
+                        c for c in process.net_connections() if c.status == psutil.CONN_LISTEN
+                    ]
                     listening |= {c.laddr.ip: process.name() for c in open_now}
             except psutil.Error:  # it ended while we looked
                 pass

@@ -1,4 +1,6 @@
-"""gc finds what nothing needs any more, deletes it when told to, and keeps its hands off all else."""
+"""gc finds what nothing needs any more, deletes it when told to, and keeps its hands off all
+else.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,12 @@ import pytest
 from filelock import FileLock
 
 from sched_lab import names
-from sched_lab.housekeeping import delete, leftovers
-from sched_lab.store import OutOfReach, Store, locked
+from sched_lab.errors import OutOfReach
+from sched_lab.store.folder import Store, locked
+from sched_lab.store.housekeeping import delete, leftovers
+from sched_lab.trainers.files import write_json
+from sched_lab.trainers.trial import CHECKPOINT_FILE
 from tests.conftest import Command
-from trainers.files import write_json
-from trainers.trial import CHECKPOINT_FILE
 
 NOBODY = 999_999_999  # above the largest number of a process
 
@@ -62,7 +65,9 @@ def found(store: Store, cache: bool = False) -> set[str]:
         (None, {f"result.json.{NOBODY}.part"}),
     ],
 )
-def test_a_trial_keeps_what_it_can_still_go_on_from(store: Store, state: str | None, can_go: set[str]) -> None:
+def test_a_trial_keeps_what_it_can_still_go_on_from(
+    store: Store, state: str | None, can_go: set[str]
+) -> None:
     trial(store, "a", state)
     assert found(store) == {f"trials/a/{name}" for name in can_go}
 
@@ -85,12 +90,17 @@ def test_the_stop_file_of_a_sweep_goes_unless_a_submit_reads_it(store: Store) ->
         assert found(store) == {f"sweeps/{store.sweep(name).name}/stop" for name in ("idle", "..")}
 
 
-def test_the_cache_goes_only_when_asked_for_and_only_when_nobody_uses_the_store(store: Store) -> None:
+def test_the_cache_goes_only_when_asked_for_and_only_when_nobody_uses_the_store(
+    store: Store,
+) -> None:
     written(store.cache / "data/abc/pixels.npy", 1000)
     written(store.cache / "detectors/def/weights.safetensors", 24)
     trial(store, "a", None)
     assert not any(path.startswith("cache") for path in found(store))
-    with store.held("small"), pytest.raises(OutOfReach, match=rf"submit of small \(process {os.getpid()} on"):
+    with (
+        store.held("small"),
+        pytest.raises(OutOfReach, match=rf"submit of small \(process {os.getpid()} on"),
+    ):
         leftovers(store, cache=True)
     with store.claimed("a"), pytest.raises(OutOfReach, match="in use by trial a"):
         leftovers(store, cache=True)
@@ -109,10 +119,15 @@ def test_a_cache_entry_that_was_never_completed_goes_unless_it_is_being_made(sto
     assert found(store) == {"cache/data/abc.partial"}
 
 
-def test_nobody_can_take_up_what_is_being_deleted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_can_take_up_what_is_being_deleted(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trial(store, "a", names.FINISHED)
     written(store.cache / "data/abc.partial/pixels.npy")
-    locks = {"trials": lambda: store.busy("a"), "cache": lambda: locked(store.cache / "data/abc.lock")}
+    locks = {
+        "trials": lambda: store.busy("a"),
+        "cache": lambda: locked(store.cache / "data/abc.lock"),
+    }
     seen = []
 
     def watch(owner: object, name: str) -> None:
@@ -149,7 +164,12 @@ def test_links_out_of_the_store_are_never_followed(store: Store, tmp_path: Path)
     (store.cache / "data/abc/elsewhere").symlink_to(outside)
     trial(store, "inside", names.FINISHED)
     (store.trial("inside") / f"y.{NOBODY}.part").symlink_to(outside / "stop")
-    for link in (store.trial("linked"), store.sweep("linked"), store.cache / "linked", store.cache / "data/linked"):
+    for link in (
+        store.trial("linked"),
+        store.sweep("linked"),
+        store.cache / "linked",
+        store.cache / "data/linked",
+    ):
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(outside, target_is_directory=True)
     before = sorted(outside.iterdir())
@@ -159,7 +179,9 @@ def test_links_out_of_the_store_are_never_followed(store: Store, tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", ["trials", "sweeps", "cache"])
-def test_a_store_whose_folders_are_links_is_left_alone(store: Store, tmp_path: Path, kind: str) -> None:
+def test_a_store_whose_folders_are_links_is_left_alone(
+    store: Store, tmp_path: Path, kind: str
+) -> None:
     outside = tmp_path / "outside"
     for name in (f"a/x.{NOBODY}.part", "a/stop", "a/b/c"):
         written(outside / name)
@@ -168,7 +190,9 @@ def test_a_store_whose_folders_are_links_is_left_alone(store: Store, tmp_path: P
     assert found(store, cache=True) == set()
 
 
-def test_gc_says_what_it_would_delete_and_deletes_with_yes_alone(sched_lab: Command, store: Store) -> None:
+def test_gc_says_what_it_would_delete_and_deletes_with_yes_alone(
+    sched_lab: Command, store: Store
+) -> None:
     folder = trial(store, "a", names.FINISHED)
     written(folder / CHECKPOINT_FILE, 3 * 2**20)
     said = sched_lab("gc", "--store", store.root)
@@ -190,8 +214,15 @@ def test_gc_asks_on_a_terminal(store: Store, answer: str, kept: bool) -> None:
     ours, theirs = pty.openpty()
     try:
         os.write(ours, f"{answer}\n".encode())
-        command = [str(Path(sys.executable).with_name("sched-lab")), "gc", "--store", str(store.root)]
-        done = subprocess.run(command, stdin=theirs, capture_output=True, text=True, timeout=60, check=True)
+        command = [
+            str(Path(sys.executable).with_name("sched-lab")),
+            "gc",
+            "--store",
+            str(store.root),
+        ]
+        done = subprocess.run(
+            command, stdin=theirs, capture_output=True, text=True, timeout=60, check=True
+        )
     finally:
         os.close(ours)
         os.close(theirs)

@@ -1,4 +1,6 @@
-"""The figures of what noise, schedules and b do are drawn from the user's own images, by the equation of training."""
+"""The figures of what noise, schedules and b do are drawn from the user's own images, by the
+equation of training.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,11 @@ from PIL import Image
 
 from sched_lab import illustrations
 from sched_lab.illustrations import Curve, examples, noise_by_size, scale_by_time, schedules_by_time
+from sched_lab.trainers import diffusion
+from sched_lab.trainers.data.builtin import Digits, Photos
+from sched_lab.trainers.data.user import Folder
+from sched_lab.trainers.schedules import parse
 from tests.conftest import Command
-from trainers import diffusion
-from trainers.schedules import parse
-from trainers.sources import Digits, Photos
-from trainers.user_sources import Folder
 
 SWEEP = """\
 name: mine
@@ -43,16 +45,24 @@ def some_images() -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("gamma", [0.0, 0.05, 0.7, 1.0])
 def test_images_are_noised_as_in_training(gamma: float, b: float) -> None:
     x0, noise = some_images()
-    known = diffusion.add_noise(torch.tensor(x0), torch.full((4,), gamma, dtype=torch.float64), torch.tensor(noise), b)
-    np.testing.assert_allclose(illustrations.add_noise(x0, gamma, noise, b), known.numpy(), atol=1e-12)
+    known = diffusion.add_noise(
+        torch.tensor(x0), torch.full((4,), gamma, dtype=torch.float64), torch.tensor(noise), b
+    )
+    np.testing.assert_allclose(
+        illustrations.add_noise(x0, gamma, noise, b), known.numpy(), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("how", ["none", "input", "analytic", "state"])
 def test_images_are_normalised_as_in_training(how: diffusion.Normalize) -> None:
     x0, noise = some_images()
     x_t = illustrations.add_noise(x0, 0.7, noise, 0.3)
-    known = diffusion.network_input(torch.tensor(x_t), torch.full((4,), 0.7, dtype=torch.float64), 0.3, how)
-    np.testing.assert_allclose(illustrations.normalized(x_t, 0.7, 0.3, how), known.numpy(), atol=1e-12)
+    known = diffusion.network_input(
+        torch.tensor(x_t), torch.full((4,), 0.7, dtype=torch.float64), 0.3, how
+    )
+    np.testing.assert_allclose(
+        illustrations.normalized(x_t, 0.7, 0.3, how), known.numpy(), atol=1e-12
+    )
 
 
 def test_the_same_noise_leaves_more_of_a_larger_image() -> None:
@@ -87,7 +97,9 @@ def test_each_size_shows_the_same_images_and_each_level_the_same_noise() -> None
 
 
 def test_a_row_of_the_scale_figure_goes_from_image_to_noise_and_larger_b_keeps_more() -> None:
-    tiles = drawn(scale_by_time(Digits(), 16, parse("linear"), [0.25, 4.0], (0.0, 0.5, 1.0), count=1))
+    tiles = drawn(
+        scale_by_time(Digits(), 16, parse("linear"), [0.25, 4.0], (0.0, 0.5, 1.0), count=1)
+    )
     clean = tiles[0].ravel()
 
     def likeness(tile: np.ndarray) -> float:
@@ -112,7 +124,12 @@ def test_no_label_is_cut_off() -> None:
     figures = [
         noise_by_size(Digits(), [8, 1024], (0.125,), count=1).figure,
         scale_by_time(Digits(), 8, parse("sigmoid@-3,3,0.9"), [0.0625, 1], count=1).figure,
-        schedules_by_time([Curve(f"sigmoid@-3,3,{tau}", parse(f"sigmoid@-3,3,{tau}"), 0.5) for tau in range(1, 25)]),
+        schedules_by_time(
+            [
+                Curve(f"sigmoid@-3,3,{tau}", parse(f"sigmoid@-3,3,{tau}"), 0.5)
+                for tau in range(1, 25)
+            ]
+        ),
     ]
     for figure in figures:
         figure.savefig("/dev/null", format="png")  # lays it out
@@ -148,7 +165,9 @@ def test_fewer_images_than_asked_for_is_an_error() -> None:
 
 @pytest.mark.parametrize("suffix", SIGNATURES)
 @pytest.mark.parametrize("figure", ["noise", "schedules", "scale"])
-def test_each_command_writes_the_picture_it_says(sched_lab: Command, folder: Path, figure: str, suffix: str) -> None:
+def test_each_command_writes_the_picture_it_says(
+    sched_lab: Command, folder: Path, figure: str, suffix: str
+) -> None:
     done = sched_lab("illustrate", figure, "mine.yaml", "--out", f"it{suffix}", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"wrote it{suffix}: ")
@@ -157,7 +176,10 @@ def test_each_command_writes_the_picture_it_says(sched_lab: Command, folder: Pat
 
 
 def test_what_is_left_out_comes_from_the_sweep(sched_lab: Command, folder: Path) -> None:
-    said = [sched_lab("illustrate", name, "mine.yaml", cwd=folder).stdout for name in ("noise", "schedules", "scale")]
+    said = [
+        sched_lab("illustrate", name, "mine.yaml", cwd=folder).stdout
+        for name in ("noise", "schedules", "scale")
+    ]
     assert said == [
         "wrote mine-noise.png: digits at 8, 16 pixels, γ = 0.7, 0.3\n",
         "wrote mine-schedules.png: linear, b = 0.5, 2\n",
@@ -173,7 +195,10 @@ def test_schedules_are_drawn_from_notations_alone(sched_lab: Command, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["noise", "mine.yaml", "--gamma", "1.5"], "takes numbers from 0 to 1 with commas between them, got '1.5'"),
+        (
+            ["noise", "mine.yaml", "--gamma", "1.5"],
+            "takes numbers from 0 to 1 with commas between them, got '1.5'",
+        ),
         (["noise", "mine.yaml", "--size", "8.5"], "takes whole numbers from 4 to 1024"),
         (["noise", "none.yaml"], "none.yaml"),
         (["scale", "mine.yaml", "--out", "it.jpg"], "must end in .png, .svg, .pdf, got 'it.jpg'"),
@@ -181,7 +206,9 @@ def test_schedules_are_drawn_from_notations_alone(sched_lab: Command, tmp_path: 
         (["schedules", "shifted_cosine"], "needs the image size"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(sched_lab: Command, folder: Path, arguments: list[str], message: str) -> None:
+def test_what_cannot_be_drawn_is_refused(
+    sched_lab: Command, folder: Path, arguments: list[str], message: str
+) -> None:
     done = sched_lab("illustrate", *arguments, cwd=folder)
     assert done.returncode == 2
     assert message in done.stderr
@@ -190,9 +217,13 @@ def test_what_cannot_be_drawn_is_refused(sched_lab: Command, folder: Path, argum
 
 def test_no_picture_needs_torch(folder: Path) -> None:
     code = (
-        "import sys; from sched_lab.cli import cli\n"
-        "for name in ('noise', 'schedules', 'scale'): cli(['illustrate', name, 'mine.yaml'], standalone_mode=False)\n"
-        "print([name for name in ('torch', 'mlflow', 'ray', 'pandas') if name in sys.modules])"
+        "import sys\n"
+        "from sched_lab.cli.program import cli\n"
+        "for name in ('noise', 'schedules', 'scale'):\n"
+        "    cli(['illustrate', name, 'mine.yaml'], standalone_mode=False)\n"
+        "print([name for name in ('torch', 'mlflow', 'ray', 'pandas') if name in sys.modules])\n"
     )
-    found = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
     assert found.stdout.splitlines()[-1] == "[]"

@@ -1,4 +1,6 @@
-"""Interactive figures hold what the statistics say, and stay text within a page; read back from their JSON."""
+"""Interactive figures hold what the statistics say, and stay text within a page; read back from
+their JSON.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,10 @@ import pandas as pd
 import pytest
 from plotly.graph_objects import Figure
 
-from analysis import figures, interactive, stats
 from sched_lab import names
-from trainers import schedules
+from sched_lab.analysis.figures import interactive, static
+from sched_lab.analysis.statistics import ranking
+from sched_lab.trainers import schedules
 
 FD = "fd_classifier"
 HOSTILE = "</script><b>plug</b>@1"
@@ -21,7 +24,9 @@ COLUMNS = ["resolution", "schedule", "b"]
 
 @pytest.fixture
 def runs() -> pd.DataFrame:
-    """Two sizes, two schedules, three b, two seeds; best at b = size/8, linear before the hostile one by 5."""
+    """Two sizes, two schedules, three b, two seeds; best at b = size/8, linear before the hostile
+    one by 5.
+    """
     frame = pd.DataFrame(
         {
             "resolution": size,
@@ -40,17 +45,19 @@ def runs() -> pd.DataFrame:
         for seed in (0, 1)
     )
     lost = (frame["b"] == 2.0) & (frame["schedule"] == HOSTILE) & (frame["resolution"] == 8)
-    return frame.assign(state=frame["state"].where(~lost, names.FAILED), **{FD: frame[FD].where(~lost)})
+    return frame.assign(
+        state=frame["state"].where(~lost, names.FAILED), **{FD: frame[FD].where(~lost)}
+    )
 
 
 @pytest.fixture
 def cells(runs: pd.DataFrame) -> pd.DataFrame:
-    return stats.summarize(runs, FD)
+    return ranking.summarize(runs, FD)
 
 
 @pytest.fixture
 def best(runs: pd.DataFrame) -> pd.DataFrame:
-    return stats.best_cells(runs, FD)
+    return ranking.best_cells(runs, FD)
 
 
 def read(figure: Figure) -> dict:  # type: ignore[type-arg]
@@ -61,7 +68,9 @@ def read(figure: Figure) -> dict:  # type: ignore[type-arg]
 def test_json_for_a_page_closes_no_element_and_reads_back_the_same(
     runs: pd.DataFrame, cells: pd.DataFrame, best: pd.DataFrame
 ) -> None:
-    figure = interactive.score_against_b(runs, cells[cells["resolution"] == 8], best, FD, "schedule")
+    figure = interactive.score_against_b(
+        runs, cells[cells["resolution"] == 8], best, FD, "schedule"
+    )
     text = interactive.as_json(figure)
     assert "<" not in text
     assert json.loads(text) == read(figure)
@@ -70,8 +79,13 @@ def test_json_for_a_page_closes_no_element_and_reads_back_the_same(
 def test_texts_that_plotly_would_read_as_html_are_escaped(
     runs: pd.DataFrame, cells: pd.DataFrame, best: pd.DataFrame
 ) -> None:
-    figure = interactive.score_against_b(runs, cells[cells["resolution"] == 8], best, FD, "schedule")
-    assert {trace.name for trace in figure.data if trace.name} == {"linear", "&lt;/script&gt;&lt;b&gt;plug&lt;/b&gt;@1"}
+    figure = interactive.score_against_b(
+        runs, cells[cells["resolution"] == 8], best, FD, "schedule"
+    )
+    assert {trace.name for trace in figure.data if trace.name} == {
+        "linear",
+        "&lt;/script&gt;&lt;b&gt;plug&lt;/b&gt;@1",
+    }
 
 
 def test_score_against_b_shows_seeds_means_and_a_ring_at_the_best(
@@ -88,12 +102,18 @@ def test_score_against_b_shows_seeds_means_and_a_ring_at_the_best(
     assert "6.4" in means["8×8"].customdata[0]  # the half-width
 
 
-def test_a_seed_without_a_score_is_drawn_nowhere(runs: pd.DataFrame, cells: pd.DataFrame, best: pd.DataFrame) -> None:
-    figure = interactive.score_against_b(runs, cells[cells["resolution"] == 8], best, FD, "schedule")
+def test_a_seed_without_a_score_is_drawn_nowhere(
+    runs: pd.DataFrame, cells: pd.DataFrame, best: pd.DataFrame
+) -> None:
+    figure = interactive.score_against_b(
+        runs, cells[cells["resolution"] == 8], best, FD, "schedule"
+    )
     assert max(len(trace.x) for trace in figure.data if trace.name and "plug" in trace.name) == 2
 
 
-def test_the_heat_map_frames_the_best_and_leaves_what_failed_empty(cells: pd.DataFrame, best: pd.DataFrame) -> None:
+def test_the_heat_map_frames_the_best_and_leaves_what_failed_empty(
+    cells: pd.DataFrame, best: pd.DataFrame
+) -> None:
     figure = interactive.heat_map(cells[cells["resolution"] == 8], best, FD)
     (heat,) = figure.data
     assert list(heat.x) == ["0.5", "1", "2"]
@@ -106,7 +126,9 @@ def test_the_heat_map_frames_the_best_and_leaves_what_failed_empty(cells: pd.Dat
     assert heat.reversescale  # a distance: small is dark
 
 
-def test_parallel_coordinates_has_an_axis_per_setting_and_colours_ranks_within_a_size(cells: pd.DataFrame) -> None:
+def test_parallel_coordinates_has_an_axis_per_setting_and_colours_ranks_within_a_size(
+    cells: pd.DataFrame,
+) -> None:
     (threads,) = interactive.parallel_coordinates(cells, FD, COLUMNS).data
     assert [axis.label for axis in threads.dimensions] == [*COLUMNS, FD]
     b = threads.dimensions[2]
@@ -117,20 +139,26 @@ def test_parallel_coordinates_has_an_axis_per_setting_and_colours_ranks_within_a
     assert len(color) == 11
 
 
-def test_loss_by_log_snr_stands_above_the_density_of_the_same_cell(runs: pd.DataFrame, cells: pd.DataFrame) -> None:
+def test_loss_by_log_snr_stands_above_the_density_of_the_same_cell(
+    runs: pd.DataFrame, cells: pd.DataFrame
+) -> None:
     chosen = cells[(cells["resolution"] == 16) & (cells["b"] == 2.0)]
     figure = interactive.loss_by_log_snr(runs, chosen, ["schedule", "b"])
     losses = {trace.name: trace for trace in figure.data if trace.yaxis == "y2"}
     assert list(losses["linear · b 2"].x) == [-3.0, 11.0]  # the empty bin is left out
     assert list(losses["linear · b 2"].y) == [1.0, 2.0]  # the mean over seeds
-    (density,) = (trace for trace in figure.data if trace.yaxis != "y2")  # the other schedule is not installed
+    (density,) = (
+        trace for trace in figure.data if trace.yaxis != "y2"
+    )  # the other schedule is not installed
     expected = schedules.parse("linear").log_snr(0.5, 2.0)
     assert density.x[int(np.argmax(density.y))] == pytest.approx(float(expected), abs=0.1)
     assert abs(np.trapezoid(density.y, density.x)) == pytest.approx(1, abs=0.01)
 
 
-def test_figures_use_colours_that_a_page_can_theme(runs: pd.DataFrame, cells: pd.DataFrame, best: pd.DataFrame) -> None:
-    from analysis.page import THEME
+def test_figures_use_colours_that_a_page_can_theme(
+    runs: pd.DataFrame, cells: pd.DataFrame, best: pd.DataFrame
+) -> None:
+    from sched_lab.analysis.report.page import THEME
 
     at = cells[cells["resolution"] == 8]
     drawn = [
@@ -139,9 +167,11 @@ def test_figures_use_colours_that_a_page_can_theme(runs: pd.DataFrame, cells: pd
         interactive.parallel_coordinates(cells, FD, COLUMNS),
         interactive.loss_by_log_snr(runs, at, COLUMNS[1:]),
     ]
-    used = {word for figure in drawn for word in figure.to_json().split('"') if word.startswith("#")}
+    used = {
+        word for figure in drawn for word in figure.to_json().split('"') if word.startswith("#")
+    }
     assert used <= set(THEME)
-    assert figures.COLORS[0] in used
+    assert static.COLORS[0] in used
 
 
 def test_a_figure_of_many_cells_stays_small(cells: pd.DataFrame) -> None:
@@ -149,4 +179,7 @@ def test_a_figure_of_many_cells_stays_small(cells: pd.DataFrame) -> None:
     best = many[:0].assign(ties=[])
     (threads,) = interactive.parallel_coordinates(many, FD, COLUMNS).data
     assert len(threads.line.color) == interactive.THREADS
-    assert len(interactive.as_json(interactive.heat_map(many[many["resolution"] == 8], best, FD))) < 50_000
+    assert (
+        len(interactive.as_json(interactive.heat_map(many[many["resolution"] == 8], best, FD)))
+        < 50_000
+    )

@@ -1,4 +1,6 @@
-"""The journal: what is written is read once, a torn line is dropped, and a step told again is not written again."""
+"""The journal: what is written is read once, a torn line is dropped, and a step told again is not
+written again.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from sched_lab.journal import Journal, identity, read
+from sched_lab.store.journal import Journal, identity, read
 
 
 def test_events_are_read_in_order_and_only_beyond_the_offset(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as journal:
         journal.write(state="running")
         events, end = read(tmp_path / "j")
-        assert [event.get("state") for event in events] == [None, "running"]  # the first line names the journal
+        assert [event.get("state") for event in events] == [
+            None,
+            "running",
+        ]  # the first line names the journal
         journal.write(step=5, metrics={"loss": 0.5})
     events, end = read(tmp_path / "j", end)
     assert [(event["step"], event["metrics"]) for event in events] == [(5, {"loss": 0.5})]
@@ -66,7 +71,12 @@ def test_an_end_that_repeats_known_metrics_is_still_told(tmp_path: Path) -> None
         with Journal(path) as journal:
             journal.write(state="running")
             journal.write(step=3, metrics={"seconds/total": 1.0}, state="failed")
-    assert [event["state"] for event in read(path)[0][1:]] == ["running", "failed", "running", "failed"]
+    assert [event["state"] for event in read(path)[0][1:]] == [
+        "running",
+        "failed",
+        "running",
+        "failed",
+    ]
 
 
 def test_a_journal_keeps_its_identity_and_a_new_one_has_another(tmp_path: Path) -> None:
@@ -81,7 +91,9 @@ def test_a_journal_keeps_its_identity_and_a_new_one_has_another(tmp_path: Path) 
     assert identity(tmp_path / "none", end) == ""
 
 
-def test_a_journal_whose_lines_were_lost_and_replaced_is_another_from_there_on(tmp_path: Path) -> None:
+def test_a_journal_whose_lines_were_lost_and_replaced_is_another_from_there_on(
+    tmp_path: Path,
+) -> None:
     with Journal(tmp_path / "a") as journal:
         journal.write(step=1, state="failed")
     whole = (tmp_path / "a").read_bytes()
@@ -96,7 +108,10 @@ def test_a_journal_whose_lines_were_lost_and_replaced_is_another_from_there_on(t
 def test_every_line_is_one_json_object(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as journal:
         journal.write(state="failed", reason='two\nlines, "crc": 5}')
-    assert json.loads((tmp_path / "j").read_text().splitlines()[1])["reason"] == 'two\nlines, "crc": 5}'
+    assert (
+        json.loads((tmp_path / "j").read_text().splitlines()[1])["reason"]
+        == 'two\nlines, "crc": 5}'
+    )
     assert read(tmp_path / "j")[0][1]["reason"] == 'two\nlines, "crc": 5}'
 
 
@@ -120,7 +135,9 @@ def test_a_damaged_line_is_left_out_named_and_told_again(
     assert [event.get("step") for event in read(path)[0]] == [None, 1, 3, 2, 4]
 
 
-def test_a_journal_that_is_shorter_than_what_was_read_is_read_from_its_first_line(tmp_path: Path) -> None:
+def test_a_journal_that_is_shorter_than_what_was_read_is_read_from_its_first_line(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "j"
     with Journal(path) as journal:
         journal.write(step=1, metrics={"loss": 1.0})
@@ -133,7 +150,7 @@ def test_a_journal_that_is_shorter_than_what_was_read_is_read_from_its_first_lin
 FILL = """
 import resource, sys
 from pathlib import Path
-from sched_lab.journal import Journal
+from sched_lab.store.journal import Journal
 path = Path(sys.argv[1])
 with Journal(path) as journal:
     journal.write(step=1, metrics={"loss": 1.0})
@@ -148,7 +165,9 @@ with Journal(path) as journal:
 """
 
 
-def test_a_write_that_does_not_fit_leaves_nothing_behind_and_can_be_made_again(tmp_path: Path) -> None:
+def test_a_write_that_does_not_fit_leaves_nothing_behind_and_can_be_made_again(
+    tmp_path: Path,
+) -> None:
     command = [sys.executable, "-c", FILL, str(tmp_path / "j")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "OSError True\n"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.law import Law, Unsupported, best_b, fit, recommend
+from sched_lab.analysis.statistics.law import Law, Unsupported, best_b, fit, recommend
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -24,14 +24,22 @@ def runs(
     """Trials whose log score is a parabola of log2 b, lowest at `lowest[size, seed]`."""
     rows = [
         {"resolution": size, "schedule": schedule, "b": b, "seed": seed, "state": "finished"}
-        | {"fd": math.exp(1 + bend * (math.log2(b) - math.log2(at)) ** 2 + (noise.normal(0, 0.03) if noise else 0))}
+        | {
+            "fd": math.exp(
+                1
+                + bend * (math.log2(b) - math.log2(at)) ** 2
+                + (noise.normal(0, 0.03) if noise else 0)
+            )
+        }
         for (size, seed), at in lowest.items()
         for b in scales
     ]
     return pd.DataFrame(rows)
 
 
-def power(c: float, k: float, sizes: Sequence[int] = (8, 16, 32), seeds: int = 3) -> dict[tuple[int, int], float]:
+def power(
+    c: float, k: float, sizes: Sequence[int] = (8, 16, 32), seeds: int = 3
+) -> dict[tuple[int, int], float]:
     return {(size, seed): c * size**k for size in sizes for seed in range(seeds)}
 
 
@@ -51,7 +59,9 @@ def test_the_interval_over_seeds_is_the_t_interval_of_their_lowest_points() -> N
     logs = np.array([0.1, 0.3, 0.5])
     row = best_b(runs({(8, seed): 2**at for seed, at in enumerate(logs)}), "fd").iloc[0]
     half = 4.302652730 * logs.std(ddof=1) / math.sqrt(3)
-    assert np.log2([row["low"], row["b"], row["high"]]) == pytest.approx([0.3 - half, 0.3, 0.3 + half], abs=1e-9)
+    assert np.log2([row["low"], row["b"], row["high"]]) == pytest.approx(
+        [0.3 - half, 0.3, 0.3 + half], abs=1e-9
+    )
     assert row["by_seed"] == pytest.approx({0: 0.1, 1: 0.3, 2: 0.5})
 
 
@@ -63,12 +73,16 @@ def test_the_interval_over_seeds_is_the_t_interval_of_their_lowest_points() -> N
         (1.0, (0.5, 1.0), "fewer than 3 b have scores"),
     ],
 )
-def test_where_no_lowest_point_was_seen_there_is_no_best_b(lowest: float, scales: Sequence[float], why: str) -> None:
+def test_where_no_lowest_point_was_seen_there_is_no_best_b(
+    lowest: float, scales: Sequence[float], why: str
+) -> None:
     frame = runs({(8, 0): lowest}, scales)
     row = best_b(frame, "fd").iloc[0]
     assert (row["supported"], row["why"], row["schedule"]) == (False, why, "linear")
     assert math.isnan(row["b"])
-    with pytest.raises(Unsupported, match="known at 0 image sizes" if "fewer" in why else f"at this size, {why}"):
+    with pytest.raises(
+        Unsupported, match="known at 0 image sizes" if "fewer" in why else f"at this size, {why}"
+    ):
         recommend(best_b(frame, "fd"), 8)
 
 
@@ -81,7 +95,10 @@ def test_a_power_law_is_found_again_and_said_in_a_sentence() -> None:
     found = law(runs(power(16, -1)))
     assert (found.c, found.k) == pytest.approx((16, -1))
     assert (found.k_low, found.k_high) == pytest.approx((-1, -1))
-    assert found.sentence == "best b ≈ 16·size^−1.00 (k from −1.00 to −1.00, 95 % over 3 seeds; sizes 8 to 32)"
+    assert (
+        found.sentence
+        == "best b ≈ 16·size^−1.00 (k from −1.00 to −1.00, 95 % over 3 seeds; sizes 8 to 32)"
+    )
     assert found.at(64).b == pytest.approx(0.25)
     assert (found.at(64).extrapolated, found.at(24).extrapolated) == (True, False)
 
@@ -114,7 +131,11 @@ def test_the_interval_of_k_holds_the_truth_as_often_as_it_says() -> None:
 
 
 def test_sizes_that_no_line_goes_through_widen_the_interval() -> None:
-    lowest = {(size, seed): b * 2 ** (0.02 * seed) for size, b in ((8, 2.0), (16, 0.5), (32, 1.0)) for seed in range(3)}
+    lowest = {
+        (size, seed): b * 2 ** (0.02 * seed)
+        for size, b in ((8, 2.0), (16, 0.5), (32, 1.0))
+        for seed in range(3)
+    }
     found = law(runs(lowest))
     assert "over 3 sizes, which no line goes through" in found.sentence
     assert found.k_low < -5 < 5 < found.k_high
@@ -124,16 +145,22 @@ def test_a_seed_that_has_few_b_does_not_move_the_lowest_point() -> None:
     """As in two stages: one seed has every b, the others those that were kept."""
     screened = runs({(8, 0): 1.0})
     confirmed = runs({(8, seed): 1.0 for seed in (1, 2, 3)}, scales=(0.5, 1.0, 2.0))
-    row = best_b(pd.concat([screened, confirmed.assign(fd=confirmed["fd"] * 1.5)], ignore_index=True), "fd").iloc[0]
+    row = best_b(
+        pd.concat([screened, confirmed.assign(fd=confirmed["fd"] * 1.5)], ignore_index=True), "fd"
+    ).iloc[0]
     assert row["supported"]
     assert (row["b"], row["n"]) == (pytest.approx(1.0), 4)
 
 
 def test_a_setting_that_the_best_schedule_lacks_is_no_obstacle() -> None:
     frame = runs(power(16, -1)).assign(norm=None)
-    other = runs(power(16, -1), schedule="cosine@0.2,1,1").assign(norm="layer", fd=lambda frame: frame["fd"] * 2)
+    other = runs(power(16, -1), schedule="cosine@0.2,1,1").assign(
+        norm="layer", fd=lambda frame: frame["fd"] * 2
+    )
     both = pd.concat([frame, other], ignore_index=True).astype({"norm": "str"})
-    assert fit(best_b(both, "fd", by=("resolution", "schedule", "b", "norm"))).k == pytest.approx(-1)
+    assert fit(best_b(both, "fd", by=("resolution", "schedule", "b", "norm"))).k == pytest.approx(
+        -1
+    )
 
 
 def test_one_seed_at_two_sizes_says_nothing_of_others() -> None:

@@ -1,4 +1,6 @@
-"""YAML is read as plain data with lines, and everything that could surprise is refused at its line."""
+"""YAML is read as plain data with lines, and everything that could surprise is refused at its
+line.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sched_lab.located_yaml import MAX_BYTES, MAX_DEPTH, Place, SweepError, load, loads
+from sched_lab.errors import SweepError
+from sched_lab.sweep.located_yaml import MAX_BYTES, MAX_DEPTH, Place, load, loads
 
 
 def refusals(text: str) -> list[str]:
@@ -61,7 +64,9 @@ def test_a_problem_names_file_line_column_key_value_and_rule() -> None:
 
 
 def test_a_problem_with_what_is_not_written_stands_at_what_holds_it() -> None:
-    problem = loads("a: 1\ndata: {source: folder}\n", "x.yaml").problem(("data", "path"), "is required")
+    problem = loads("a: 1\ndata: {source: folder}\n", "x.yaml").problem(
+        ("data", "path"), "is required"
+    )
     assert str(problem) == "x.yaml:2:7: data.path: is required"
 
 
@@ -75,7 +80,10 @@ def test_a_problem_with_what_is_not_written_stands_at_what_holds_it() -> None:
         ),
         ("a: !secret x", ["x.yaml:1:4: a: tags are not allowed, got !secret"]),
         ("!!map {a: 1}", ["x.yaml:1:1: tags are not allowed"]),
-        ("a: &x [1]\nb: *x\n", ["x.yaml:1:4: a: anchors and aliases", "x.yaml:2:4: b: anchors and aliases"]),
+        (
+            "a: &x [1]\nb: *x\n",
+            ["x.yaml:1:4: a: anchors and aliases", "x.yaml:2:4: b: anchors and aliases"],
+        ),
         ("&k a: 1", ["x.yaml:1:1: a: a key takes no anchor and no tag"]),
         ("<<: {a: 1}", ["x.yaml:1:1: <<: merge keys are not allowed"]),
         ("1: x", ["x.yaml:1:1: 1: keys must be text, got 1"]),
@@ -85,7 +93,10 @@ def test_a_problem_with_what_is_not_written_stands_at_what_holds_it() -> None:
         ("just text", ["x.yaml:1:1: must be a mapping of keys to values"]),
         ("", ["x.yaml: is empty"]),
         ("# nothing\n", ["x.yaml: is empty"]),
-        ("a: [.nan,\n .inf, -.INF, 1e999]", ["x.yaml:1:5: a[0]: must be finite", *["x.yaml:2:"] * 3]),
+        (
+            "a: [.nan,\n .inf, -.INF, 1e999]",
+            ["x.yaml:1:5: a[0]: must be finite", *["x.yaml:2:"] * 3],
+        ),
         ("a: 99999999999999999999", ["x.yaml:1:4: a: must be a whole number within 64 bits"]),
         ("a: [1,\nb: 2", ["x.yaml:3:1: is not valid YAML: while parsing a flow sequence"]),
         ("a: b: c", ["x.yaml:1:5: is not valid YAML: mapping values are not allowed"]),
@@ -109,7 +120,9 @@ def test_absurd_nesting_is_refused_and_not_recursed_into(opening: str) -> None:
 
 
 def test_exponential_aliases_are_refused_in_no_time() -> None:
-    bomb = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
+    bomb = "a0: &a0 [x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)
+    )
     assert "anchors and aliases are not allowed" in refusals(bomb)[0]
 
 

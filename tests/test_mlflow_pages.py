@@ -1,4 +1,6 @@
-"""MLflow's pages show what a sweep asks and what came of it: a description, a gallery by step, the loss by log-SNR."""
+"""MLflow's pages show what a sweep asks and what came of it: a description, a gallery by step, the
+loss by log-SNR.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +16,23 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
-from sched_lab import mlflow_pages, names, plots
-from sched_lab.grid import Trial
-from sched_lab.journal import Journal
-from sched_lab.mlflow_client import connect
-from sched_lab.mlflow_pages import TRAINING
-from sched_lab.store import Store
-from sched_lab.tracking import DELIVERED, Tracker
-from trainers.schedules import parse
-from trainers.spec import TrialSpec
+from sched_lab import names
+from sched_lab.store.folder import Store
+from sched_lab.store.journal import Journal
+from sched_lab.sweep.grid import Trial
+from sched_lab.tracking.client import connect
+from sched_lab.tracking.pages import TRAINING
+from sched_lab.tracking.tracker import DELIVERED, Tracker, pages, plots
+from sched_lab.trainers.schedules import parse
+from sched_lab.trainers.spec import TrialSpec
 
 TRIAL = Trial("a", TrialSpec(), {})
 CELLS = [
-    {"key": "", "settings": {"schedule": schedule, "b": b, "seed": seed}, "params": {"resolution": "64"}}
+    {
+        "key": "",
+        "settings": {"schedule": schedule, "b": b, "seed": seed},
+        "params": {"resolution": "64"},
+    }
     for schedule in ("linear", "cosine@0.2,1,1")
     for b in (0.5, 1.0)
     for seed in range(20)
@@ -45,7 +51,9 @@ def client_of(store: Store) -> MlflowClient:
 
 def run_of(store: Store, role: str = names.ROLE_TRIAL) -> Run:
     experiment = client_of(store).get_experiment_by_name("faces")
-    (run,) = client_of(store).search_runs([experiment.experiment_id], f"tags.`{names.ROLE}` = '{role}'")
+    (run,) = client_of(store).search_runs(
+        [experiment.experiment_id], f"tags.`{names.ROLE}` = '{role}'"
+    )
     return run
 
 
@@ -57,7 +65,10 @@ def evaluate(store: Store, *steps: int, **end: str) -> None:
             grid = f"{names.SAMPLES_FOLDER}/step-{step:06d}.png"
             (folder / names.SAMPLES_FOLDER).mkdir(exist_ok=True)
             Image.fromarray(np.full((17, 17), step % 256, np.uint8)).save(folder / grid)
-            bins = {f"{names.LOSS_BY_LOG_SNR}{centre}": 1 / (step + abs(centre)) for centre in (-1, 1, 3)}
+            bins = {
+                f"{names.LOSS_BY_LOG_SNR}{centre}": 1 / (step + abs(centre))
+                for centre in (-1, 1, 3)
+            }
             journal.write(step=step, metrics=bins, file=grid)
         if end:
             journal.write(**end)
@@ -76,13 +87,17 @@ def picture(store: Store, name: str) -> Image.Image:
 def test_the_gallery_has_each_grid_once_however_often_it_is_delivered(store: Store) -> None:
     evaluate(store, 10, 20)
     opened(store).deliver(TRIAL)
-    client_of(store).delete_tag(run_of(store).info.run_id, DELIVERED)  # as a driver leaves it that was killed there
+    client_of(store).delete_tag(
+        run_of(store).info.run_id, DELIVERED
+    )  # as a driver leaves it that was killed there
     evaluate(store, 30)
     opened(store).deliver(TRIAL)
     assert gallery(store) == Counter([10, 20, 30])
     assert run_of(store).data.tags["mlflow.loggedImages"] == "True"
     files = client_of(store).list_artifacts(run_of(store).info.run_id, names.GALLERY_FOLDER)
-    (last,) = [file.path for file in files if "+step+30+" in file.path and file.path.endswith(".png")]
+    (last,) = [
+        file.path for file in files if "+step+30+" in file.path and file.path.endswith(".png")
+    ]
     np.testing.assert_array_equal(np.asarray(picture(store, last)), np.full((17, 17), 30))
 
 
@@ -100,10 +115,14 @@ def test_a_trial_that_has_ended_shows_its_loss_by_log_snr(store: Store) -> None:
     assert names.LOSS_FILE not in artifacts(store)
     evaluate(store, 20, state=names.FINISHED, reason="")
     tracker.deliver(TRIAL)
-    figure = plots.loss_figure(TRIAL.spec.noise_schedule, 1.0, {c: 1 / (20 + abs(c)) for c in (-1.0, 1.0, 3.0)})
+    figure = plots.loss_figure(
+        TRIAL.spec.noise_schedule, 1.0, {c: 1 / (20 + abs(c)) for c in (-1.0, 1.0, 3.0)}
+    )
     buffer = io.BytesIO()
     figure.savefig(buffer)
-    np.testing.assert_array_equal(np.asarray(picture(store, names.LOSS_FILE)), np.asarray(Image.open(buffer)))
+    np.testing.assert_array_equal(
+        np.asarray(picture(store, names.LOSS_FILE)), np.asarray(Image.open(buffer))
+    )
 
 
 def test_a_trial_that_has_ended_is_described_by_its_last_samples_and_its_loss(store: Store) -> None:
@@ -111,7 +130,9 @@ def test_a_trial_that_has_ended_is_described_by_its_last_samples_and_its_loss(st
     opened(store).deliver(TRIAL)
     run = run_of(store).info.run_id
     paths = [
-        unquote(re.fullmatch(rf"!\[[a-z_0-9-]+\]\(get-artifact\?path=(\S+)&run_uuid={run}\)", part)[1])  # type: ignore[index]
+        unquote(
+            re.fullmatch(rf"!\[[a-z_0-9-]+\]\(get-artifact\?path=(\S+)&run_uuid={run}\)", part)[1]
+        )  # type: ignore[index]
         for part in run_of(store).data.tags[names.NOTE].split("\n\n")
     ]
     assert paths == [names.LAST_SAMPLES_FILE, names.LOSS_FILE]
@@ -136,23 +157,35 @@ def test_the_loss_stands_over_its_bin_beside_the_density_of_training() -> None:
     assert [bar.get_center()[0] for bar in loss.patches] == pytest.approx([-1.0, 3.0])  # type: ignore[attr-defined]
     assert [bar.get_height() for bar in loss.patches] == [0.9, 0.2]  # type: ignore[attr-defined]
     x, y = density.lines[0].get_data()
-    assert np.asarray(x)[np.argmax(y)] == pytest.approx(2 * np.log(2), abs=0.05)  # linear: logistic, about log b²
+    assert np.asarray(x)[np.argmax(y)] == pytest.approx(
+        2 * np.log(2), abs=0.05
+    )  # linear: logistic, about log b²
 
 
-def test_the_sweep_and_its_experiment_are_described_by_axes_commands_and_report(store: Store) -> None:
+def test_the_sweep_and_its_experiment_are_described_by_axes_commands_and_report(
+    store: Store,
+) -> None:
     opened(store, "Which b suits faces?")
     sweep = run_of(store, names.ROLE_SWEEP)
     runs = f"#/experiments/{sweep.info.experiment_id}/runs"
     note = sweep.data.tags[names.NOTE]
     assert note.split("\n\n") == [
-        f"[Report]({runs}/{sweep.info.run_id}/artifacts/report/index.html?{TRAINING}), there when it has been made. "
-        f"Trials, the best first: [64×64]({runs}?{TRAINING}&viewStateShareKey=best-64)",
+        (
+            f"[Report]({runs}/{sweep.info.run_id}/artifacts/report/index.html?{TRAINING}), there"
+            " when it has been made. Trials, the best first:"
+            f" [64×64]({runs}?{TRAINING}&viewStateShareKey=best-64)"
+        ),
         "Which b suits faces?",
-        "| axis | values |\n|---|---|\n"
-        "| schedule | linear, cosine@0.2,1,1 |\n"
-        "| b | 0.5, 1.0 |\n"
-        "| seed | 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … (20 values) |",
-        f"    sched-lab report faces --store {store.root}\n    sched-lab status faces --store {store.root}",
+        (
+            "| axis | values |\n|---|---|\n"
+            "| schedule | linear, cosine@0.2,1,1 |\n"
+            "| b | 0.5, 1.0 |\n"
+            "| seed | 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … (20 values) |"
+        ),
+        (
+            f"    sched-lab report faces --store {store.root}\n    sched-lab status faces --store"
+            f" {store.root}"
+        ),
     ]
     assert client_of(store).get_experiment_by_name("faces").tags[names.NOTE] == note
     assert sweep.data.tags[names.DESCRIPTION] == "Which b suits faces?"
@@ -160,5 +193,7 @@ def test_the_sweep_and_its_experiment_are_described_by_axes_commands_and_report(
 
 def test_a_description_names_the_server_that_its_runs_are_on(tmp_path: Path) -> None:
     here = Store.at(tmp_path / "my lab", "http://127.0.0.1:9")
-    note = mlflow_pages.sweep_note([], [], here, "a|b")
-    assert note.startswith(f"    sched-lab report 'a|b' --store '{here.root}' --tracking-uri http://127.0.0.1:9\n")
+    note = pages.sweep_note([], [], here, "a|b")
+    assert note.startswith(
+        f"    sched-lab report 'a|b' --store '{here.root}' --tracking-uri http://127.0.0.1:9\n"
+    )

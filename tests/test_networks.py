@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers.networks.options import UNetSpec
+from sched_lab.trainers.networks.options import UNetSpec
 
 
-def build(spec: UNetSpec | None = None, *, channels: int = 1, resolution: int = 8, classes: int = 0) -> nn.Module:
+def build(
+    spec: UNetSpec | None = None, *, channels: int = 1, resolution: int = 8, classes: int = 0
+) -> nn.Module:
     """The network with weights drawn from a fixed seed, without touching the default generator."""
     with torch.random.fork_rng():
         torch.random.manual_seed(0)
@@ -26,7 +28,9 @@ def awake(network: nn.Module) -> nn.Module:
 
 
 def images(batch: int = 2, channels: int = 1, resolution: int = 8) -> Tensor:
-    return torch.randn((batch, channels, resolution, resolution), generator=torch.Generator().manual_seed(2))
+    return torch.randn(
+        (batch, channels, resolution, resolution), generator=torch.Generator().manual_seed(2)
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,7 +45,9 @@ def images(batch: int = 2, channels: int = 1, resolution: int = 8) -> Tensor:
         (UNetSpec(width=40, patch=2, attention=5), 3, 8),
     ],
 )
-def test_the_output_has_the_shape_of_the_input(spec: UNetSpec, channels: int, resolution: int) -> None:
+def test_the_output_has_the_shape_of_the_input(
+    spec: UNetSpec, channels: int, resolution: int
+) -> None:
     x = images(channels=channels, resolution=resolution)
     network = awake(build(spec, channels=channels, resolution=resolution))
     assert network(x, torch.tensor([0.1, 0.9])).shape == x.shape
@@ -53,7 +59,9 @@ def test_a_fresh_network_predicts_zero() -> None:
 
 def test_the_output_depends_on_gamma_at_both_ends_of_its_range() -> None:
     network, x = awake(build()), images(batch=1)
-    outputs = torch.cat([network(x, torch.tensor([gamma])) for gamma in (1e-4, 1e-3, 0.5, 0.998, 0.999)])
+    outputs = torch.cat(
+        [network(x, torch.tensor([gamma])) for gamma in (1e-4, 1e-3, 0.5, 0.998, 0.999)]
+    )
     assert (outputs.diff(dim=0).abs().amax(dim=(1, 2, 3)) > 1e-3).all()
 
 
@@ -91,10 +99,14 @@ def test_detail_reaches_the_output_past_the_coarser_levels() -> None:
 
 
 def test_the_gradient_reaches_every_parameter() -> None:
-    network = awake(build(UNetSpec(multipliers=(1, 2, 2), attention=2, blocks=2), resolution=8, classes=3))
+    network = awake(
+        build(UNetSpec(multipliers=(1, 2, 2), attention=2, blocks=2), resolution=8, classes=3)
+    )
     network(images(), torch.tensor([0.1, 0.9]), torch.tensor([0, 2])).square().mean().backward()
     dead = [
-        n for n, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()
+        n
+        for n, p in network.named_parameters()
+        if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()
     ]
     assert dead == []
 
@@ -114,7 +126,9 @@ def test_a_width_that_cannot_pass_the_noise_through_is_refused_with_the_numbers(
 
 
 def test_a_resolution_that_the_levels_cannot_halve_is_refused_with_the_numbers() -> None:
-    with pytest.raises(ValueError, match=r"resolution 9 must be a multiple of patch·2\^\(levels−1\) = 1·2 = 2"):
+    with pytest.raises(
+        ValueError, match=r"resolution 9 must be a multiple of patch·2\^\(levels−1\) = 1·2 = 2"
+    ):
         build(resolution=9)
 
 

@@ -1,4 +1,6 @@
-"""Trials on a real Ray: a sweep to its end, early stopping, Ctrl-C and going on, and a request that can't be met."""
+"""Trials on a real Ray: a sweep to its end, early stopping, Ctrl-C and going on, and a request that
+can't be met.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ pytestmark = pytest.mark.slow
 
 
 def states(sched_lab: Command, folder: Path, sweep: str = "small") -> list[str]:
-    return [row["state"] for row in json.loads(sched_lab("status", sweep, "--json", cwd=folder).stdout)]
+    return [
+        row["state"] for row in json.loads(sched_lab("status", sweep, "--json", cwd=folder).stdout)
+    ]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -38,7 +42,10 @@ def test_a_sweep_on_ray_scores_as_the_same_sweep_in_one_process(
     assert "4 finished" in done.stdout
 
     def scores(folder: Path) -> dict[str, dict[str, float]]:
-        return {f.parent.name: json.loads(f.read_text())["scores"] for f in folder.glob("lab/trials/*/result.json")}
+        return {
+            f.parent.name: json.loads(f.read_text())["scores"]
+            for f in folder.glob("lab/trials/*/result.json")
+        }
 
     assert scores(tmp_path) == scores(small_lab)
 
@@ -53,7 +60,9 @@ def test_asking_for_more_than_there_is_fails_at_once(sched_lab: Command, tmp_pat
     assert not (tmp_path / "lab" / "trials").exists()
 
 
-def test_an_address_where_no_cluster_is_fails_with_exit_3(sched_lab: Command, tmp_path: Path) -> None:
+def test_an_address_where_no_cluster_is_fails_with_exit_3(
+    sched_lab: Command, tmp_path: Path
+) -> None:
     (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
     result = sched_lab("submit", "small.yaml", "--address", "127.0.0.1:1", cwd=tmp_path)
     assert result.returncode == 3
@@ -64,14 +73,20 @@ def test_an_address_where_no_cluster_is_fails_with_exit_3(sched_lab: Command, tm
 def test_early_stopping_ends_bad_trials_never_ranks_them_and_lets_others_finish(
     sched_lab: Command, tmp_path: Path, rule: str
 ) -> None:
-    """Within so few steps, images only get worse with training: the two trials that hardly learn are the best."""
-    text = SMALL_SWEEP.replace("[8, 16]", "[8]").replace("b: [0.5, 1.0]", "train.lr: [1.0e-9, 1.0e-8, 3.0e-3, 1.0e-2]")
+    """Within so few steps, images only get worse with training: the two trials that hardly learn
+    are the best.
+    """
+    text = SMALL_SWEEP.replace("[8, 16]", "[8]").replace(
+        "b: [0.5, 1.0]", "train.lr: [1.0e-9, 1.0e-8, 3.0e-3, 1.0e-2]"
+    )
     text = text.replace("steps: 20", "steps: 80").replace("name: small", "name: early")
     (tmp_path / "early.yaml").write_text(text + f"run: {{early_stop: {rule}}}\n")
     done = sched_lab("submit", "early.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = json.loads(sched_lab("status", "early", "--json", cwd=tmp_path).stdout)
-    found = [row["state"] for row in rows]  # the third may be too fast to be compared with two others
+    found = [
+        row["state"] for row in rows
+    ]  # the third may be too fast to be compared with two others
     assert found[:2] + found[3:] == ["finished", "finished", "stopped"], rows
     for row in rows:
         stopped = row["state"] == "stopped"
@@ -93,9 +108,15 @@ def test_ctrl_c_checkpoints_and_submitting_again_ends_as_if_never_interrupted(
         SMALL_SWEEP.replace("steps: 20", "steps: 400").replace("every: 10", "every: 400")
     )
     command = [str(Path(sys.executable).with_name("sched-lab")), "submit", "long.yaml"]
-    driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    driver = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     wait_for(lambda: any(tmp_path.glob("lab/trials/*/journal.jsonl")))
-    wait_for(lambda: '"loss"' in "".join(f.read_text() for f in tmp_path.glob("lab/trials/*/journal.jsonl")))
+    wait_for(
+        lambda: (
+            '"loss"' in "".join(f.read_text() for f in tmp_path.glob("lab/trials/*/journal.jsonl"))
+        )
+    )
     os.kill(driver.pid, signal.SIGINT)
     _, said = driver.communicate(timeout=120)
     assert driver.returncode == 130, said
@@ -106,6 +127,8 @@ def test_ctrl_c_checkpoints_and_submitting_again_ends_as_if_never_interrupted(
     assert states(sched_lab, tmp_path) == ["finished"] * 4
     for journal in tmp_path.glob("lab/trials/*/journal.jsonl"):
         losses = [
-            e["step"] for e in map(json.loads, journal.read_text().splitlines()) if "loss" in e.get("metrics", {})
+            e["step"]
+            for e in map(json.loads, journal.read_text().splitlines())
+            if "loss" in e.get("metrics", {})
         ]
         assert losses == sorted(set(losses))

@@ -1,4 +1,6 @@
-"""A package that brings a schedule, a network, a source and a detector of its own is used through the command line."""
+"""A package that brings a schedule, a network, a source and a detector of its own is used through
+the command line.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainers.data import RawImages
-from trainers.detectors import NetworkDetector
-from trainers.spec import DataSpec, NetworkSpec
+from sched_lab.trainers.images import RawImages
+from sched_lab.trainers.scoring.detectors import NetworkDetector
+from sched_lab.trainers.spec import DataSpec, NetworkSpec
 
 
 def quadratic(t, power=2.0):
@@ -34,7 +36,8 @@ class Linear(NetworkSpec):
         class Network(nn.Module):
             def __init__(self, hidden):
                 super().__init__()
-                self.layers = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.SiLU(), nn.Conv2d(hidden, channels, 1))
+                first, last = nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, channels, 1)
+                self.layers = nn.Sequential(first, nn.SiLU(), last)
 
             def forward(self, x, gamma, label=None):
                 return self.layers(x * gamma[:, None, None, None])
@@ -55,7 +58,8 @@ class Ramps(DataSpec):
 
     def images(self, size):
         ramp = np.linspace(0, 255, size).astype(np.uint8)
-        return RawImages((np.roll(np.broadcast_to(ramp, (1, size, size)), i, -1), None) for i in range(self.count))
+        image = np.broadcast_to(ramp, (1, size, size))
+        return RawImages((np.roll(image, i, -1), None) for i in range(self.count))
 
 
 def pixels(data, cache, device, weights):
@@ -85,7 +89,9 @@ score: {detector: pixels}
 
 @pytest.fixture
 def installed(tmp_path: Path) -> dict[str, str]:
-    """An environment in which the package is on the path with its metadata, as after `pip install`."""
+    """An environment in which the package is on the path with its metadata, as after `pip
+    install`.
+    """
     site = tmp_path / "site"
     about = site / "stranger-1.dist-info"
     about.mkdir(parents=True)
@@ -95,13 +101,27 @@ def installed(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(site)}
 
 
-def test_all_four_kinds_of_plug_in_run_in_a_sweep(installed: dict[str, str], tmp_path: Path) -> None:
+def test_all_four_kinds_of_plug_in_run_in_a_sweep(
+    installed: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "plugged.yaml").write_text(SWEEP)
-    command = [str(Path(sys.executable).with_name("sched-lab")), "submit", "plugged.yaml", "--inline", "--json"]
-    done = subprocess.run(command, cwd=tmp_path, env=installed, capture_output=True, text=True, check=False)
+    command = [
+        str(Path(sys.executable).with_name("sched-lab")),
+        "submit",
+        "plugged.yaml",
+        "--inline",
+        "--json",
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=installed, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["states"] == {"finished": 2}  # quadratic@3 written twice is one cell
-    scores = [json.loads(file.read_text())["scores"] for file in tmp_path.glob("lab/trials/*/result.json")]
+    assert json.loads(done.stdout)["states"] == {
+        "finished": 2
+    }  # quadratic@3 written twice is one cell
+    scores = [
+        json.loads(file.read_text())["scores"] for file in tmp_path.glob("lab/trials/*/result.json")
+    ]
     assert all(list(score) == ["fd_pixels"] for score in scores)
 
 
@@ -110,7 +130,9 @@ def test_an_option_the_plug_in_does_not_have_is_refused_with_those_it_has(
 ) -> None:
     (tmp_path / "plugged.yaml").write_text(SWEEP.replace("hidden: 4", "hiden: 4"))
     command = [str(Path(sys.executable).with_name("sched-lab")), "plan", "plugged.yaml"]
-    done = subprocess.run(command, cwd=tmp_path, env=installed, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=installed, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert "plugged.yaml:5" in done.stderr
     assert "did you mean 'hidden'" in done.stderr

@@ -1,4 +1,6 @@
-"""What the README shows is true: its sweep is valid, its commands, schedules and files are there."""
+"""What the README shows is true: its sweep is valid, its commands, schedules and files are
+there.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from sched_lab.located_yaml import loads
-from sched_lab.sweep import validated
+from sched_lab.sweep.located_yaml import loads
+from sched_lab.sweep.spec import validated
+from sched_lab.trainers.schedules import kinds
 from tests.conftest import ROOT, Command
-from trainers.schedules import kinds
 
 README = (ROOT / "README.md").read_text()
 
@@ -33,7 +35,9 @@ def test_the_sweep_in_the_readme_is_valid() -> None:
 def test_the_notebook_example_runs(small_lab: Path) -> None:
     (code,) = (block for block in fenced("python") if "load_runs" in block)
     code = code.replace("quickstart", "small")
-    done = subprocess.run([sys.executable, "-c", code], cwd=small_lab, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=small_lab, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "fewer than 3 b have scores" in done.stdout  # 0.5 and 1 were swept
     assert done.stdout.startswith("   resolution schedule    b ")
@@ -48,7 +52,9 @@ def test_every_command_in_the_readme_exists(sched_lab: Command) -> None:
 
 def test_every_built_in_schedule_is_named_in_the_readme() -> None:
     (line,) = re.findall(r"\*\*Schedules\.\*\*(.*?)\n\n", README, flags=re.DOTALL)
-    assert {kind for kind in kinds() if f"`{kind}" not in line} == {"simple_linear"}  # an alias of linear
+    assert {kind for kind in kinds() if f"`{kind}" not in line} == {
+        "simple_linear"
+    }  # an alias of linear
 
 
 def test_every_file_in_the_tree_exists_and_every_module_is_in_the_tree() -> None:

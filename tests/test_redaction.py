@@ -21,11 +21,15 @@ from tests.conftest import Command
         ("see http://host:5000 or mail me@host", "see http://host:5000 or mail me@host"),
     ],
 )
-def test_a_password_in_an_address_is_starred_and_the_rest_stays(text: str, shown: str | None) -> None:
+def test_a_password_in_an_address_is_starred_and_the_rest_stays(
+    text: str, shown: str | None
+) -> None:
     assert redacted(text) == (shown or "postgresql://host/db?user=u&password=***&sslmode=require")
 
 
-@pytest.mark.parametrize("name", ["HF_TOKEN", "DB_PASSWORD", "my_secret", "OPENAI_API_KEY", "AWS_ACCESS_KEY_ID"])
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "DB_PASSWORD", "my_secret", "OPENAI_API_KEY", "AWS_ACCESS_KEY_ID"]
+)
 def test_values_of_secret_variables_are_starred(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "abcdefgh")
     assert redacted("got abcdefgh, and abcdefg") == "got ***, and abcdefg"
@@ -43,7 +47,9 @@ def test_short_values_and_other_variables_stay(monkeypatch: pytest.MonkeyPatch) 
     assert redacted("digits are turquoise") == "digits are turquoise"
 
 
-def test_no_error_of_the_command_line_shows_a_secret(sched_lab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_error_of_the_command_line_shows_a_secret(
+    sched_lab: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MY_TOKEN", "sesame-open")
     for debug in ([], ["--debug"]):
         done = sched_lab("schedule", "sesame-open", *debug)

@@ -8,13 +8,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import reference
-from trainers.schedules import parse
+from sched_lab.analysis.statistics import reference
+from sched_lab.trainers.schedules import parse
 
 
 def cells(scores: dict[tuple[int, str, float], float]) -> pd.DataFrame:
     rows = [(*cell, mean, mean, 0.1, 3, "finished") for cell, mean in scores.items()]
-    return pd.DataFrame(rows, columns=["resolution", "schedule", "b", "mean", "level", "half_width", "n", "state"])
+    return pd.DataFrame(
+        rows, columns=["resolution", "schedule", "b", "mean", "level", "half_width", "n", "state"]
+    )
 
 
 def test_the_tables_hold_every_number_of_the_two_files_in_our_notation() -> None:
@@ -23,26 +25,40 @@ def test_the_tables_hold_every_number_of_the_two_files_in_our_notation() -> None
     assert tables.notna().all(axis=None)
     assert all(str(parse(schedule)) == schedule for schedule in tables["schedule"].unique())
     keyed = tables.set_index(["source", "resolution", "schedule", "b"])["fid"]
-    for file, source in (("chen2023_schedules.csv", "schedules"), ("chen2023_input_scale.csv", "input scales")):
+    for file, source in (
+        ("chen2023_schedules.csv", "schedules"),
+        ("chen2023_input_scale.csv", "input scales"),
+    ):
         text = Path(reference.DATA, file).read_text().splitlines()
         for row in csv.DictReader(line for line in text if not line.startswith("#")):
             for name, value in row.items():
                 schedule, _, size = name.rpartition("_")
                 if size.isdigit():
-                    schedule = row.get("schedule", {"cosine": "cosine@0.2,1,1"}.get(schedule, schedule))
-                    assert keyed[source, int(size), schedule, float(row.get("b", 1))] == float(value)
+                    schedule = row.get(
+                        "schedule", {"cosine": "cosine@0.2,1,1"}.get(schedule, schedule)
+                    )
+                    assert keyed[source, int(size), schedule, float(row.get("b", 1))] == float(
+                        value
+                    )
 
 
 def test_cells_of_a_size_that_the_paper_has_stand_beside_its_own() -> None:
     ours = cells(
-        {(64, "linear", 1.0): 5.0, (64, "linear", 0.5): 6.0, (64, "linear", 0.3): 4.0, (64, "linear", 3.0): 1.0}
+        {
+            (64, "linear", 1.0): 5.0,
+            (64, "linear", 0.5): 6.0,
+            (64, "linear", 0.3): 4.0,
+            (64, "linear", 3.0): 1.0,
+        }
     )
     beside = reference.beside(ours, "fid")
     assert beside["b"].tolist() == [0.3, 1.0, 0.5]  # 3.0 is not in the paper
     assert beside["fid"].tolist() == [6.77, 2.04, 3.79]
     assert (beside["rank"].tolist(), beside["paper_rank"].tolist()) == ([1, 2, 3], [3, 1, 2])
     agreement = reference.rank_correlation(beside).iloc[0]
-    assert (agreement["n"], agreement["spearman"], agreement["kendall"]) == pytest.approx((3, -0.5, -1 / 3))
+    assert (agreement["n"], agreement["spearman"], agreement["kendall"]) == pytest.approx(
+        (3, -0.5, -1 / 3)
+    )
 
 
 def test_a_size_that_the_paper_lacks_is_ranked_beside_the_nearest_that_it_has() -> None:
@@ -54,7 +70,10 @@ def test_a_size_that_the_paper_lacks_is_ranked_beside_the_nearest_that_it_has() 
 
 
 def test_of_cells_that_other_settings_tell_apart_the_best_stands_beside_the_paper() -> None:
-    ours = pd.concat([cells({(64, "linear", 1.0): mean}).assign(lr=mean) for mean in (3.0, 2.0)], ignore_index=True)
+    ours = pd.concat(
+        [cells({(64, "linear", 1.0): mean}).assign(lr=mean) for mean in (3.0, 2.0)],
+        ignore_index=True,
+    )
     assert reference.beside(ours, "fid")["mean"].tolist() == [2.0]
 
 

@@ -1,4 +1,6 @@
-"""Sampling, against the authors' trajectories, a second implementation of the paper, and an exact denoiser."""
+"""Sampling, against the authors' trajectories, a second implementation of the paper, and an exact
+denoiser.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.testing import assert_close
 
-from trainers.diffusion import Normalize, Predict
-from trainers.sampling import NoiseSource, SampleNoise, Sampler, draw, sample
-from trainers.schedules import parse
+from sched_lab.trainers.diffusion import Normalize, Predict
+from sched_lab.trainers.sampling import NoiseSource, SampleNoise, Sampler, draw, sample
+from sched_lab.trainers.schedules import parse
 
-TRAJECTORIES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "pix2seq_golden.json").read_text())[
-    "trajectories"
-]
+TRAJECTORIES: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "data" / "pix2seq_golden.json").read_text()
+)["trajectories"]
 IMAGE = (3, 4, 4)
 
 
@@ -31,7 +33,15 @@ def replay(noises: NDArray[Any]) -> NoiseSource:
 
 
 def reference(
-    noises: NDArray[Any], *, schedule: str, steps: int, sampler: str, b: float, predict: str, normalize: str, k: float
+    noises: NDArray[Any],
+    *,
+    schedule: str,
+    steps: int,
+    sampler: str,
+    b: float,
+    predict: str,
+    normalize: str,
+    k: float,
 ) -> NDArray[Any]:
     """The last x0 in scaled units, in plain NumPy, for the golden network k·tanh(x) + 0.1·γ."""
     source, dtype = iter(noises), noises.dtype
@@ -42,7 +52,9 @@ def reference(
         after = parse(schedule).gamma(max(1 - (i + 1) / steps, 0)).astype(dtype)
         x_in = x
         if normalize in ("input", "state"):
-            x_in = x / np.sqrt(((x - x.mean((1, 2, 3), keepdims=True)) ** 2).mean((1, 2, 3), keepdims=True))
+            x_in = x / np.sqrt(
+                ((x - x.mean((1, 2, 3), keepdims=True)) ** 2).mean((1, 2, 3), keepdims=True)
+            )
         if normalize == "analytic":
             x_in = x / np.sqrt((b**2 - 1) * now + 1)
         if normalize == "state":
@@ -59,7 +71,9 @@ def reference(
         else:
             alpha = np.clip(now / after, 0, 1)
             variance = (1 - alpha) * ((1 - after) / (1 - now) if sampler == "ddpm_small" else 1)
-            x = (x - (1 - alpha) / np.sqrt(1 - now) * eps) / np.sqrt(alpha) + np.sqrt(variance) * next(source)
+            x = (x - (1 - alpha) / np.sqrt(1 - now) * eps) / np.sqrt(alpha) + np.sqrt(
+                variance
+            ) * next(source)
         assert x.dtype == dtype
     return x0
 
@@ -132,8 +146,12 @@ def test_every_way_of_sampling_agrees_with_a_second_implementation(
 GAUSSIAN_MEAN, GAUSSIAN_STD = 0.1, 0.2
 
 
-def gaussian_samples(sampler: Sampler, predict: Predict = "x0", steps: int = 1000, b: float = 0.5) -> Tensor:
-    """Samples of the exact denoiser of pixels that are N(GAUSSIAN_MEAN, GAUSSIAN_STD²), 5 deviations inside [-1, 1]."""
+def gaussian_samples(
+    sampler: Sampler, predict: Predict = "x0", steps: int = 1000, b: float = 0.5
+) -> Tensor:
+    """Samples of the exact denoiser of pixels that are N(GAUSSIAN_MEAN, GAUSSIAN_STD²), 5
+    deviations inside [-1, 1].
+    """
 
     def denoise(x: Tensor, gamma: Tensor) -> Tensor:
         gamma = gamma[:, None, None, None]
@@ -169,18 +187,25 @@ def test_samples_do_not_depend_on_what_an_exact_denoiser_predicts(predict: Predi
 
 
 def test_with_few_steps_the_large_variance_spreads_samples_more_than_the_small_one() -> None:
-    large, small = gaussian_samples("ddpm_large", steps=5).std(), gaussian_samples("ddpm_small", steps=5).std()
+    large, small = (
+        gaussian_samples("ddpm_large", steps=5).std(),
+        gaussian_samples("ddpm_small", steps=5).std(),
+    )
     assert small < 0.95 * large
 
 
 @pytest.mark.parametrize(("sampler", "calls"), [("ddim", 1), ("ddpm_large", 6), ("ddpm_small", 6)])
-def test_noise_is_asked_for_once_at_the_start_and_by_ddpm_at_each_of_five_steps(sampler: Sampler, calls: int) -> None:
+def test_noise_is_asked_for_once_at_the_start_and_by_ddpm_at_each_of_five_steps(
+    sampler: Sampler, calls: int
+) -> None:
     noises = iter(torch.zeros(10, 1, *IMAGE).unbind())
     simple(lambda: next(noises), sampler=sampler)
     assert len(list(noises)) == 10 - calls
 
 
-def simple(noise: NoiseSource, *, sampler: Sampler = "ddpm_large", b: float = 0.3, schedule: str = "cosine") -> Tensor:
+def simple(
+    noise: NoiseSource, *, sampler: Sampler = "ddpm_large", b: float = 0.3, schedule: str = "cosine"
+) -> Tensor:
     return draw(
         lambda x, gamma: x.tanh(),
         noise,
@@ -195,7 +220,9 @@ def simple(noise: NoiseSource, *, sampler: Sampler = "ddpm_large", b: float = 0.
 
 @pytest.mark.parametrize("b", [0.1, 0.3, 0.7, 3.0])
 @pytest.mark.parametrize("predict", ["v", "eps", "x0"])
-def test_predictions_are_clipped_to_scale_b_and_samples_to_the_image_range(b: float, predict: Predict) -> None:
+def test_predictions_are_clipped_to_scale_b_and_samples_to_the_image_range(
+    b: float, predict: Predict
+) -> None:
     kwargs: dict[str, Any] = {
         "schedule": parse("linear"),
         "steps": 4,
@@ -235,7 +262,9 @@ def test_the_network_is_told_gamma_at_each_time_from_one_downwards() -> None:
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm_large", "ddpm_small"])
-def test_a_schedule_that_rounds_to_one_long_before_the_end_gives_finite_samples(sampler: Sampler) -> None:
+def test_a_schedule_that_rounds_to_one_long_before_the_end_gives_finite_samples(
+    sampler: Sampler,
+) -> None:
     early = "sigmoid@-3,3,0.03"
     assert (parse(early).gamma([0.2, 0.4]).astype(np.float32) == 1).all()
     assert simple(SampleNoise(0, range(2), IMAGE), sampler=sampler, schedule=early).isfinite().all()
@@ -259,13 +288,17 @@ def test_noise_is_standard_normal_and_differs_between_samples_seeds_and_calls() 
 
 
 def test_the_streams_of_samples_are_told_apart_by_more_than_32_bits() -> None:
-    """torch's own generator on the CPU forgets the upper half of its seed; these two would be one."""
+    """torch's own generator on the CPU forgets the upper half of its seed; these two would be
+    one.
+    """
     a, b = SampleNoise(2**32, [0], IMAGE), SampleNoise(0, [0], IMAGE)
     assert not torch.equal(a(), b())
 
 
 def test_single_and_double_precision_start_from_the_same_noise() -> None:
-    single, double = (SampleNoise(0, range(2), IMAGE, dtype=dtype)() for dtype in (torch.float32, torch.float64))
+    single, double = (
+        SampleNoise(0, range(2), IMAGE, dtype=dtype)() for dtype in (torch.float32, torch.float64)
+    )
     assert torch.equal(single.double(), double)
 
 

@@ -1,4 +1,6 @@
-"""What noise schedules promise, against closed forms, published identities and the authors' own numbers."""
+"""What noise schedules promise, against closed forms, published identities and the authors' own
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.stats import laplace, logistic, norm
 
-from trainers.schedules import GAMMA_MIN, Array, Schedule, ScheduleError, kinds, parse
+from sched_lab.trainers.schedules import GAMMA_MIN, Array, Schedule, ScheduleError, kinds, parse
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "pix2seq_golden.json").read_text())
 INNER = np.linspace(0.001, 0.999, 999)  # away from the ends, where log-SNR is infinite
@@ -70,9 +72,13 @@ def test_printing_a_schedule_and_parsing_it_again_changes_nothing(name: str) -> 
 
 @given(SCHEDULES, values(0.05, 8))
 @settings(deadline=None)
-def test_scale_b_moves_log_snr_by_twice_its_logarithm_and_snr_by_its_square(name: str, b: float) -> None:
+def test_scale_b_moves_log_snr_by_twice_its_logarithm_and_snr_by_its_square(
+    name: str, b: float
+) -> None:
     schedule, t = parse(name), np.linspace(0.1, 0.9, 9)
-    assert_allclose(schedule.log_snr(t, b), schedule.log_snr(t) + 2 * math.log(b), rtol=1e-12, atol=1e-12)
+    assert_allclose(
+        schedule.log_snr(t, b), schedule.log_snr(t) + 2 * math.log(b), rtol=1e-12, atol=1e-12
+    )
     assert_allclose(schedule.snr(t, b), schedule.snr(t) * b**2, rtol=1e-9)
 
 
@@ -88,7 +94,9 @@ def test_scale_b_moves_log_snr_by_twice_its_logarithm_and_snr_by_its_square(name
         ({"kind": "simple_linear"}, "linear"),
     ],
 )
-def test_a_mapping_is_the_notation_with_its_parameters_named(mapping: dict[str, object], same: str) -> None:
+def test_a_mapping_is_the_notation_with_its_parameters_named(
+    mapping: dict[str, object], same: str
+) -> None:
     assert parse(mapping) == parse(same)
 
 
@@ -107,7 +115,9 @@ def test_every_spelling_of_a_schedule_prints_alike(spelling: str, canonical: str
 
 
 def test_bare_cosine_is_the_authors_and_not_the_one_with_default_parameters() -> None:
-    assert not np.allclose(parse("cosine").gamma(INNER), parse("cosine@0,1,1").gamma(INNER), atol=1e-5, rtol=0)
+    assert not np.allclose(
+        parse("cosine").gamma(INNER), parse("cosine@0,1,1").gamma(INNER), atol=1e-5, rtol=0
+    )
 
 
 def test_an_open_image_size_is_filled_in_once_and_never_replaced() -> None:
@@ -179,11 +189,15 @@ def test_the_density_over_log_snr_has_its_closed_form(name: str) -> None:
     assert_allclose(schedule.density(t), CLOSED_FORMS[name](schedule.log_snr(t)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", [*CLOSED_FORMS, "sigmoid@-3,3,0.9", "flow@3", "cosine@0.2,1,1", "vp_sde"])
+@pytest.mark.parametrize(
+    "name", [*CLOSED_FORMS, "sigmoid@-3,3,0.9", "flow@3", "cosine@0.2,1,1", "vp_sde"]
+)
 def test_the_density_over_log_snr_integrates_to_one(name: str) -> None:
     schedule, t = parse(name), np.linspace(1e-4, 1 - 1e-4, 40_001)
     log_snr = schedule.log_snr(t)
-    assert np.trapezoid(schedule.density(t)[::-1], log_snr[::-1]) == pytest.approx(1 - 2e-4, abs=2e-4)
+    assert np.trapezoid(schedule.density(t)[::-1], log_snr[::-1]) == pytest.approx(
+        1 - 2e-4, abs=2e-4
+    )
 
 
 def test_the_density_is_zero_where_log_snr_is_infinite_and_infinite_where_it_stands_still() -> None:
@@ -194,42 +208,59 @@ def test_the_density_is_zero_where_log_snr_is_infinite_and_infinite_where_it_sta
 @given(values(0.05, 20))
 @settings(deadline=None)
 def test_the_time_shift_of_sd3_is_the_scale_b_of_one_over_it(shift: float) -> None:
-    assert_allclose(parse(f"flow@{shift}").log_snr(INNER), parse("flow").log_snr(INNER, b=1 / shift), atol=1e-6)
+    assert_allclose(
+        parse(f"flow@{shift}").log_snr(INNER), parse("flow").log_snr(INNER, b=1 / shift), atol=1e-6
+    )
 
 
 def test_the_shifted_cosine_is_the_cosine_at_scale_ref_over_size() -> None:
     assert_allclose(
-        parse("shifted_cosine@64,256").log_snr(INNER), parse("cosine@0,1,1").log_snr(INNER, b=64 / 256), atol=1e-6
+        parse("shifted_cosine@64,256").log_snr(INNER),
+        parse("cosine@0,1,1").log_snr(INNER, b=64 / 256),
+        atol=1e-6,
     )
 
 
 def test_scale_b_moves_the_mean_of_edm_by_minus_its_logarithm() -> None:
     b = 0.3
-    assert_allclose(parse(f"edm@{-1.2 - math.log(b)!r},1.2").log_snr(INNER), parse("edm").log_snr(INNER, b), atol=1e-6)
+    assert_allclose(
+        parse(f"edm@{-1.2 - math.log(b)!r},1.2").log_snr(INNER),
+        parse("edm").log_snr(INNER, b),
+        atol=1e-6,
+    )
 
 
 def test_scale_b_moves_the_mean_of_laplace_by_twice_its_logarithm() -> None:
     b = 0.3
     assert_allclose(
-        parse(f"laplace@{2 * math.log(b)!r},0.5").log_snr(INNER), parse("laplace").log_snr(INNER, b), atol=1e-6
+        parse(f"laplace@{2 * math.log(b)!r},0.5").log_snr(INNER),
+        parse("laplace").log_snr(INNER, b),
+        atol=1e-6,
     )
 
 
 def test_another_package_adds_a_schedule_through_its_entry_point(tmp_path: Path) -> None:
-    (tmp_path / "root_of_t.py").write_text("def power(t, exponent=0.5):\n    return 1 - t**exponent\n")
+    (tmp_path / "root_of_t.py").write_text(
+        "def power(t, exponent=0.5):\n    return 1 - t**exponent\n"
+    )
     info = tmp_path / "root_of_t-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: root-of-t\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[sched_lab.schedules]\npower = root_of_t:power\n")
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from trainers.schedules import kinds, parse\n"
-        "print('power' in kinds(), parse('power'), parse({'kind': 'power', 'exponent': 2}).gamma(0.5))"
+        "from sched_lab.trainers.schedules import kinds, parse\n"
+        "gamma = parse({'kind': 'power', 'exponent': 2}).gamma(0.5)\n"
+        "print('power' in kinds(), parse('power'), gamma)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["True", "power@0.5", "0.75"]
 
 
 def test_a_schedule_is_a_value() -> None:
-    assert parse("sigmoid@0,3,0.5") == Schedule("sigmoid", (("start", 0.0), ("end", 3.0), ("tau", 0.5)))
+    assert parse("sigmoid@0,3,0.5") == Schedule(
+        "sigmoid", (("start", 0.0), ("end", 3.0), ("tau", 0.5))
+    )
     assert len({parse("linear"), parse("simple_linear"), parse({"kind": "linear"})}) == 1

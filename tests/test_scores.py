@@ -1,4 +1,6 @@
-"""Scores agree with closed forms and with torch-fidelity, and references are kept under all that changes them."""
+"""Scores agree with closed forms and with torch-fidelity, and references are kept under all that
+changes them.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainers import scores
-from trainers.data import ImageSet, prepare
-from trainers.detectors import NetworkDetector
-from trainers.scores import (
+from sched_lab.trainers.data.builtin import Shapes
+from sched_lab.trainers.data.prepare import prepare
+from sched_lab.trainers.images import ImageSet
+from sched_lab.trainers.scoring import scores
+from sched_lab.trainers.scoring.detectors import NetworkDetector
+from sched_lab.trainers.scoring.scores import (
     Reference,
     extract,
     frechet_distance,
@@ -32,8 +36,7 @@ from trainers.scores import (
     standard_errors,
     statistics,
 )
-from trainers.sources import Shapes
-from trainers.torchvision_compat import import_torchvision
+from sched_lab.trainers.scoring.torchvision_compat import import_torchvision
 
 CPU = torch.device("cpu")
 
@@ -57,11 +60,16 @@ def gaussian(count: int, d: int, seed: int, scale: float = 1.0) -> NDArray[np.fl
 
 
 def noise(count: int, seed: int = 0) -> Tensor:
-    return torch.randint(256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def judged(
-    samples: Tensor, reference: Reference, metrics: Sequence[str], detector: NetworkDetector = DETECTOR
+    samples: Tensor,
+    reference: Reference,
+    metrics: Sequence[str],
+    detector: NetworkDetector = DETECTOR,
 ) -> dict[str, float]:
     return score(extract(samples.numpy(), detector), reference, detector.name, metrics)
 
@@ -74,9 +82,14 @@ def test_the_distance_of_gaussians_with_diagonal_covariances_is_the_closed_form(
     random = np.random.default_rng(0)
     mean, real_mean, variance, real_variance = random.uniform(0.5, 2, size=(4, 6))
     reference = Reference(
-        np.empty((0, 6), np.float32), real_mean, np.diag(real_variance), np.diag(np.sqrt(real_variance))
+        np.empty((0, 6), np.float32),
+        real_mean,
+        np.diag(real_variance),
+        np.diag(np.sqrt(real_variance)),
     )
-    closed = ((mean - real_mean) ** 2).sum() + ((np.sqrt(variance) - np.sqrt(real_variance)) ** 2).sum()
+    closed = ((mean - real_mean) ** 2).sum() + (
+        (np.sqrt(variance) - np.sqrt(real_variance)) ** 2
+    ).sum()
     assert frechet_distance(mean, np.diag(variance), reference) == pytest.approx(closed, rel=1e-12)
 
 
@@ -87,13 +100,17 @@ def test_the_distance_is_zero_on_the_same_features_grows_with_a_shift_and_is_sym
     assert distance(a, b) == pytest.approx(distance(b, a), rel=1e-9)
 
 
-@pytest.mark.parametrize(("count", "d"), [(500, 16), (1000, 64), (20, 64)])  # the last: a covariance without full rank
+@pytest.mark.parametrize(
+    ("count", "d"), [(500, 16), (1000, 64), (20, 64)]
+)  # the last: a covariance without full rank
 def test_the_distance_agrees_with_torch_fidelity_to_six_decimals(count: int, d: int) -> None:
     import_torchvision()
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
     samples, real = gaussian(count, d, 0), gaussian(800, d, 1, scale=1.3)
-    theirs = [fid_features_to_statistics(torch.from_numpy(x.astype(np.float64))) for x in (samples, real)]
+    theirs = [
+        fid_features_to_statistics(torch.from_numpy(x.astype(np.float64))) for x in (samples, real)
+    ]
     expected = fid_statistics_to_metric(*theirs, verbose=False)["frechet_inception_distance"]
     assert distance(samples, real) == pytest.approx(expected, abs=1e-6)
 
@@ -103,23 +120,31 @@ def test_the_distance_differs_from_known_bad_ways_to_work_it_out() -> None:
     right, reference = distance(samples, real), refer(real)
     mean, covariance = statistics(samples)
     over_n = frechet_distance(mean, covariance * (39 / 40), reference)
-    second_moment = (samples.T @ samples) / np.float32(39) - np.outer(samples.mean(0), samples.mean(0)) * np.float32(
-        40 / 39
-    )
+    second_moment = (samples.T @ samples) / np.float32(39) - np.outer(
+        samples.mean(0), samples.mean(0)
+    ) * np.float32(40 / 39)
     in_float32 = frechet_distance(mean, second_moment.astype(np.float64), reference)
     assert abs(over_n - right) > 1e-3
     assert abs(in_float32 - right) > 1e-3
 
 
-@pytest.mark.parametrize(("count", "d"), [(103, 5), (60, 40)])  # the last: no remainder has full rank
-def test_the_jackknife_is_that_of_the_distances_worked_out_anew_without_each_group(count: int, d: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "d"), [(103, 5), (60, 40)]
+)  # the last: no remainder has full rank
+def test_the_jackknife_is_that_of_the_distances_worked_out_anew_without_each_group(
+    count: int, d: int
+) -> None:
     features, reference = gaussian(count, d, 0) + np.float32(50), refer(gaussian(300, d, 1))
     groups = np.arange(count) % 20
     left = [frechet_distance(*statistics(features[groups != g]), reference) for g in range(20)]
-    assert jackknife(features, reference) == pytest.approx(math.sqrt(19 / 20 * np.sum((left - np.mean(left)) ** 2)))
+    assert jackknife(features, reference) == pytest.approx(
+        math.sqrt(19 / 20 * np.sum((left - np.mean(left)) ** 2))
+    )
 
 
-@pytest.mark.parametrize(("count", "d", "wide"), [(1000, 16, 1.2), (1000, 64, 1.2), (200, 64, 1.7), (40, 16, 1.7)])
+@pytest.mark.parametrize(
+    ("count", "d", "wide"), [(1000, 16, 1.2), (1000, 64, 1.2), (200, 64, 1.7), (40, 16, 1.7)]
+)
 def test_the_jackknifes_error_is_how_far_fresh_samples_lie_apart_or_more_when_few(
     count: int, d: int, wide: float
 ) -> None:
@@ -128,7 +153,9 @@ def test_the_jackknifes_error_is_how_far_fresh_samples_lie_apart_or_more_when_fe
     distances = np.array([frechet_distance(*statistics(each), reference) for each in draws])
     errors = np.array([jackknife(each, reference) for each in draws[:60]])
     assert 0.85 < errors.mean() / distances.std(ddof=1) < wide
-    assert np.mean(np.abs(distances[:60] - distances.mean()) <= 2.093 * errors) > 0.9  # t(0.975, 19)
+    assert (
+        np.mean(np.abs(distances[:60] - distances.mean()) <= 2.093 * errors) > 0.9
+    )  # t(0.975, 19)
 
 
 def test_a_bootstrap_over_samples_would_give_intervals_that_miss() -> None:
@@ -137,7 +164,9 @@ def test_a_bootstrap_over_samples_would_give_intervals_that_miss() -> None:
     expected = np.mean([frechet_distance(*statistics(each), reference) for each in draws])
     hits = 0
     for each in draws[:5]:
-        again = [frechet_distance(*statistics(random.choice(each, 1000)), reference) for _ in range(100)]
+        again = [
+            frechet_distance(*statistics(random.choice(each, 1000)), reference) for _ in range(100)
+        ]
         low, high = np.quantile(again, [0.025, 0.975])
         hits += low <= expected <= high
     assert hits == 0
@@ -145,17 +174,26 @@ def test_a_bootstrap_over_samples_would_give_intervals_that_miss() -> None:
 
 def test_standard_errors_are_of_frechet_distances_and_of_enough_samples() -> None:
     features, reference = gaussian(40, 4, 0), refer(gaussian(50, 4, 1))
-    of_all = standard_errors(features, reference, "plain", ("kid_plain", "fd_plain", "recall_plain"))
+    of_all = standard_errors(
+        features, reference, "plain", ("kid_plain", "fd_plain", "recall_plain")
+    )
     assert of_all == {"fd_plain": jackknife(features, reference)}
-    assert standard_errors(features, reference, "inception", ("fid",)) == {"fid": of_all["fd_plain"]}
+    assert standard_errors(features, reference, "inception", ("fid",)) == {
+        "fid": of_all["fd_plain"]
+    }
     assert standard_errors(features[:39], reference, "plain", ("fd_plain",)) == {}
 
 
 def test_a_trial_tells_its_standard_error_with_its_last_scores_alone(small_lab: Path) -> None:
     for folder in (small_lab / "lab" / "trials").iterdir():
         events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
-        scored = {e["step"]: e["metrics"] for e in events if "fd_classifier" in e.get("metrics", {})}
-        assert ["jackknife/fd_classifier" in metrics for metrics in scored.values()] == [False, True]
+        scored = {
+            e["step"]: e["metrics"] for e in events if "fd_classifier" in e.get("metrics", {})
+        }
+        assert ["jackknife/fd_classifier" in metrics for metrics in scored.values()] == [
+            False,
+            True,
+        ]
         result = json.loads((folder / "result.json").read_text())
         assert list(result["scores"]) == ["fd_classifier"]
         assert result["uncertainty"] == {"fd_classifier": scored[20]["jackknife/fd_classifier"]}
@@ -166,7 +204,9 @@ def test_statistics_are_numpys_however_many_features_there_are() -> None:
     features = gaussian(9001, 5, 0)  # three blocks, the last one short
     mean, covariance = statistics(features)
     np.testing.assert_allclose(mean, features.astype(np.float64).mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(covariance, np.cov(features.astype(np.float64), rowvar=False), rtol=1e-10)
+    np.testing.assert_allclose(
+        covariance, np.cov(features.astype(np.float64), rowvar=False), rtol=1e-10
+    )
 
 
 def test_the_root_of_a_reference_squares_to_its_covariance() -> None:
@@ -181,14 +221,19 @@ def test_kid_precision_and_recall_are_torch_fidelitys() -> None:
 
     samples, real = gaussian(150, 8, 0), gaussian(200, 8, 1)
     pair = torch.from_numpy(samples), torch.from_numpy(real)
-    kid = kid_features_to_metric(*pair, kid_subset_size=150, kid_subsets=100, rng_seed=0, verbose=False)
+    kid = kid_features_to_metric(
+        *pair, kid_subset_size=150, kid_subsets=100, rng_seed=0, verbose=False
+    )
     prc = prc_features_to_metric(*pair, save_cpu_ram=False, verbose=False)
     assert kernel_distance(samples, real) == kid["kernel_inception_distance_mean"]
     assert precision_recall(samples, real) == pytest.approx((prc["precision"], prc["recall"]))
 
 
 def test_kid_is_the_unbiased_estimate_written_out() -> None:
-    samples, real = gaussian(60, 4, 0), gaussian(60, 4, 1)  # as many as a subset: every subset is all of them
+    samples, real = (
+        gaussian(60, 4, 0),
+        gaussian(60, 4, 1),
+    )  # as many as a subset: every subset is all of them
     x, y = samples.astype(np.float64), real.astype(np.float64)
     xx, yy, xy = ((a @ b.T / 4 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     within = sum((kernel.sum() - np.trace(kernel)) / (60 * 59) for kernel in (xx, yy))
@@ -205,8 +250,12 @@ def test_precision_and_recall_tell_samples_of_one_mode_from_samples_out_of_range
 
 def test_features_do_not_depend_on_how_many_images_the_detector_sees_at_once() -> None:
     images, seen = noise(50).numpy(), []
-    counting = replace(DETECTOR, network=lambda pixels: (seen.append(len(pixels)), DETECTOR.network(pixels))[1])
-    np.testing.assert_allclose(extract(images, counting, batch=7), extract(images, DETECTOR), rtol=1e-5, atol=1e-5)
+    counting = replace(
+        DETECTOR, network=lambda pixels: (seen.append(len(pixels)), DETECTOR.network(pixels))[1]
+    )
+    np.testing.assert_allclose(
+        extract(images, counting, batch=7), extract(images, DETECTOR), rtol=1e-5, atol=1e-5
+    )
     assert seen == [7] * 7 + [1]
 
 
@@ -216,13 +265,17 @@ def test_a_score_has_the_names_asked_for_in_their_order_and_repeats_itself() -> 
     first, again = (judged(noise(40), reference, names) for _ in range(2))
     assert tuple(first) == names
     assert first == again
-    assert judged(noise(40), reference, ("fid",), replace(DETECTOR, name="inception")) == {"fid": first["fd_plain"]}
+    assert judged(noise(40), reference, ("fid",), replace(DETECTOR, name="inception")) == {
+        "fid": first["fd_plain"]
+    }
 
 
 def test_worse_samples_score_worse(tmp_path: Path) -> None:
     images = prepare(Shapes(count=200), 8, tmp_path)
     reference = refer(extract(images.pixels[:100], DETECTOR))
-    real = judged(torch.from_numpy(np.array(images.pixels[100:])), reference, ("fd_plain", "kid_plain"))
+    real = judged(
+        torch.from_numpy(np.array(images.pixels[100:])), reference, ("fd_plain", "kid_plain")
+    )
     bad = judged(noise(100), reference, ("fd_plain", "kid_plain"))
     assert bad["fd_plain"] > 5 * real["fd_plain"]
     assert bad["kid_plain"] > 5 * real["kid_plain"]
@@ -233,12 +286,17 @@ def test_worse_samples_score_worse(tmp_path: Path) -> None:
 )
 def test_too_few_samples_are_refused(metric: str, count: int, least: int) -> None:
     reference = refer(extract(noise(50, 1).numpy(), DETECTOR))
-    with pytest.raises(ValueError, match=f"{metric} needs at least {least} samples .* got {count} and 50"):
+    with pytest.raises(
+        ValueError, match=f"{metric} needs at least {least} samples .* got {count} and 50"
+    ):
         judged(noise(count), reference, (metric,))
 
 
 def test_an_unknown_metric_is_refused() -> None:
-    with pytest.raises(ValueError, match="no metric 'fd_other' on detector 'plain'; valid: fd, kid, precision, recall"):
+    with pytest.raises(
+        ValueError,
+        match="no metric 'fd_other' on detector 'plain'; valid: fd, kid, precision, recall",
+    ):
         judged(noise(5), refer(gaussian(10, 9, 0)), ("fd_other",))
 
 
@@ -288,11 +346,16 @@ def test_a_damaged_reference_is_worked_out_again(tmp_path: Path) -> None:
 
 def test_the_frechet_distance_alone_imports_no_torch_fidelity() -> None:
     program = (
-        "import sys, torch; from trainers.scores import *; from trainers.detectors import NetworkDetector;"
-        "d = NetworkDetector('x', '', lambda p: p.flatten(1), torch.device('cpu'));"
-        "p = torch.arange(320, dtype=torch.uint8).reshape(20, 1, 4, 4);"
-        "f = extract(p.numpy(), d); score(f, refer(f), 'x', ['fd_x']);"
-        "print({'torch_fidelity', 'torchvision'} & set(sys.modules))"
+        "import sys, torch\n"
+        "from sched_lab.trainers.scoring.scores import *\n"
+        "from sched_lab.trainers.scoring.detectors import NetworkDetector\n"
+        "d = NetworkDetector('x', '', lambda p: p.flatten(1), torch.device('cpu'))\n"
+        "p = torch.arange(320, dtype=torch.uint8).reshape(20, 1, 4, 4)\n"
+        "f = extract(p.numpy(), d)\n"
+        "score(f, refer(f), 'x', ['fd_x'])\n"
+        "print({'torch_fidelity', 'torchvision'} & set(sys.modules))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "set()"

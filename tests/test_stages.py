@@ -1,4 +1,6 @@
-"""Screening with few seeds and confirming with fresh ones: what is kept, what is run, what is refused."""
+"""Screening with few seeds and confirming with fresh ones: what is kept, what is run, what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +10,39 @@ from pathlib import Path
 import pytest
 
 from sched_lab import names
-from sched_lab.grid import Cell, Trial
-from sched_lab.located_yaml import SweepError, loads
-from sched_lab.mlflow_client import connect
-from sched_lab.stages import at_most, best, with_seeds
-from sched_lab.store import Store
-from sched_lab.sweep import validated
+from sched_lab.errors import SweepError
+from sched_lab.store.folder import Store
+from sched_lab.sweep.grid import Cell, Trial
+from sched_lab.sweep.located_yaml import loads
+from sched_lab.sweep.spec import validated
+from sched_lab.sweep.stages import at_most, best, with_seeds
+from sched_lab.tracking.client import connect
+from sched_lab.trainers.spec import TrialSpec
 from tests.conftest import SMALL_SWEEP, Command
-from trainers.spec import TrialSpec
 
-SWEEP = SMALL_SWEEP.replace("{every: 10}", "{detector: random}").replace("[0.5, 1.0]", "[0.25, 0.5, 1.0]")
+SWEEP = SMALL_SWEEP.replace("{every: 10}", "{detector: random}").replace(
+    "[0.5, 1.0]", "[0.25, 0.5, 1.0]"
+)
 STAGES = "run: {screen: {seeds: 2, keep: 1}, confirm: {seeds: 2}}\n"
 
 
 def cell(size: int, b: float, **score: object) -> Cell:
-    spec = TrialSpec.model_validate({"resolution": size, "b": b, "score": {"detector": "random", **score}})
+    spec = TrialSpec.model_validate(
+        {"resolution": size, "b": b, "score": {"detector": "random", **score}}
+    )
     return Cell(spec, {"resolution": size, "b": b})
 
 
-def screened(cells: list[Cell], scores: dict[tuple[int, float, int], float | None]) -> tuple[list[Trial], dict]:
-    """Trials of the cells with seeds 0 and 1, and results with these scores by (size, b, seed); None: it failed."""
-    trials = [Trial(f"{i}", each.spec, each.settings) for i, each in enumerate(with_seeds(cells, range(2)))]
+def screened(
+    cells: list[Cell], scores: dict[tuple[int, float, int], float | None]
+) -> tuple[list[Trial], dict]:
+    """Trials of the cells with seeds 0 and 1, and results with these scores by (size, b, seed);
+    None: it failed.
+    """
+    trials = [
+        Trial(f"{i}", each.spec, each.settings)
+        for i, each in enumerate(with_seeds(cells, range(2)))
+    ]
     results = {}
     for trial in trials:
         score = scores[trial.spec.resolution, trial.spec.b, trial.spec.seed]
@@ -42,7 +56,12 @@ def screened(cells: list[Cell], scores: dict[tuple[int, float, int], float | Non
 
 def test_the_best_mean_of_each_size_is_kept_and_failed_trials_do_not_count() -> None:
     cells = [cell(8, 0.5), cell(8, 1.0), cell(16, 0.5), cell(16, 1.0)]
-    scores = {(8, 0.5, 0): 1.0, (8, 0.5, 1): 9.0, (8, 1.0, 0): 4.0, (8, 1.0, 1): 4.0}  # means 5 and 4
+    scores = {
+        (8, 0.5, 0): 1.0,
+        (8, 0.5, 1): 9.0,
+        (8, 1.0, 0): 4.0,
+        (8, 1.0, 1): 4.0,
+    }  # means 5 and 4
     scores |= {(16, 0.5, 0): 3.0, (16, 0.5, 1): None, (16, 1.0, 0): None, (16, 1.0, 1): None}
     kept = best(cells, *screened(cells, scores), keep=1)
     assert [(each.spec.resolution, each.spec.b) for each in kept] == [(8, 1.0), (16, 0.5)]
@@ -62,7 +81,10 @@ def test_cells_that_sampling_seeds_or_flips_tell_apart_are_one_or_compete() -> N
 
     def kept(cells: list[Cell], scores: list[float]) -> list[Cell]:
         trials = [Trial(f"{i}", each.spec, {}) for i, each in enumerate(cells)]
-        results = {f"{i}": {"state": "finished", "scores": {"fd_random": score}} for i, score in enumerate(scores)}
+        results = {
+            f"{i}": {"state": "finished", "scores": {"fd_random": score}}
+            for i, score in enumerate(scores)
+        }
         return best(cells, trials, results, keep=1)
 
     cells = [drawn(b, draw) for b in (0.5, 1.0) for draw in (0, 1)]
@@ -107,7 +129,10 @@ def test_one_submit_screens_and_confirms_and_the_report_has_the_confirmed_alone(
 ) -> None:
     (tmp_path / "small.yaml").write_text(SWEEP + STAGES)
     plan = json.loads(sched_lab("plan", "small.yaml", "--json", cwd=tmp_path).stdout)
-    assert (plan["cells"], plan["to_confirm"]) == (12, 4)  # 6 cells with 2 seeds; 1 of each of 2 sizes with 2
+    assert (plan["cells"], plan["to_confirm"]) == (
+        12,
+        4,
+    )  # 6 cells with 2 seeds; 1 of each of 2 sizes with 2
     done = sched_lab("submit", "small.yaml", "--inline", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["states"] == {"finished": 16}, done.stderr
     rows = json.loads(sched_lab("status", "small", "--json", cwd=tmp_path).stdout)
@@ -119,11 +144,19 @@ def test_one_submit_screens_and_confirms_and_the_report_has_the_confirmed_alone(
                 means.setdefault(row["settings"]["b"], []).append(row["scores"]["fd_random"])
         winner = min(means, key=lambda b: sum(means[b]))
         confirmed = [row for row in of_size if row["stage"] == "confirm"]
-        assert {(row["settings"]["b"], row["settings"]["seed"]) for row in confirmed} == {(winner, 2), (winner, 3)}
+        assert {(row["settings"]["b"], row["settings"]["seed"]) for row in confirmed} == {
+            (winner, 2),
+            (winner, 3),
+        }
     client = connect(Store.at(tmp_path / "lab").tracking_uri)
     experiment = client.get_experiment_by_name("small").experiment_id
-    tags = [run.data.tags for run in client.search_runs([experiment], f"tags.`{names.ROLE}` = '{names.ROLE_TRIAL}'")]
-    assert {tag[names.TRIAL_KEY]: tag[names.STAGE] for tag in tags} == {row["key"]: row["stage"] for row in rows}
+    tags = [
+        run.data.tags
+        for run in client.search_runs([experiment], f"tags.`{names.ROLE}` = '{names.ROLE_TRIAL}'")
+    ]
+    assert {tag[names.TRIAL_KEY]: tag[names.STAGE] for tag in tags} == {
+        row["key"]: row["stage"] for row in rows
+    }
     said = json.loads(sched_lab("report", "small", "--json", cwd=tmp_path).stdout)
     assert [row["n"] for row in said["best"]] == [2, 2]
     again = sched_lab("submit", "small.yaml", "--inline", "--json", cwd=tmp_path)

@@ -23,15 +23,21 @@ from tests.conftest import SMALL_SWEEP, Command
 
 pytestmark = pytest.mark.slow
 PROGRAM = str(Path(sys.executable).with_name("sched-lab"))
-LONG_SWEEP = SMALL_SWEEP.replace("steps: 20", "steps: 160").replace("every: 10", "detector: random, every: 80")
+LONG_SWEEP = SMALL_SWEEP.replace("steps: 20", "steps: 160").replace(
+    "every: 10", "detector: random, every: 80"
+)
 LONG_SWEEP += "run: {checkpoint_every: 0.2}\n"
 
 
 @contextmanager
-def driver(folder: Path, *arguments: str, file: str = "sweep.yaml") -> Iterator[subprocess.Popen[str]]:
+def driver(
+    folder: Path, *arguments: str, file: str = "sweep.yaml"
+) -> Iterator[subprocess.Popen[str]]:
     """A submit at work; what it leaves behind is killed at the end."""
     command = [PROGRAM, "submit", file, *arguments]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     family: set[psutil.Process] = set()
     try:
         yield process
@@ -55,26 +61,40 @@ def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
 def events(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The lines of every trial's journal, by key."""
     return {
-        file.parent.name: [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+        file.parent.name: [
+            json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")
+        ]
         for file in folder.glob("lab/trials/*/journal.jsonl")
     }
 
 
 def said(folder: Path, name: str) -> list[Any]:
     """Every value that the journals hold under this name, in order of the keys."""
-    return [event[name] for _, lines in sorted(events(folder).items()) for event in lines if name in event]
+    return [
+        event[name]
+        for _, lines in sorted(events(folder).items())
+        for event in lines
+        if name in event
+    ]
 
 
 def training(folder: Path) -> bool:
-    return any("loss" in event.get("metrics", {}) for lines in events(folder).values() for event in lines)
+    return any(
+        "loss" in event.get("metrics", {}) for lines in events(folder).values() for event in lines
+    )
 
 
 def scores(folder: Path) -> dict[str, Any]:
-    return {f.parent.name: json.loads(f.read_text())["scores"] for f in folder.glob("lab/trials/*/result.json")}
+    return {
+        f.parent.name: json.loads(f.read_text())["scores"]
+        for f in folder.glob("lab/trials/*/result.json")
+    }
 
 
 def rows(sched_lab: Command, folder: Path, sweep: str = "small") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(sched_lab("status", sweep, "--json", cwd=folder).stdout)
+    found: list[dict[str, Any]] = json.loads(
+        sched_lab("status", sweep, "--json", cwd=folder).stdout
+    )
     return found
 
 
@@ -109,7 +129,10 @@ def test_a_driver_killed_outright_is_gone_on_from_its_checkpoint_to_the_same_bit
     with driver(tmp_path, "--inline") as first:
         wait_for(lambda: list(tmp_path.glob("lab/trials/*/checkpoint.safetensors")))
         first.kill()
-    assert Counter(row["state"] for row in rows(sched_lab, tmp_path)) == {"interrupted": 1, "missing": 3}
+    assert Counter(row["state"] for row in rows(sched_lab, tmp_path)) == {
+        "interrupted": 1,
+        "missing": 3,
+    }
     done = sched_lab("submit", "sweep.yaml", "--inline", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert scores(tmp_path) == scores(undisturbed)
@@ -133,10 +156,17 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_only_what_came_after_the_checkp
     check_ledger(tmp_path)
 
 
-def test_two_sweeps_that_overlap_share_the_work_and_both_end_whole(sched_lab: Command, tmp_path: Path) -> None:
+def test_two_sweeps_that_overlap_share_the_work_and_both_end_whole(
+    sched_lab: Command, tmp_path: Path
+) -> None:
     (tmp_path / "sweep.yaml").write_text(LONG_SWEEP)
-    (tmp_path / "other.yaml").write_text(LONG_SWEEP.replace("small", "other").replace("[8, 16]", "[8, 4]"))
-    with driver(tmp_path, "--inline") as one, driver(tmp_path, "--inline", file="other.yaml") as two:
+    (tmp_path / "other.yaml").write_text(
+        LONG_SWEEP.replace("small", "other").replace("[8, 16]", "[8, 4]")
+    )
+    with (
+        driver(tmp_path, "--inline") as one,
+        driver(tmp_path, "--inline", file="other.yaml") as two,
+    ):
         ends = [process.communicate(timeout=200) for process in (one, two)]
     assert (one.returncode, two.returncode) == (0, 0), ends
     assert [lines.count("running") for lines in states(tmp_path).values()] == [1] * 6
@@ -145,10 +175,15 @@ def test_two_sweeps_that_overlap_share_the_work_and_both_end_whole(sched_lab: Co
 
 
 def states(folder: Path) -> dict[str, list[str]]:
-    return {key: [event["state"] for event in lines if "state" in event] for key, lines in events(folder).items()}
+    return {
+        key: [event["state"] for event in lines if "state" in event]
+        for key, lines in events(folder).items()
+    }
 
 
-def test_a_trial_whose_process_is_killed_is_tried_again(sched_lab: Command, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_trial_whose_process_is_killed_is_tried_again(
+    sched_lab: Command, undisturbed: Path, tmp_path: Path
+) -> None:
     (tmp_path / "sweep.yaml").write_text(LONG_SWEEP)
     with driver(tmp_path) as process:
         wait_for(lambda: list(tmp_path.glob("lab/trials/*/checkpoint.safetensors")))
@@ -180,8 +215,12 @@ def test_when_ray_itself_dies_the_driver_says_so_and_the_next_submit_goes_on(
     assert scores(undisturbed).items() <= scores(tmp_path).items()
 
 
-def test_a_diverged_trial_is_left_so_until_it_is_asked_for(sched_lab: Command, tmp_path: Path) -> None:
-    text = SMALL_SWEEP.replace("b: [0.5, 1.0]", "train.lr: [1.0e-3, 1.0e+30]").replace("[8, 16]", "[8]")
+def test_a_diverged_trial_is_left_so_until_it_is_asked_for(
+    sched_lab: Command, tmp_path: Path
+) -> None:
+    text = SMALL_SWEEP.replace("b: [0.5, 1.0]", "train.lr: [1.0e-3, 1.0e+30]").replace(
+        "[8, 16]", "[8]"
+    )
     (tmp_path / "bad.yaml").write_text(text.replace("batch: 16,", "batch: 16, grad_clip: null,"))
     for _ in range(2):
         done = sched_lab("submit", "bad.yaml", "--inline", cwd=tmp_path)
@@ -190,13 +229,19 @@ def test_a_diverged_trial_is_left_so_until_it_is_asked_for(sched_lab: Command, t
         assert sorted(state.count("running") for state in states(tmp_path).values()) == [1, 1]
     (failed,) = (row for row in rows(sched_lab, tmp_path) if row["state"] == "failed")
     assert failed["failure"] == "diverged"
-    assert json.loads(sched_lab("retry", "small", "--json", cwd=tmp_path).stdout)["retried"] == [failed["key"]]
+    assert json.loads(sched_lab("retry", "small", "--json", cwd=tmp_path).stdout)["retried"] == [
+        failed["key"]
+    ]
     assert sched_lab("submit", "bad.yaml", "--inline", cwd=tmp_path).returncode == 1
     assert states(tmp_path)[failed["key"]].count("running") == 2
 
 
-def test_a_submit_at_work_takes_up_what_is_retried_from_another_terminal(sched_lab: Command, tmp_path: Path) -> None:
-    text = LONG_SWEEP.replace("b: [0.5, 1.0]", "train.lr: [1.0e+30, 1.0e-3, 1.1e-3]").replace("[8, 16]", "[8]")
+def test_a_submit_at_work_takes_up_what_is_retried_from_another_terminal(
+    sched_lab: Command, tmp_path: Path
+) -> None:
+    text = LONG_SWEEP.replace("b: [0.5, 1.0]", "train.lr: [1.0e+30, 1.0e-3, 1.1e-3]").replace(
+        "[8, 16]", "[8]"
+    )
     (tmp_path / "sweep.yaml").write_text(text.replace("batch: 16,", "batch: 16, grad_clip: null,"))
     with driver(tmp_path, "--inline") as process:
         wait_for(lambda: "failed" in said(tmp_path, "state"))
@@ -215,7 +260,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from trainers.spec import NetworkSpec
+from sched_lab.trainers.spec import NetworkSpec
 
 
 class Fragile(NetworkSpec):
@@ -232,7 +277,8 @@ class Fragile(NetworkSpec):
 
             def forward(self, x, gamma, label=None):
                 whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-                if self.spec.trouble == "memory":  # up to 5 images take less than the machine's memory, never touched
+                if self.spec.trouble == "memory":
+                    # Up to 5 images take less than the machine's memory, which is never touched.
                     torch.empty(len(x) * whole // 6, dtype=torch.uint8)
                 elif self.spec.trouble == "always" or not Path(self.spec.marker).exists():
                     Path(self.spec.marker).touch()
@@ -251,25 +297,32 @@ def fragile(tmp_path: Path) -> Command:
     information.mkdir(parents=True)
     (package / "fragile.py").write_text(NETWORK)
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: fragile\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text("[sched_lab.networks]\nfragile = fragile:Fragile\n")
+    (information / "entry_points.txt").write_text(
+        "[sched_lab.networks]\nfragile = fragile:Fragile\n"
+    )
 
     def submit(trouble: str, run: str = "{}") -> subprocess.CompletedProcess[str]:
         network = f"network: {{kind: fragile, trouble: {trouble}, marker: {tmp_path / 'marker'}}}"
         (tmp_path / "sweep.yaml").write_text(
-            f"name: small\ntrain: {{steps: 4, batch: 16, {network}}}\nsample: {{count: 16, batch: 16, steps: 2}}\n"
-            f"score: {{detector: random}}\nresources: {{cpu: 1}}\nrun: {run}\n"
+            f"name: small\ntrain: {{steps: 4, batch: 16, {network}}}\nsample: {{count: 16, batch:"
+            f" 16, steps: 2}}\nscore: {{detector: random}}\nresources: {{cpu: 1}}\nrun: {run}\n"
         )
         environment = {**os.environ, "PYTHONPATH": str(package)}
         command = [PROGRAM, "submit", "sweep.yaml", "--inline"]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
 
     return submit
 
 
 @pytest.mark.skipif(
-    Path("/proc/sys/vm/overcommit_memory").read_text().strip() != "0", reason="this kernel refuses no allocation"
+    Path("/proc/sys/vm/overcommit_memory").read_text().strip() != "0",
+    reason="this kernel refuses no allocation",
 )
-def test_a_trial_out_of_memory_is_tried_again_with_micro_batches(fragile: Command, tmp_path: Path) -> None:
+def test_a_trial_out_of_memory_is_tried_again_with_micro_batches(
+    fragile: Command, tmp_path: Path
+) -> None:
     done = fragile("memory")
     assert done.returncode == 0, done.stderr
     assert said(tmp_path, "failure")[:2] == ["out_of_memory", "out_of_memory"]
@@ -283,7 +336,9 @@ def test_an_unexplained_error_is_tried_again_once(fragile: Command, tmp_path: Pa
     assert states(tmp_path).popitem()[1] == ["running", "failed", "running", "finished"]
 
 
-def test_the_policy_of_the_sweep_says_how_often_each_kind_is_tried_again(fragile: Command, tmp_path: Path) -> None:
+def test_the_policy_of_the_sweep_says_how_often_each_kind_is_tried_again(
+    fragile: Command, tmp_path: Path
+) -> None:
     assert fragile("always", "{max_failures: 5, retries: {bug: 2}}").returncode == 1
     assert said(tmp_path, "state").count("running") == 3
     done = fragile("always", "{max_failures: 0}")  # a further submit, with a policy of its own
@@ -300,10 +355,14 @@ def test_the_policy_of_the_sweep_says_how_often_each_kind_is_tried_again(fragile
     assert "a slip in this network" in log
 
 
-def test_images_that_cannot_be_read_fail_their_trial_once_as_bad_data(sched_lab: Command, tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_fail_their_trial_once_as_bad_data(
+    sched_lab: Command, tmp_path: Path
+) -> None:
     (tmp_path / "faces").mkdir()
     (tmp_path / "faces" / "a.png").write_text("no picture")
-    sweep = SMALL_SWEEP.replace("data: digits", "data: {source: folder, path: faces}").replace("[8, 16]", "[8]")
+    sweep = SMALL_SWEEP.replace("data: digits", "data: {source: folder, path: faces}").replace(
+        "[8, 16]", "[8]"
+    )
     (tmp_path / "sweep.yaml").write_text(sweep.replace("score: {", "score: {detector: random, "))
     done = sched_lab("submit", "sweep.yaml", "--inline", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
@@ -312,21 +371,43 @@ def test_images_that_cannot_be_read_fail_their_trial_once_as_bad_data(sched_lab:
 
 
 def may_mount() -> bool:
-    command = ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
-    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+    command = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "mount",
+        "-t",
+        "tmpfs",
+        "none",
+        "/mnt",
+    ]
+    return (
+        shutil.which("unshare") is not None
+        and subprocess.run(command, capture_output=True).returncode == 0
+    )
 
 
 @pytest.mark.skipif(not may_mount(), reason="no file system may be mounted here")
 def test_a_full_disk_pauses_the_sweep_with_a_message_and_loses_nothing(
     sched_lab: Command, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """The store stands on a disk of its own, which is filled to the last byte while a trial trains."""
+    """The store stands on a disk of its own, which is filled to the last byte while a trial
+    trains.
+    """
     (tmp_path / "sweep.yaml").write_text(LONG_SWEEP)
     (tmp_path / "lab").mkdir()
-    script = f"mount -t tmpfs -o size=24m none lab && touch mounted && exec {PROGRAM} submit sweep.yaml --inline"
+    script = (
+        f"mount -t tmpfs -o size=24m none lab && touch mounted && exec {PROGRAM} submit sweep.yaml"
+        " --inline"
+    )
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    inside = Path(f"/proc/{process.pid}/root") / tmp_path.relative_to("/")  # as that process sees it
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    inside = Path(f"/proc/{process.pid}/root") / tmp_path.relative_to(
+        "/"
+    )  # as that process sees it
     try:
         wait_for(lambda: (tmp_path / "mounted").exists() and training(inside))
         filler = inside / "lab" / "filler"
@@ -337,7 +418,9 @@ def test_a_full_disk_pauses_the_sweep_with_a_message_and_loses_nothing(
                 except OSError:
                     break
         before = -1
-        while before != len(said(inside, "time_ms")):  # the journal's last page still takes some lines
+        while before != len(
+            said(inside, "time_ms")
+        ):  # the journal's last page still takes some lines
             before = len(said(inside, "time_ms"))
             time.sleep(5)
         assert process.poll() is None
@@ -356,7 +439,9 @@ def test_a_changed_grid_runs_only_what_is_new_and_reports_only_what_it_asks_for(
     def submit(b: str, lr: str = "1.0e-3") -> set[str]:
         """Submit these values of b, and return the keys of the trials that were started."""
         text = (
-            SMALL_SWEEP.replace("[8, 16]", "[8]").replace("[0.5, 1.0]", b).replace("{every", "{detector: random, every")
+            SMALL_SWEEP.replace("[8, 16]", "[8]")
+            .replace("[0.5, 1.0]", b)
+            .replace("{every", "{detector: random, every")
         )
         (tmp_path / "sweep.yaml").write_text(text.replace("train: {", f"train: {{lr: {lr}, "))
         before = states(tmp_path)

@@ -1,4 +1,6 @@
-"""Tracking on real databases and servers: each run once, each point once, and no state that is not so."""
+"""Tracking on real databases and servers: each run once, each point once, and no state that is not
+so.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +21,19 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from sched_lab import names
-from sched_lab.courier import Courier
-from sched_lab.grid import Trial
-from sched_lab.journal import Journal, read
-from sched_lab.mlflow_client import connect
-from sched_lab.plots import schedule_figure
-from sched_lab.store import OutOfReach, Store
-from sched_lab.tracking import DELIVERED, Tracker
-from sched_lab.worker import conclude
+from sched_lab.errors import OutOfReach
+from sched_lab.run.worker import conclude
+from sched_lab.store.folder import Store
+from sched_lab.store.journal import Journal, read
+from sched_lab.sweep.grid import Trial
+from sched_lab.tracking.client import connect
+from sched_lab.tracking.courier import Courier
+from sched_lab.tracking.plots import schedule_figure
+from sched_lab.tracking.tracker import DELIVERED, Tracker
+from sched_lab.trainers.files import write_json
+from sched_lab.trainers.schedules import Schedule
+from sched_lab.trainers.spec import TrialSpec
 from tests.servers import MlflowServer, free_port, mlflow_server, postgres_server
-from trainers.files import write_json
-from trainers.schedules import Schedule
-from trainers.spec import TrialSpec
 
 SWEEP = "tracked"
 SPEC = TrialSpec()
@@ -62,11 +65,17 @@ def write_steps(store: Store, steps: range, key: str = "a", **end: str) -> None:
 def runs(store: Store, filter_string: str = "") -> list[Any]:
     client = connect(store.tracking_uri)
     experiment = client.get_experiment_by_name(SWEEP)
-    return list(client.search_runs([experiment.experiment_id], filter_string or f"tags.`{names.ROLE}` = 'trial'"))
+    return list(
+        client.search_runs(
+            [experiment.experiment_id], filter_string or f"tags.`{names.ROLE}` = 'trial'"
+        )
+    )
 
 
 def points(store: Store, key: str = "") -> Counter[tuple[str, str, int]]:
-    """How often MLflow has each point, over all runs or those of one trial: (trial, metric, step)."""
+    """How often MLflow has each point, over all runs or those of one trial: (trial, metric,
+    step).
+    """
     client = connect(store.tracking_uri)
     return Counter(
         (run.data.tags[names.TRIAL_KEY], metric, point.step)
@@ -77,7 +86,12 @@ def points(store: Store, key: str = "") -> Counter[tuple[str, str, int]]:
 
 
 def once(keys: str, steps: range, *metrics: str) -> Counter[tuple[str, str, int]]:
-    return Counter((key, metric, step) for key in keys for metric in metrics or ("loss", "rate") for step in steps)
+    return Counter(
+        (key, metric, step)
+        for key in keys
+        for metric in metrics or ("loss", "rate")
+        for step in steps
+    )
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -97,7 +111,9 @@ def test_a_delivery_that_is_repeated_adds_nothing(store: Store) -> None:
     write_steps(store, range(1, 4))
     opened(store).deliver(trial())
     (run,) = runs(store)
-    connect(store.tracking_uri).delete_tag(run.info.run_id, DELIVERED)  # as a driver leaves it that was killed there
+    connect(store.tracking_uri).delete_tag(
+        run.info.run_id, DELIVERED
+    )  # as a driver leaves it that was killed there
     write_steps(store, range(1, 6))
     opened(store).deliver(trial())
     assert points(store) == once("a", range(1, 6))
@@ -106,7 +122,12 @@ def test_a_delivery_that_is_repeated_adds_nothing(store: Store) -> None:
 def test_a_run_whose_creation_was_not_heard_of_is_used(store: Store) -> None:
     tracker = opened(store)
     experiment = connect(store.tracking_uri).get_experiment_by_name(SWEEP).experiment_id
-    tags = {names.ROLE: names.ROLE_TRIAL, names.TRIAL_KEY: "a", names.SWEEP: SWEEP, names.STATE: names.RUNNING}
+    tags = {
+        names.ROLE: names.ROLE_TRIAL,
+        names.TRIAL_KEY: "a",
+        names.SWEEP: SWEEP,
+        names.STATE: names.RUNNING,
+    }
     unheard = connect(store.tracking_uri).create_run(experiment, tags=tags).info.run_id
     write_steps(store, range(1, 4))
     tracker.deliver(trial())
@@ -122,7 +143,9 @@ def test_of_two_runs_of_one_trial_the_one_further_on_stays(store: Store, when: s
     (told,) = runs(store)
     client = connect(store.tracking_uri)
     for role in (names.ROLE_TRIAL, names.ROLE_SWEEP):  # both creations were sent twice
-        tags = {names.ROLE: role, names.SWEEP: SWEEP} | ({names.TRIAL_KEY: "a"} if role == names.ROLE_TRIAL else {})
+        tags = {names.ROLE: role, names.SWEEP: SWEEP} | (
+            {names.TRIAL_KEY: "a"} if role == names.ROLE_TRIAL else {}
+        )
         client.create_run(told.info.experiment_id, tags=tags)
     if when == "open":
         Tracker(store, SWEEP)
@@ -133,7 +156,9 @@ def test_of_two_runs_of_one_trial_the_one_further_on_stays(store: Store, when: s
     assert [run.data.tags.get(names.RANKED_BY) for run in parents] == ["fd_classifier"]
 
 
-def test_a_run_whose_process_was_killed_is_brought_to_an_end_unless_another_runs_it(store: Store) -> None:
+def test_a_run_whose_process_was_killed_is_brought_to_an_end_unless_another_runs_it(
+    store: Store,
+) -> None:
     tracker = opened(store)
     for key in "abc":
         write_steps(store, range(1, 3), key)
@@ -143,7 +168,11 @@ def test_a_run_whose_process_was_killed_is_brought_to_an_end_unless_another_runs
     with store.claimed("c"):
         tracker.close(names.STOPPED)
     found = {run.data.tags[names.TRIAL_KEY]: run for run in runs(store)}
-    assert {key: run.info.status for key, run in found.items()} == {"a": "KILLED", "b": "FAILED", "c": "RUNNING"}
+    assert {key: run.info.status for key, run in found.items()} == {
+        "a": "KILLED",
+        "b": "FAILED",
+        "c": "RUNNING",
+    }
     assert {key: run.data.tags[names.STATE] for key, run in found.items()} == {
         "a": names.STOPPED,
         "b": names.FAILED,
@@ -152,25 +181,43 @@ def test_a_run_whose_process_was_killed_is_brought_to_an_end_unless_another_runs
     assert found["b"].data.tags[names.FAILURE] == "bug"
     write_steps(store, range(1, 5), state=names.FINISHED, reason="")  # the next submit goes on
     assert opened(store).deliver(trial())
-    assert {run.data.tags[names.TRIAL_KEY]: run.info.status for run in runs(store)}["a"] == "FINISHED"
+    assert {run.data.tags[names.TRIAL_KEY]: run.info.status for run in runs(store)}[
+        "a"
+    ] == "FINISHED"
 
 
 def test_what_a_trial_came_to_is_told_with_its_scores_or_not_at_all(store: Store) -> None:
-    """The cells of two trials are taken out of a sweep whose driver was killed before their ends were delivered."""
+    """The cells of two trials are taken out of a sweep whose driver was killed before their ends
+    were delivered.
+    """
     tracker = opened(store)
     for key in "ab":
         write_steps(store, range(1, 3), key)
         tracker.deliver(trial(key))
         write_steps(store, range(3, 5), key, state=names.FINISHED, reason="")
-        result = {"key": key, "state": names.FINISHED, "reason": "", "failure": "", "step": 4, "scores": {}}
+        result = {
+            "key": key,
+            "state": names.FINISHED,
+            "reason": "",
+            "failure": "",
+            "step": 4,
+            "scores": {},
+        }
         write_json(store.trial(key) / names.RESULT_FILE, result)
-    write_json(store.trial("a") / names.SPEC_FILE, SPEC.model_dump(mode="json"))  # b has lost its own
+    write_json(
+        store.trial("a") / names.SPEC_FILE, SPEC.model_dump(mode="json")
+    )  # b has lost its own
     opened(store).close(names.FINISHED)
-    assert {run.data.tags[names.TRIAL_KEY]: run.info.status for run in runs(store)} == {"a": "FINISHED", "b": "KILLED"}
+    assert {run.data.tags[names.TRIAL_KEY]: run.info.status for run in runs(store)} == {
+        "a": "FINISHED",
+        "b": "KILLED",
+    }
     assert points(store) == once("a", range(1, 5)) + once("b", range(1, 3))
 
 
-def test_two_stores_with_one_server_leave_each_others_runs_alone(store: Store, tmp_path: Path) -> None:
+def test_two_stores_with_one_server_leave_each_others_runs_alone(
+    store: Store, tmp_path: Path
+) -> None:
     theirs = Store.at(tmp_path / "theirs", store.tracking_uri)
     trackers = {store: opened(store), theirs: opened(theirs)}
     for where, tracker in trackers.items():  # both have begun the same trial
@@ -187,7 +234,9 @@ def test_two_stores_with_one_server_leave_each_others_runs_alone(store: Store, t
     assert len({run.data.tags[names.STORE] for run in runs(store)}) == 2
 
 
-def test_a_store_goes_on_with_the_run_of_another_that_has_ended_and_says_so(store: Store, tmp_path: Path) -> None:
+def test_a_store_goes_on_with_the_run_of_another_that_has_ended_and_says_so(
+    store: Store, tmp_path: Path
+) -> None:
     write_steps(store, range(1, 3), state=names.STOPPED, reason="")
     opened(store).deliver(trial())
     (before,) = runs(store)
@@ -205,7 +254,7 @@ def test_a_store_goes_on_with_the_run_of_another_that_has_ended_and_says_so(stor
 def test_opening_reads_in_pages_without_looking_for_garbage_and_closing_reads_no_ended_run(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sched_lab.tracking.PAGE", 2)
+    monkeypatch.setattr("sched_lab.tracking.tracker.PAGE", 2)
     tracker = opened(store)
     for key in "abcd":
         write_steps(store, range(1, 3), key, state=names.FINISHED, reason="")
@@ -229,7 +278,9 @@ def test_opening_reads_in_pages_without_looking_for_garbage_and_closing_reads_no
     assert len(read_runs) == 6  # the sweep's own
 
 
-def test_the_picture_of_a_schedule_is_drawn_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_picture_of_a_schedule_is_drawn_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn = []
 
     def draw(schedule: Schedule, b: float) -> Any:
@@ -269,12 +320,19 @@ def test_a_failure_has_a_kind_and_a_reason_until_the_trial_goes_on(store: Store)
         assert told() == ("FAILED", "failed", "MemoryError: 9 GB", "out_of_memory")
         writing.write(state=names.RUNNING, pid=3)
         assert told() == ("RUNNING", "running", "", "")
-        writing.write(step=9, metrics={"seconds/total": 1.0}, state=names.FINISHED, reason="", failure="")
+        writing.write(
+            step=9, metrics={"seconds/total": 1.0}, state=names.FINISHED, reason="", failure=""
+        )
         assert told() == ("FINISHED", "finished", "", "")
 
 
 def test_a_reason_no_database_would_take_is_told_as_far_as_it_goes(store: Store) -> None:
-    write_steps(store, range(1, 2), state=names.FAILED, reason="nul \0 and \udc80, at length " + "x" * 10_000)
+    write_steps(
+        store,
+        range(1, 2),
+        state=names.FAILED,
+        reason="nul \0 and \udc80, at length " + "x" * 10_000,
+    )
     opened(store).deliver(trial())
     reason = runs(store)[0].data.tags[names.REASON]
     assert reason.startswith("nul  and ?, at length xxx")
@@ -284,7 +342,9 @@ def test_a_reason_no_database_would_take_is_told_as_far_as_it_goes(store: Store)
 def test_the_end_of_a_log_stands_with_its_run(store: Store, tmp_path: Path) -> None:
     write_steps(store, range(1, 2), "a", state=names.FAILED, reason="no")
     write_steps(store, range(1, 2), "b", state=names.FINISHED, reason="")
-    (store.trial("a") / names.LOG_FILE).write_text("".join(f"line {number}\n" for number in range(200_000)))
+    (store.trial("a") / names.LOG_FILE).write_text(
+        "".join(f"line {number}\n" for number in range(200_000))
+    )
     (store.trial("b") / names.LOG_FILE).write_text("")
     tracker = opened(store)
     tracker.deliver(trial("a"))
@@ -392,7 +452,9 @@ def test_a_trial_followed_again_while_its_end_is_delivered_is_not_forgotten(stor
 
 
 def test_lines_that_end_where_lost_ones_ended_are_told_too(store: Store) -> None:
-    """The disk loses what it had confirmed, and what is written in its place is as long to the byte."""
+    """The disk loses what it had confirmed, and what is written in its place is as long to the
+    byte.
+    """
     path = store.trial("a") / names.JOURNAL_FILE
     tracker = opened(store)
     write_steps(store, range(1, 2))
@@ -421,12 +483,18 @@ def test_lines_that_end_where_lost_ones_ended_are_told_too(store: Store) -> None
 )
 @given(data=st.data())
 @pytest.mark.slow
-def test_whatever_is_cut_off_or_damaged_every_step_is_told_once(store: Store, data: st.DataObject) -> None:
-    """A trial of 12 steps: some are delivered, the disk loses or damages some, the trial goes on from before that."""
+def test_whatever_is_cut_off_or_damaged_every_step_is_told_once(
+    store: Store, data: st.DataObject
+) -> None:
+    """A trial of 12 steps: some are delivered, the disk loses or damages some, the trial goes on
+    from before that.
+    """
     key = secrets.token_hex(8)  # hypothesis sets the seed of `random` anew for each example
     path = store.trial(key) / names.JOURNAL_FILE
     tracker = opened(store)
-    delivered, written = sorted(data.draw(st.tuples(st.integers(1, 11), st.integers(1, 11)), label="steps"))
+    delivered, written = sorted(
+        data.draw(st.tuples(st.integers(1, 11), st.integers(1, 11)), label="steps")
+    )
     write_steps(store, range(1, delivered + 1), key)
     tracker.deliver(trial(key))
     _, end = read(path)
@@ -449,10 +517,14 @@ def test_whatever_is_cut_off_or_damaged_every_step_is_told_once(store: Store, da
     resumed = int(data.draw(parts, label="checkpoint") * max(0, lost - 1))
     write_steps(store, range(resumed + 1, 13), key, state=names.FINISHED, reason="")
     assert tracker.deliver(trial(key))
-    assert points(store, key) == {(key, metric, step): 1 for metric in ("loss", "rate") for step in range(1, 13)}
+    assert points(store, key) == {
+        (key, metric, step): 1 for metric in ("loss", "rate") for step in range(1, 13)
+    }
 
 
-def test_a_server_that_is_not_there_is_out_of_reach_at_once_and_keeps_its_password(tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_is_out_of_reach_at_once_and_keeps_its_password(
+    tmp_path: Path,
+) -> None:
     pytest.importorskip("psycopg")
     for scheme in ("http", "postgresql"):
         start = time.monotonic()
@@ -466,12 +538,12 @@ SUBMITS = """
 import sys, time
 from pathlib import Path
 from sched_lab import names
-from sched_lab.grid import Trial
-from sched_lab.journal import Journal
-from sched_lab.store import Store
-from sched_lab.courier import Courier
-from sched_lab.tracking import Tracker
-from trainers.spec import TrialSpec
+from sched_lab.sweep.grid import Trial
+from sched_lab.store.journal import Journal
+from sched_lab.store.folder import Store
+from sched_lab.tracking.courier import Courier
+from sched_lab.tracking.tracker import Tracker
+from sched_lab.trainers.spec import TrialSpec
 store, sweep = Store.at(sys.argv[1], sys.argv[2] or None), sys.argv[3]
 import mlflow
 while time.time() < float(sys.argv[4]):
@@ -508,10 +580,20 @@ def test_sweeps_submitted_in_the_same_instant_create_one_database_and_lose_nothi
 ) -> None:
     at = time.time() + 8
     commands = [
-        [sys.executable, "-c", SUBMITS, str(tmp_path / "lab"), new_database or "", f"sweep{number}", str(at)]
+        [
+            sys.executable,
+            "-c",
+            SUBMITS,
+            str(tmp_path / "lab"),
+            new_database or "",
+            f"sweep{number}",
+            str(at),
+        ]
         for number in range(3)
     ]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    processes = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands
+    ]
     said = [process.communicate(timeout=200)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], said
     client = connect(Store.at(tmp_path / "lab", new_database).tracking_uri)
@@ -519,22 +601,32 @@ def test_sweeps_submitted_in_the_same_instant_create_one_database_and_lose_nothi
         experiment = client.get_experiment_by_name(f"sweep{number}").experiment_id
         (run,) = client.search_runs([experiment], f"tags.`{names.ROLE}` = 'trial'")
         for metric in (f"metric{n}" for n in range(20)):
-            assert [point.step for point in client.get_metric_history(run.info.run_id, metric)] == list(range(100))
+            assert [
+                point.step for point in client.get_metric_history(run.info.run_id, metric)
+            ] == list(range(100))
 
 
 @pytest.mark.slow
-def test_points_told_twice_stand_once_in_every_database(tmp_path: Path, new_database: str | None) -> None:
+def test_points_told_twice_stand_once_in_every_database(
+    tmp_path: Path, new_database: str | None
+) -> None:
     from mlflow.entities import Metric
 
     store = Store.at(tmp_path / "lab", new_database)
     client = connect(store.tracking_uri)
     run = client.create_run("0").info.run_id
     values = (1 / 3, math.nan, math.inf, -0.0, 1e-310)
-    told = [Metric(f"m{number}", value, 1000 + step, step) for number, value in enumerate(values) for step in range(9)]
+    told = [
+        Metric(f"m{number}", value, 1000 + step, step)
+        for number, value in enumerate(values)
+        for step in range(9)
+    ]
     client.log_batch(run, told[:20])
     client.log_batch(run, told)
     client.log_batch(run, told)
-    assert sum(len(client.get_metric_history(run, f"m{number}")) for number in range(5)) == len(told)
+    assert sum(len(client.get_metric_history(run, f"m{number}")) for number in range(5)) == len(
+        told
+    )
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -551,7 +643,9 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MlflowSer
 def test_an_outage_delays_what_is_told_and_loses_or_doubles_nothing(
     server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three trials train while the server is killed, hangs longer than a request may take, and is stopped."""
+    """Three trials train while the server is killed, hangs longer than a request may take, and is
+    stopped.
+    """
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     store = Store.at(tmp_path / "lab", server.uri)
     tracker = opened(store)
@@ -563,7 +657,9 @@ def test_an_outage_delays_what_is_told_and_loses_or_doubles_nothing(
             writing.write(state=names.RUNNING)
             while not halt.wait(0.01):
                 written[key] += 1
-                writing.write(step=written[key], metrics={"loss": 1 / written[key], "rate": math.nan})
+                writing.write(
+                    step=written[key], metrics={"loss": 1 / written[key], "rate": math.nan}
+                )
             writing.write(state=names.FINISHED, reason="")
 
     def begin(key: str) -> None:
@@ -610,11 +706,11 @@ def test_an_outage_delays_what_is_told_and_loses_or_doubles_nothing(
 
 ENDS_WHILE_IT_HANGS = """
 import os, signal, sys, time
-from sched_lab.grid import Trial
-from sched_lab.store import Store
-from sched_lab.courier import Courier
-from sched_lab.tracking import Tracker
-from trainers.spec import TrialSpec
+from sched_lab.sweep.grid import Trial
+from sched_lab.store.folder import Store
+from sched_lab.tracking.courier import Courier
+from sched_lab.tracking.tracker import Tracker
+from sched_lab.trainers.spec import TrialSpec
 tracker = Tracker(Store.at(sys.argv[1], sys.argv[2]), "tracked")
 tracker.open("", "", [], "fd")
 courier = Courier(tracker, period=0.05)

@@ -1,4 +1,6 @@
-"""The training loop: the same bits twice, exact resume, diverging, loss by log-SNR, and what a checkpoint refuses."""
+"""The training loop: the same bits twice, exact resume, diverging, loss by log-SNR, and what a
+checkpoint refuses.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from trainers.data import ImageSet
-from trainers.failures import Diverged
-from trainers.spec import TrialSpec
-from trainers.training import (
+from sched_lab.trainers.failures import Diverged
+from sched_lab.trainers.images import ImageSet
+from sched_lab.trainers.spec import TrialSpec
+from sched_lab.trainers.training import (
     BIN_EDGES,
     BadCheckpoint,
     Training,
@@ -45,13 +47,23 @@ def start(of: TrialSpec) -> Training:
 def run(
     state: Training, of: TrialSpec, until: int, report_every: int = 4, micro_batches: int = 1
 ) -> list[TrainProgress]:
-    events = train(state, of, images(), until=until, report_every=report_every, micro_batches=micro_batches)
+    events = train(
+        state, of, images(), until=until, report_every=report_every, micro_batches=micro_batches
+    )
     return [event for event in events if isinstance(event, TrainProgress)]
 
 
 def bits(state: Training) -> bytes:
-    tensors = [*state.network.state_dict().values(), *state.ema.state_dict().values(), state.bin_loss]
-    tensors += [m for moments in state.optimizer.state_dict()["state"].values() for _, m in sorted(moments.items())]
+    tensors = [
+        *state.network.state_dict().values(),
+        *state.ema.state_dict().values(),
+        state.bin_loss,
+    ]
+    tensors += [
+        m
+        for moments in state.optimizer.state_dict()["state"].values()
+        for _, m in sorted(moments.items())
+    ]
     return b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors)
 
 
@@ -74,8 +86,12 @@ def test_training_leaves_the_global_random_state_alone() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("options", [{}, {"class_conditional": True}, {"weight": "min_snr@5", "predict": "eps"}])
-def test_a_resumed_run_ends_with_the_bits_of_one_never_interrupted(tmp_path: Path, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"class_conditional": True}, {"weight": "min_snr@5", "predict": "eps"}]
+)
+def test_a_resumed_run_ends_with_the_bits_of_one_never_interrupted(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
     of = spec(train=options, data={"source": "digits", "flip": True})
     whole = start(of)
     run(whole, of, 12)
@@ -91,7 +107,8 @@ def test_a_resumed_run_ends_with_the_bits_of_one_never_interrupted(tmp_path: Pat
 
 @pytest.mark.parametrize("pieces", [2, 3, 8])
 @pytest.mark.parametrize(
-    "options", [{}, {"weight": "min_snr@5", "predict": "eps"}, {"grad_clip": 0.05, "class_conditional": True}]
+    "options",
+    [{}, {"weight": "min_snr@5", "predict": "eps"}, {"grad_clip": 0.05, "class_conditional": True}],
 )
 def test_a_batch_trained_on_in_pieces_gives_the_weights_and_losses_of_the_whole(
     options: dict[str, Any], pieces: int
@@ -99,7 +116,8 @@ def test_a_batch_trained_on_in_pieces_gives_the_weights_and_losses_of_the_whole(
     of = spec(train=options, data={"source": "digits", "flip": True})
     whole, cut = start(of), start(of)
     losses = [
-        [report.loss for report in run(state, of, 8, micro_batches=n)] for state, n in ((whole, 1), (cut, pieces))
+        [report.loss for report in run(state, of, 8, micro_batches=n)]
+        for state, n in ((whole, 1), (cut, pieces))
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert cut.loss_by_log_snr() == pytest.approx(whole.loss_by_log_snr(), rel=1e-5)
@@ -107,7 +125,9 @@ def test_a_batch_trained_on_in_pieces_gives_the_weights_and_losses_of_the_whole(
     for name in ("network", "ema"):
         weights = getattr(cut, name).state_dict()
         for parameter, expected in getattr(whole, name).state_dict().items():
-            torch.testing.assert_close(weights[parameter], expected, rtol=0, atol=5e-5)  # a step moves them by 1e-3
+            torch.testing.assert_close(
+                weights[parameter], expected, rtol=0, atol=5e-5
+            )  # a step moves them by 1e-3
 
 
 def test_a_checkpoint_of_another_trial_is_refused(tmp_path: Path) -> None:
@@ -122,7 +142,12 @@ def test_a_damaged_checkpoint_is_refused_and_named(tmp_path: Path, damage: str) 
     save_checkpoint(start(spec()), path, "key")
     content = path.read_bytes()
     flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
-    damaged = {"truncate": content[: len(content) // 2], "scramble": b"x" * 100, "empty": b"", "one bit": flipped}
+    damaged = {
+        "truncate": content[: len(content) // 2],
+        "scramble": b"x" * 100,
+        "empty": b"",
+        "one bit": flipped,
+    }
     path.write_bytes(damaged[damage])
     with pytest.raises(BadCheckpoint, match=r"checkpoint (can't be read|is damaged)"):
         load_checkpoint(start(spec()), path, "key")
@@ -152,7 +177,7 @@ def test_a_loss_that_is_not_a_number_ends_training_with_the_step() -> None:
 
 
 def test_every_image_is_seen_once_before_any_is_seen_twice() -> None:
-    from trainers.training import _Batches
+    from sched_lab.trainers.training import _Batches
 
     batches = _Batches(spec(), images(50), CPU)
     seen = torch.cat([batches._indices(step) for step in range(25)])  # 25 x 8 = four times 50
@@ -161,7 +186,7 @@ def test_every_image_is_seen_once_before_any_is_seen_twice() -> None:
 
 
 def test_the_data_order_is_shared_by_all_schedules_and_scales() -> None:
-    from trainers.training import _Batches
+    from sched_lab.trainers.training import _Batches
 
     one, other = spec(schedule="linear"), spec(schedule="cosine@0.2,1,1", b=0.5)
     for step in (0, 7):

@@ -1,4 +1,6 @@
-"""One trial, end to end, on real digits: trained, sampled, scored; repeatable; resumable; failing with a reason."""
+"""One trial, end to end, on real digits: trained, sampled, scored; repeatable; resumable; failing
+with a reason.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,10 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from tests.conftest import ROOT
-from trainers.failures import BadData, kind_of
-from trainers.spec import NetworkSpec, TrialSpec
-from trainers.training import Beat, TrainProgress
-from trainers.trial import (
+from sched_lab.trainers.failures import BadData, kind_of
+from sched_lab.trainers.spec import NetworkSpec, TrialSpec
+from sched_lab.trainers.training import Beat, TrainProgress
+from sched_lab.trainers.trial import (
     CHECKPOINT_FILE,
     Evaluation,
     Sampled,
@@ -36,6 +37,7 @@ from trainers.trial import (
     to_uint8,
     write_grid,
 )
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +46,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def spec(**changes: Any) -> TrialSpec:
-    train = {"steps": 20, "batch": 16, "network": {"kind": "unet", "width": 16, "multipliers": [1], "attention": 0}}
-    small: dict[str, Any] = {"sample": {"count": 100, "steps": 4, "batch": 40}, "score": {"detector": "random"}}
-    return TrialSpec.model_validate({**small, "train": {**train, **changes.pop("train", {})}, **changes})
+    train = {
+        "steps": 20,
+        "batch": 16,
+        "network": {"kind": "unet", "width": 16, "multipliers": [1], "attention": 0},
+    }
+    small: dict[str, Any] = {
+        "sample": {"count": 100, "steps": 4, "batch": 40},
+        "score": {"detector": "random"},
+    }
+    return TrialSpec.model_validate(
+        {**small, "train": {**train, **changes.pop("train", {})}, **changes}
+    )
 
 
 def test_a_trial_ends_with_its_scores_grid_and_result(tmp_path: Path, cache: Path) -> None:
@@ -56,7 +67,9 @@ def test_a_trial_ends_with_its_scores_grid_and_result(tmp_path: Path, cache: Pat
     assert json.loads((tmp_path / "result.json").read_text())["scores"] == result.scores
     with Image.open(tmp_path / "samples" / "step-000020.png") as grid:
         assert grid.size == (8 * 9 - 1, 8 * 9 - 1)
-    assert result.seconds["total"] == pytest.approx(sum(v for k, v in result.seconds.items() if k != "total"))
+    assert result.seconds["total"] == pytest.approx(
+        sum(v for k, v in result.seconds.items() if k != "total")
+    )
 
 
 def test_the_same_spec_gives_the_same_scores(tmp_path: Path, cache: Path) -> None:
@@ -76,7 +89,9 @@ def test_evaluations_come_at_every_interval_and_at_the_end(tmp_path: Path, cache
 
 
 @pytest.mark.parametrize("stop_after", [TrainProgress, Sampled, Evaluation])
-def test_a_trial_closed_anywhere_goes_on_to_the_same_result(tmp_path: Path, cache: Path, stop_after: type) -> None:
+def test_a_trial_closed_anywhere_goes_on_to_the_same_result(
+    tmp_path: Path, cache: Path, stop_after: type
+) -> None:
     of = spec(score={"detector": "random", "every": 10})
     whole = run_trial(of, key="k", folder=tmp_path / "whole", cache=cache)
     events = run(of, key="k", folder=tmp_path / "part", cache=cache)
@@ -102,7 +117,7 @@ def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_trial_starts_again(
 def test_long_silent_training_lets_the_caller_in_between_reports(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainers.training.BEAT_SECONDS", 0.0)
+    monkeypatch.setattr("sched_lab.trainers.training.BEAT_SECONDS", 0.0)
     of = spec(train={"steps": 200})  # a report every 4 steps
     whole = list(run(of, key="k", folder=tmp_path / "1", cache=cache))
     events = run(of, key="k", folder=tmp_path / "2", cache=cache)
@@ -110,11 +125,17 @@ def test_long_silent_training_lets_the_caller_in_between_reports(
     events.close()
     rest = list(run(of, key="k", folder=tmp_path / "2", cache=cache))
     losses = {event.step: event.loss for event in whole if isinstance(event, TrainProgress)}
-    assert {e.step: e.loss for e in rest if isinstance(e, TrainProgress)} == {s: v for s, v in losses.items() if s > 6}
+    assert {e.step: e.loss for e in rest if isinstance(e, TrainProgress)} == {
+        s: v for s, v in losses.items() if s > 6
+    }
 
 
-def test_a_diverging_trial_fails_with_the_reason_and_without_a_score(tmp_path: Path, cache: Path) -> None:
-    result = run_trial(spec(train={"lr": 1e30, "grad_clip": None}), key="k", folder=tmp_path, cache=cache)
+def test_a_diverging_trial_fails_with_the_reason_and_without_a_score(
+    tmp_path: Path, cache: Path
+) -> None:
+    result = run_trial(
+        spec(train={"lr": 1e30, "grad_clip": None}), key="k", folder=tmp_path, cache=cache
+    )
     assert isinstance(result, TrialResult)
     assert result.state == "failed"
     assert result.reason.startswith("mean loss")
@@ -123,18 +144,24 @@ def test_a_diverging_trial_fails_with_the_reason_and_without_a_score(tmp_path: P
 
 
 def test_class_conditional_sampling_uses_the_labels(tmp_path: Path, cache: Path) -> None:
-    result = run_trial(spec(train={"class_conditional": True}), key="k", folder=tmp_path, cache=cache)
+    result = run_trial(
+        spec(train={"class_conditional": True}), key="k", folder=tmp_path, cache=cache
+    )
     assert result.state == "finished"
 
 
 def test_labels_that_are_needed_and_not_there_are_bad_data(tmp_path: Path, cache: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((20, 8, 8), dtype=np.uint8))
-    of = spec(data={"source": "array", "path": str(tmp_path / "x.npy")}, train={"class_conditional": True})
+    of = spec(
+        data={"source": "array", "path": str(tmp_path / "x.npy")}, train={"class_conditional": True}
+    )
     with pytest.raises(BadData, match="this array source has not"):
         run_trial(of, key="k", folder=tmp_path, cache=cache)
 
 
-def test_a_caller_hears_of_every_checkpoint_before_it_is_written(tmp_path: Path, cache: Path) -> None:
+def test_a_caller_hears_of_every_checkpoint_before_it_is_written(
+    tmp_path: Path, cache: Path
+) -> None:
     of = spec(score={"detector": "random", "every": 10})
     checkpoint = tmp_path / CHECKPOINT_FILE
     announced: list[tuple[int, bytes]] = []
@@ -145,7 +172,9 @@ def test_a_caller_hears_of_every_checkpoint_before_it_is_written(tmp_path: Path,
             assert now == before
         elif now is not None:
             announced.append((last.step, now))
-        if isinstance(last, Evaluation):  # an evaluation that took long is not done again after a crash
+        if isinstance(
+            last, Evaluation
+        ):  # an evaluation that took long is not done again after a crash
             assert isinstance(event, Saving)
         before, last = now, event
     assert [step for step, _ in announced] == [*range(1, 11), 10, *range(11, 21)]
@@ -155,11 +184,14 @@ def test_a_caller_hears_of_every_checkpoint_before_it_is_written(tmp_path: Path,
 
 KILLED = """
 import os, pathlib, sys
-from trainers.spec import TrialSpec
-from trainers.trial import Sampled, run
+from sched_lab.trainers.spec import TrialSpec
+from sched_lab.trainers.trial import Sampled, run
 spec, folder, cache = sys.argv[1:]
 events = run(
-    TrialSpec.model_validate_json(spec), key="k", folder=pathlib.Path(folder), cache=pathlib.Path(cache),
+    TrialSpec.model_validate_json(spec),
+    key="k",
+    folder=pathlib.Path(folder),
+    cache=pathlib.Path(cache),
     checkpoint_seconds=0,
 )
 [event for event in events if isinstance(event, Sampled) and event.step == 20 and os._exit(9)]
@@ -173,11 +205,17 @@ def test_a_trial_killed_in_an_evaluation_goes_on_to_the_same_result_and_leaves_n
     whole = run_trial(of, key="k", folder=tmp_path / "whole", cache=cache)
     arguments = [of.model_dump_json(), str(tmp_path / "part"), str(cache)]
     assert subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False).returncode == 9
-    for name in (f"{CHECKPOINT_FILE}.1.part", "result.json.1.part", "samples/step-000020.png.1.part"):
+    for name in (
+        f"{CHECKPOINT_FILE}.1.part",
+        "result.json.1.part",
+        "samples/step-000020.png.1.part",
+    ):
         (tmp_path / "part" / name).write_bytes(b"half")
     resumed = run_trial(of, key="k", folder=tmp_path / "part", cache=cache)
     assert (resumed.scores, resumed.loss) == (whole.scores, whole.loss)
-    files = (sorted(path.name for path in (tmp_path / name).rglob("*")) for name in ("whole", "part"))
+    files = (
+        sorted(path.name for path in (tmp_path / name).rglob("*")) for name in ("whole", "part")
+    )
     assert next(files) == next(files)
 
 
@@ -188,10 +226,16 @@ def test_samples_drawn_in_pieces_are_those_drawn_together(tmp_path: Path, cache:
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     whole = run_trial(spec(), key="k", folder=tmp_path / "whole", cache=cache)
     events = run(spec(), key="k", folder=tmp_path / "cut", cache=cache, micro_batches=16)
-    assert [event.done for event in events if isinstance(event, Sampled)] == [*range(3, 100, 3), 100]
+    assert [event.done for event in events if isinstance(event, Sampled)] == [
+        *range(3, 100, 3),
+        100,
+    ]
     cut = json.loads((tmp_path / "cut" / "result.json").read_text())
     assert cut["scores"] == pytest.approx(whole.scores, rel=1e-3)
-    grids = [np.asarray(Image.open(tmp_path / name / "samples/step-000020.png"), int) for name in ("whole", "cut")]
+    grids = [
+        np.asarray(Image.open(tmp_path / name / "samples/step-000020.png"), int)
+        for name in ("whole", "cut")
+    ]
     assert np.abs(grids[0] - grids[1]).max() <= 1
     assert cut["environment"] == whole.environment | {"micro_batches": "16"}
 
@@ -199,30 +243,39 @@ def test_samples_drawn_in_pieces_are_those_drawn_together(tmp_path: Path, cache:
 def test_a_result_tells_the_commit_of_a_checkout() -> None:
     about = environment(torch.device("cpu"))
     if (ROOT / ".git").exists():
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         assert about["commit"].removesuffix("-dirty") == head.stdout.strip()
     else:
         assert "commit" not in about
 
 
 @pytest.mark.parametrize("pieces", [0, 17])
-def test_a_batch_is_cut_into_no_more_pieces_than_it_has_images(tmp_path: Path, cache: Path, pieces: int) -> None:
+def test_a_batch_is_cut_into_no_more_pieces_than_it_has_images(
+    tmp_path: Path, cache: Path, pieces: int
+) -> None:
     with pytest.raises(ValueError, match=rf"from 1 to train\.batch, 16, got {pieces}"):
         next(run(spec(), key="k", folder=tmp_path, cache=cache, micro_batches=pieces))
 
 
 MEMORY = """
 import pathlib, resource, sys
-from trainers.failures import kind_of
-from trainers.spec import TrialSpec
-from trainers.trial import run
+from sched_lab.trainers.failures import kind_of
+from sched_lab.trainers.spec import TrialSpec
+from sched_lab.trainers.trial import run
 import torch
 torch.set_num_threads(1)
 spec = TrialSpec.model_validate({
     "resolution": 64, "score": {"detector": "random"}, "sample": {"count": 20, "steps": 1},
-    "train": {"steps": 1, "batch": 256, "network": {"kind": "unet", "width": 64, "patch": 2, "attention": 0}},
+    "train": {
+        "steps": 1,
+        "batch": 256,
+        "network": {"kind": "unet", "width": 64, "patch": 2, "attention": 0},
+    },
 })
-cache, taken = pathlib.Path(sys.argv[1]), int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * 4096
+cache = pathlib.Path(sys.argv[1])
+taken = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * 4096
 resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30,) * 2)
 pieces = 1
 while True:
@@ -237,9 +290,15 @@ print(pieces > 1)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of the address space that the allocator obeys")
-def test_a_trial_that_ran_out_of_memory_fits_in_the_same_process_in_more_pieces(cache: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", MEMORY, cache], capture_output=True, text=True, check=False)
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="needs a limit of the address space that the allocator obeys"
+)
+def test_a_trial_that_ran_out_of_memory_fits_in_the_same_process_in_more_pieces(
+    cache: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, cache], capture_output=True, text=True, check=False
+    )
     *kinds, fitted = done.stdout.split() or [done.stderr]
     assert fitted == "True", done.stderr
     assert set(kinds) == {"out_of_memory"}
@@ -311,7 +370,13 @@ LABELLED = spec(score={"detector": "classifier"}, data={"source": "shapes", "cou
 
 
 @pytest.mark.parametrize(
-    "files", ["data/*/pixels.npy", "data/*/labels.npy", "references/*/root.npy", "detectors/*/weights.safetensors"]
+    "files",
+    [
+        "data/*/pixels.npy",
+        "data/*/labels.npy",
+        "references/*/root.npy",
+        "detectors/*/weights.safetensors",
+    ],
 )
 def test_a_pickle_in_place_of_a_cached_file_is_not_run_even_where_it_is_sealed(
     tmp_path: Path, filled: Path, files: str

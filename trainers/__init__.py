@@ -1,1 +1,3 @@
-"""One trial: a validated spec becomes a trained, sampled and scored diffusion model. Knows nothing of sweeps."""
+"""One trial: a validated spec becomes a trained, sampled and scored diffusion model. Knows nothing
+of sweeps.
+"""

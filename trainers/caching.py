@@ -1,4 +1,6 @@
-"""Results that are costly to make, kept on disk: each made once, by one process, and found whole or not at all."""
+"""Results that are costly to make, kept on disk: each made once, by one process, and found whole or
+not at all.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,17 @@ _log = logging.getLogger(__name__)
 
 def digest(*parts: object) -> str:
     """32 hex digits that name these JSON values."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()[
+        :32
+    ]
 
 
 def cached(folder: Path, make: Callable[[Path], None]) -> Path:
     """`folder`, holding the files that `make(temporary folder)` wrote.
 
-    However many processes ask at once, one makes it and the others wait. The folder is sealed with each file's size and
-    time of change; one whose files no longer match its seal is made again, with a warning. What `make` raises is passed
-    on.
+    However many processes ask at once, one makes it and the others wait. The folder is sealed with
+    each file's size and time of change; one whose files no longer match its seal is made again,
+    with a warning. What `make` raises is passed on.
     """
     if _damage(folder):
         from filelock import FileLock
@@ -48,7 +52,9 @@ def remembered(cache: Path, key: str, compute: Callable[[], str]) -> str:
 
 
 def listing(files: Iterable[Path]) -> str:
-    """A key that changes when one of these files is moved, resized or written to; reads no content."""
+    """A key that changes when one of these files is moved, resized or written to; reads no
+    content.
+    """
     return digest([(str(file), *_state(file)) for file in files])
 
 
@@ -95,6 +101,8 @@ def _state(file: Path) -> tuple[int, int]:
 
 
 def _sync(file: Path) -> None:
-    """Have the file's bytes on disk before its name, so that a power cut cannot leave a name without content."""
+    """Have the file's bytes on disk before its name, so that a power cut cannot leave a name
+    without content.
+    """
     with file.open("rb") as stream:
         os.fsync(stream.fileno())

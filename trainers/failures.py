@@ -1,4 +1,6 @@
-"""The kinds of failure a trial can come to, and how to tell of which an error is. Imports nothing heavy."""
+"""The kinds of failure a trial can come to, and how to tell of which an error is. Imports nothing
+heavy.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,14 @@ LOST_PROCESS: Final = "lost_process"
 BUG: Final = "bug"
 KINDS: Final = (DIVERGED, OUT_OF_MEMORY, BAD_DATA, LOST_PROCESS, BUG)
 
-_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|bad_alloc|_STATUS_ALLOC_FAILED")
+_NO_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|bad_alloc|_STATUS_ALLOC_FAILED"
+)
 _GPU_ERROR = re.compile(r"(CUDA|HIP|cuDNN)( driver)? error|Triton Error \[CUDA\]")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXT = re.compile(  # libraries that do not pass the number on: safetensors, NumPy, torch.save
-    rf"\(os error ({'|'.join(map(str, _FULL))})\)|^\d+ requested and \d+ written$|inline_container.*unexpected pos"
+    rf"\(os error ({'|'.join(map(str, _FULL))})\)|^\d+ requested and \d+"
+    r" written$|inline_container.*unexpected pos"
 )
 
 
@@ -47,7 +52,9 @@ def kind_of(error: BaseException) -> str:
 
 
 def gpu_is_lost(error: BaseException) -> bool:
-    """Whether the GPU failed other than for want of memory: its process can then do no more work on it."""
+    """Whether the GPU failed other than for want of memory: its process can then do no more work on
+    it.
+    """
     return kind_of(error) != OUT_OF_MEMORY and any(
         isinstance(each, RuntimeError) and _GPU_ERROR.search(str(each)) for each in chain(error)
     )
@@ -76,4 +83,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)):
         return True
     torch = sys.modules.get("torch")  # its errors come only from where it is loaded
-    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+    return isinstance(error, MemoryError) or (
+        torch is not None and isinstance(error, torch.OutOfMemoryError)
+    )

@@ -13,7 +13,9 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, beside `path`: flushed to disk and renamed to it at the end, removed on an error."""
+    """A path to write to, beside `path`: flushed to disk and renamed to it at the end, removed on
+    an error.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:

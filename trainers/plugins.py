@@ -1,7 +1,8 @@
 """Registries that are open to other packages: a built-in table first, then Python entry points.
 
-An entry in a built-in table is the object itself or a string ``"module:attribute"`` that is imported when it is first
-used, so that naming a network costs nothing and only building one imports torch.
+An entry in a built-in table is the object itself or a string ``"module:attribute"`` that is
+imported when it is first used, so that naming a network costs nothing and only building one imports
+torch.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ def names(what: str, builtin: Mapping[str, Any]) -> list[str]:
 def lookup(what: str, builtin: Mapping[str, Any], name: str) -> Any:
     """The object registered as `name`.
 
-    `what` is a key of `GROUPS` and names the sort of thing in the error. A built-in cannot be replaced by a plug-in.
-    Raises ValueError, with the nearest and all valid names, when nothing is registered as `name`.
+    `what` is a key of `GROUPS` and names the sort of thing in the error. A built-in cannot be
+    replaced by a plug-in. Raises ValueError, with the nearest and all valid names, when nothing is
+    registered as `name`.
     """
     if name in builtin:
         found = builtin[name]

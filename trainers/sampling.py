@@ -1,4 +1,6 @@
-"""Sampling as one generator of steps that the caller drives: DDIM and DDPM, with the noise from a source passed in."""
+"""Sampling as one generator of steps that the caller drives: DDIM and DDPM, with the noise from a
+source passed in.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.diffusion import Normalize, Predict, eps_from_x0, network_input, recover_x0
-from trainers.schedules import Schedule
+from sched_lab.trainers.diffusion import Normalize, Predict, eps_from_x0, network_input, recover_x0
+from sched_lab.trainers.schedules import Schedule
 
 Sampler = Literal["ddim", "ddpm_large", "ddpm_small"]
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """The trained network: normalised x (B, C, H, W), gamma (B,) -> its prediction (B, C, H, W)."""
 NoiseSource = Callable[[], Tensor]
-"""Standard normal noise (B, C, H, W), fresh at every call: one call for the start, one for each DDPM step."""
+"""Standard normal noise (B, C, H, W), fresh at every call: one call for the start, one for each
+DDPM step.
+"""
 
 
 @dataclass(frozen=True)
@@ -26,19 +30,23 @@ class Step:
 
     index: int
     x0: Tensor
-    """The clean image as predicted in this step, in scaled units, clipped to [-b, b]: (B, C, H, W)."""
+    """The clean image as predicted in this step, in scaled units, clipped to [-b, b]: (B, C, H,
+    W).
+    """
     x: Tensor
     """The state that the next step starts from: (B, C, H, W)."""
 
 
 class SampleNoise:
-    """Noise in which every sample has a random stream of its own, named by `seed` and the sample's index.
+    """Noise in which every sample has a random stream of its own, named by `seed` and the sample's
+    index.
 
-    A sample therefore does not depend on the batch it is drawn in, nor on the device, and all trials with one seed
-    start from the same noise. `shape` is that of one sample, (C, H, W).
+    A sample therefore does not depend on the batch it is drawn in, nor on the device, and all
+    trials with one seed start from the same noise. `shape` is that of one sample, (C, H, W).
     """
 
-    # NumPy's generators: torch's on the CPU keeps 32 bits of its seed, so that two in 50,000 samples would often agree.
+    # NumPy's generators: torch's on the CPU keeps 32 bits of its seed, so that two in 50,000
+    # samples would often agree.
     def __init__(
         self,
         seed: int,
@@ -47,12 +55,16 @@ class SampleNoise:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self._streams = [np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,))) for i in indices]
+        self._streams = [
+            np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,))) for i in indices
+        ]
         self._shape, self._device, self._dtype = shape, device, dtype
 
     def __call__(self) -> Tensor:
         """The next noise of every sample: (B, C, H, W), B the number of indices."""
-        noise = np.stack([stream.standard_normal(self._shape, dtype=np.float32) for stream in self._streams])
+        noise = np.stack(
+            [stream.standard_normal(self._shape, dtype=np.float32) for stream in self._streams]
+        )
         return torch.from_numpy(noise).to(self._device, self._dtype)
 
 
@@ -68,14 +80,18 @@ def sample(
     predict: Predict,
     normalize: Normalize,
 ) -> Iterator[Step]:
-    """The `steps` steps from t = 1 to t = 0 (2301.10972, Algorithm 3), in the dtype and on the device of the noise.
+    """The `steps` steps from t = 1 to t = 0 (2301.10972, Algorithm 3), in the dtype and on the
+    device of the noise.
 
-    Step i goes from t = 1 − i/steps to 1 − (i+1)/steps, by DDIM without noise of its own (2010.02502, equation 12) or
-    by DDPM. The start is plain noise whatever b is; x0 is clipped to [-b, b], and ε is what that leaves of the state.
-    The last step's x0, divided by b, is the sample: see `draw`.
+    Step i goes from t = 1 − i/steps to 1 − (i+1)/steps, by DDIM without noise of its own
+    (2010.02502, equation 12) or by DDPM. The start is plain noise whatever b is; x0 is clipped to
+    [-b, b], and ε is what that leaves of the state. The last step's x0, divided by b, is the
+    sample: see `draw`.
     """
     x = noise()  # (B, C, H, W)
-    gammas = torch.from_numpy(schedule.gamma(1 - np.arange(steps + 1) / steps)).to(x)  # (steps + 1,)
+    gammas = torch.from_numpy(schedule.gamma(1 - np.arange(steps + 1) / steps)).to(
+        x
+    )  # (steps + 1,)
     # γ that rounds to 1 before the end would make ε infinite.
     gammas[:-1] = gammas[:-1].clamp_max(1 - torch.finfo(x.dtype).eps)
     for i in range(steps):
@@ -97,10 +113,11 @@ def sample(
 def _ddpm(
     x: Tensor, eps: Tensor, now: Tensor, after: Tensor, sampler: Literal["ddpm_large", "ddpm_small"]
 ) -> tuple[Tensor, Tensor]:
-    """The mean (B, C, H, W) and variance of one ancestral step from γ = now to γ = after (DDPM, 2006.11239).
+    """The mean (B, C, H, W) and variance of one ancestral step from γ = now to γ = after (DDPM,
+    2006.11239).
 
-    α = now/after; the mean is (x − (1−α)/√(1−now)·ε)/√α (equation 11); the variance is, for large, 1 − α and, for
-    small, the posterior's (1−after)/(1−now)·(1−α) (equation 7).
+    α = now/after; the mean is (x − (1−α)/√(1−now)·ε)/√α (equation 11); the variance is, for large,
+    1 − α and, for small, the posterior's (1−after)/(1−now)·(1−α) (equation 7).
     """
     alpha = (now / after).clamp(0, 1)
     mean = (x - (1 - alpha) / (1 - now).sqrt() * eps) / alpha.sqrt()
@@ -119,7 +136,9 @@ def draw(
     predict: Predict,
     normalize: Normalize,
 ) -> Tensor:
-    """The samples, (B, C, H, W) in [-1, 1]: the last x0 of `sample`, which has the same arguments, divided by b."""
+    """The samples, (B, C, H, W) in [-1, 1]: the last x0 of `sample`, which has the same arguments,
+    divided by b.
+    """
     for step in sample(
         denoise,
         noise,

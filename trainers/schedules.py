@@ -1,9 +1,11 @@
-"""Noise schedules: γ(t), SNR, log-SNR and the density over log-SNR, with the authors' notation read and printed.
+"""Noise schedules: γ(t), SNR, log-SNR and the density over log-SNR, with the authors' notation read
+and printed.
 
-A schedule is γ(t) for t in [0, 1], falling from (about) 1 to (about) 0; the state is x_t = √γ·b·x0 + √(1−γ)·ε, so
-SNR = b²γ/(1−γ). Everything here is NumPy in float64; the training loop draws t and looks γ up on the host, so that a
-schedule never depends on a device. A new kind is one function of t and its parameters, and one line in `KINDS`;
-another package adds one through the entry point group ``sched_lab.schedules``.
+A schedule is γ(t) for t in [0, 1], falling from (about) 1 to (about) 0; the state is x_t = √γ·b·x0
++ √(1−γ)·ε, so SNR = b²γ/(1−γ). Everything here is NumPy in float64; the training loop draws t and
+looks γ up on the host, so that a schedule never depends on a device. A new kind is one function of
+t and its parameters, and one line in `KINDS`; another package adds one through the entry point
+group ``sched_lab.schedules``.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from functools import cache, lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trainers.plugins import lookup, names, nearest
+from sched_lab.trainers.plugins import lookup, names, nearest
 
 Array = NDArray[np.float64]
 Parameter = float | bool | None
@@ -25,7 +27,9 @@ GAMMA_MIN = 1e-9  # the authors' clip: γ stays off zero, where log-SNR and 1/�
 
 
 class ScheduleError(ValueError):
-    """A schedule that cannot be: unknown kind or parameter, impossible value, or γ that does not fall."""
+    """A schedule that cannot be: unknown kind or parameter, impossible value, or γ that does not
+    fall.
+    """
 
 
 def _require(holds: bool, rule: str, **values: Parameter) -> None:
@@ -48,11 +52,18 @@ def cosine(t: Array, start: float = 0.0, end: float = 1.0, tau: float = 1.0) -> 
     """γ from the kernel cos(uπ/2)^(2·tau), u from start to end (2301.10972, Algorithm 1)."""
     _require(tau > 0, "tau must be above 0", tau=tau)
     _require(start != end, "start and end must differ", start=start, end=end)
-    return _between(lambda u: np.cos(np.multiply(u, np.pi / 2)) ** (2 * tau), t * (end - start) + start, start, end)
+    return _between(
+        lambda u: np.cos(np.multiply(u, np.pi / 2)) ** (2 * tau),
+        t * (end - start) + start,
+        start,
+        end,
+    )
 
 
 def cosine_authors(t: Array) -> Array:
-    """γ = cos²(((t + 2e-4)/(1 + 2.5e-4))·π/2): bare `cosine` in the authors' code, their default for sampling."""
+    """γ = cos²(((t + 2e-4)/(1 + 2.5e-4))·π/2): bare `cosine` in the authors' code, their default
+    for sampling.
+    """
     return np.cos((t + 2e-4) / (1 + 2.5e-4) * np.pi / 2) ** 2
 
 
@@ -60,11 +71,15 @@ def sigmoid(t: Array, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -
     """γ from the kernel σ(u/tau), u from start to end (2301.10972, Algorithm 1)."""
     _require(tau > 0, "tau must be above 0", tau=tau)
     _require(start != end, "start and end must differ", start=start, end=end)
-    return _between(lambda u: 0.5 * (1 + np.tanh(np.divide(u, 2 * tau))), t * (end - start) + start, start, end)
+    return _between(
+        lambda u: 0.5 * (1 + np.tanh(np.divide(u, 2 * tau))), t * (end - start) + start, start, end
+    )
 
 
 def log(t: Array, start: float = 1.0, end: float = 100.0, reverse: bool = False) -> Array:
-    """γ from the kernel log(u), u from start to end, or back with `reverse` (the authors' code, `log@`)."""
+    """γ from the kernel log(u), u from start to end, or back with `reverse` (the authors' code,
+    `log@`).
+    """
     _require(start > 0 and end > 0, "start and end must be above 0", start=start, end=end)
     _require(start != end, "start and end must differ", start=start, end=end)
     if reverse:
@@ -87,7 +102,9 @@ def _from_log_snr(log_snr: Array) -> Array:
 
 
 def shifted_cosine(t: Array, ref: float = 64.0, size: float | None = None) -> Array:
-    """λ = −2·log tan(πt/2) + 2·log(ref/size) (simple diffusion, 2301.11093): `size` is the image size of the trial."""
+    """λ = −2·log tan(πt/2) + 2·log(ref/size) (simple diffusion, 2301.11093): `size` is the image
+    size of the trial.
+    """
     if size is None:
         raise ScheduleError("shifted_cosine needs the image size, as in shifted_cosine@64,256")
     _require(ref > 0 and size > 0, "ref and size must be above 0", ref=ref, size=size)
@@ -96,7 +113,9 @@ def shifted_cosine(t: Array, ref: float = 64.0, size: float | None = None) -> Ar
 
 
 def flow(t: Array, shift: float = 1.0) -> Array:
-    """γ = (1−t')²/((1−t')² + t'²), t' = αt/(1 + (α−1)t), α = shift (rectified flow; SD3, 2403.03206, equation 23)."""
+    """γ = (1−t')²/((1−t')² + t'²), t' = αt/(1 + (α−1)t), α = shift (rectified flow; SD3,
+    2403.03206, equation 23).
+    """
     _require(shift > 0, "shift must be above 0", shift=shift)
     t = shift * t / (1 + (shift - 1) * t)
     return (1 - t) ** 2 / ((1 - t) ** 2 + t**2)
@@ -118,8 +137,15 @@ def laplace(t: Array, mean: float = 0.0, scale: float = 0.5) -> Array:
 
 
 def vp_sde(t: Array, beta_min: float = 0.1, beta_max: float = 20.0) -> Array:
-    """γ = exp(−(β_min·t + ½(β_max − β_min)·t²)) (score SDE, 2011.13456, the variance-preserving SDE)."""
-    _require(0 <= beta_min < beta_max, "0 <= beta_min < beta_max must hold", beta_min=beta_min, beta_max=beta_max)
+    """γ = exp(−(β_min·t + ½(β_max − β_min)·t²)) (score SDE, 2011.13456, the variance-preserving
+    SDE).
+    """
+    _require(
+        0 <= beta_min < beta_max,
+        "0 <= beta_min < beta_max must hold",
+        beta_min=beta_min,
+        beta_max=beta_max,
+    )
     return np.exp(-(beta_min * t + 0.5 * (beta_max - beta_min) * t**2))
 
 
@@ -166,7 +192,8 @@ class Schedule:
         return np.asarray(np.exp(self.log_snr(t, b)))
 
     def density(self, t: ArrayLike) -> Array:
-        """The density that uniform t puts on log-SNR, at log_snr(t): −dt/dλ. It is the same for every b, which moves λ.
+        """The density that uniform t puts on log-SNR, at log_snr(t): −dt/dλ. It is the same for
+        every b, which moves λ.
 
         Central differences of λ; zero where λ is infinite, infinite where γ is flat.
         """
@@ -177,9 +204,14 @@ class Schedule:
         return np.where(np.isnan(density), 0.0, density)  # ∞ − ∞: λ is infinite on both sides
 
     def at_size(self, resolution: int) -> Schedule:
-        """The same schedule with the image size filled in, for kinds that depend on it and leave it open."""
+        """The same schedule with the image size filled in, for kinds that depend on it and leave it
+        open.
+        """
         return Schedule(
-            self.kind, tuple((n, float(resolution) if (n, v) == ("size", None) else v) for n, v in self.params)
+            self.kind,
+            tuple(
+                (n, float(resolution) if (n, v) == ("size", None) else v) for n, v in self.params
+            ),
         )
 
     def __str__(self) -> str:
@@ -214,17 +246,20 @@ def all_parameters() -> frozenset[str]:
 
 
 def parse(spec: str | Mapping[str, object]) -> Schedule:
-    """The schedule that a notation (``cosine@0.2,1,1``) or a mapping (``{kind: sigmoid, tau: 0.9}``) stands for.
+    """The schedule that a notation (``cosine@0.2,1,1``) or a mapping (``{kind: sigmoid, tau:
+    0.9}``) stands for.
 
-    A mapping may give start and end together as ``range: [start, end]``. The result is canonical: defaults filled in,
-    aliases resolved. Raises ScheduleError for an unknown kind or parameter, an impossible value, or γ that does not
-    fall.
+    A mapping may give start and end together as ``range: [start, end]``. The result is canonical:
+    defaults filled in, aliases resolved. Raises ScheduleError for an unknown kind or parameter, an
+    impossible value, or γ that does not fall.
     """
     if isinstance(spec, str):
         return _parse_notation(spec)
     given = {str(key): value for key, value in spec.items()}
     if "kind" not in given:
-        raise ScheduleError(f"a schedule written as a mapping needs 'kind'; valid: {', '.join(kinds())}")
+        raise ScheduleError(
+            f"a schedule written as a mapping needs 'kind'; valid: {', '.join(kinds())}"
+        )
     kind = str(given.pop("kind"))
     kind = ALIASES.get(kind, kind)
     if "range" in given:
@@ -261,7 +296,10 @@ def _build(kind: str, given: Mapping[str, object]) -> Schedule:
     for name in given:
         if name not in defaults:
             raise ScheduleError(f"{kind} has no parameter {name!r}{nearest(name, defaults)}")
-    values = {n: _read(kind, n, given[n], default) if n in given else default for n, default in defaults.items()}
+    values = {
+        n: _read(kind, n, given[n], default) if n in given else default
+        for n, default in defaults.items()
+    }
     return _checked(Schedule(kind, tuple(values.items())))
 
 
@@ -284,9 +322,13 @@ def _read(kind: str, name: str, value: object, default: Parameter) -> Parameter:
 
 @lru_cache(maxsize=4096)
 def _checked(schedule: Schedule) -> Schedule:
-    """The schedule itself, once γ has been seen to fall; checked at size 64 where the size is left open."""
+    """The schedule itself, once γ has been seen to fall; checked at size 64 where the size is left
+    open.
+    """
     with np.errstate(all="ignore"):
-        gamma = schedule.at_size(64)._unclipped(np.linspace(0, 1, 513))  # the clip would hide γ that leaves [0, 1]
+        gamma = schedule.at_size(64)._unclipped(
+            np.linspace(0, 1, 513)
+        )  # the clip would hide γ that leaves [0, 1]
     if not np.isfinite(gamma).all():
         raise ScheduleError(f"γ of {schedule} is not a number everywhere on [0, 1]")
     if (np.diff(gamma) > 1e-12).any() or gamma[0] <= gamma[-1]:
@@ -295,7 +337,9 @@ def _checked(schedule: Schedule) -> Schedule:
 
 
 def _function(kind: str, with_parameters: bool = False) -> Callable[..., Array]:
-    """The function of a canonical kind. `Schedule.kind` is the bare name: a kind with parameters has some."""
+    """The function of a canonical kind. `Schedule.kind` is the bare name: a kind with parameters
+    has some.
+    """
     if with_parameters and kind + "@" in KINDS:
         return KINDS[kind + "@"]
     if kind not in kinds():

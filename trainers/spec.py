@@ -1,7 +1,8 @@
 """The frozen, validated description of one trial, its canonical form and its key. Imports no torch.
 
-Everything that can change a trial's result is in `TrialSpec`; everything that cannot (where it runs, how often it
-reports) is not. Which data source and network a spec names is looked up in registries that plug-ins extend.
+Everything that can change a trial's result is in `TrialSpec`; everything that cannot (where it
+runs, how often it reports) is not. Which data source and network a spec names is looked up in
+registries that plug-ins extend.
 """
 
 from __future__ import annotations
@@ -16,30 +17,30 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
-from trainers import schedules
-from trainers.plugins import lookup, names, nearest
+from sched_lab.trainers import schedules
+from sched_lab.trainers.plugins import lookup, names, nearest
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from trainers.data import RawImages
+    from sched_lab.trainers.images import RawImages
 
 SCIENCE_VERSION = 1
 """Raised whenever the same spec would give another result; part of every trial key."""
 
 SOURCES = {
-    "digits": "trainers.sources:Digits",
-    "photos": "trainers.sources:Photos",
-    "shapes": "trainers.sources:Shapes",
-    "folder": "trainers.user_sources:Folder",
-    "array": "trainers.user_sources:ArrayFile",
-    "huggingface": "trainers.user_sources:HuggingFace",
+    "digits": "sched_lab.trainers.data.builtin:Digits",
+    "photos": "sched_lab.trainers.data.builtin:Photos",
+    "shapes": "sched_lab.trainers.data.builtin:Shapes",
+    "folder": "sched_lab.trainers.data.user:Folder",
+    "array": "sched_lab.trainers.data.user:ArrayFile",
+    "huggingface": "sched_lab.trainers.data.user:HuggingFace",
 }
-NETWORKS = {"unet": "trainers.networks.options:UNetSpec"}
+NETWORKS = {"unet": "sched_lab.trainers.networks.options:UNetSpec"}
 DETECTORS = {
-    "classifier": "trainers.detectors:classifier",
-    "random": "trainers.detectors:random",
-    "inception": "trainers.detectors:inception",
+    "classifier": "sched_lab.trainers.scoring.detectors:classifier",
+    "random": "sched_lab.trainers.scoring.detectors:random",
+    "inception": "sched_lab.trainers.scoring.detectors:inception",
 }
 
 Positive = Annotated[int, Field(ge=1)]
@@ -57,8 +58,8 @@ class Part(BaseModel):
 class DataSpec(Part):
     """Where images come from. A source is a subclass: its options are its fields.
 
-    `elsewhere` names the fields that say where the content lies, not what it is: they are left out of the trial key,
-    which holds the content's fingerprint instead.
+    `elsewhere` names the fields that say where the content lies, not what it is: they are left out
+    of the trial key, which holds the content's fingerprint instead.
     """
 
     elsewhere: ClassVar[frozenset[str]] = frozenset()
@@ -74,7 +75,9 @@ class DataSpec(Part):
         raise NotImplementedError
 
     def fingerprint(self, cache: Path) -> str:
-        """A hex digest of the images' content; `cache` is a folder where costly digests may be kept."""
+        """A hex digest of the images' content; `cache` is a folder where costly digests may be
+        kept.
+        """
         raise NotImplementedError
 
     def images(self, size: int) -> RawImages:
@@ -91,17 +94,24 @@ class NetworkSpec(Part):
     def build(self, *, channels: int, resolution: int, classes: int) -> nn.Module:
         """The network, its weights drawn from torch's default generator.
 
-        Its `forward(x, gamma, label)` maps x (B, channels, resolution, resolution), gamma (B,) and, where classes > 0,
-        label (B,) int64, to an output shaped as x. Raises ValueError when the options do not fit these arguments.
+        Its `forward(x, gamma, label)` maps x (B, channels, resolution, resolution), gamma (B,) and,
+        where classes > 0, label (B,) int64, to an output shaped as x. Raises ValueError when the
+        options do not fit these arguments.
         """
         raise NotImplementedError
 
     def check(self, *, channels: int, resolution: int) -> None:
-        """Raise ValueError when the options do not fit images of this shape; called before anything is spent."""
+        """Raise ValueError when the options do not fit images of this shape; called before anything
+        is spent.
+        """
 
 
-def _by_name(what: str, key: str, registry: Mapping[str, str], base: type[Part]) -> Callable[[Any], Any]:
-    """A validator that reads `{key: name, …}`, or a bare name, into the registered subclass of `base`."""
+def _by_name(
+    what: str, key: str, registry: Mapping[str, str], base: type[Part]
+) -> Callable[[Any], Any]:
+    """A validator that reads `{key: name, …}`, or a bare name, into the registered subclass of
+    `base`.
+    """
 
     def read(value: Any) -> Any:
         if isinstance(value, base):
@@ -118,8 +128,12 @@ def _by_name(what: str, key: str, registry: Mapping[str, str], base: type[Part])
     return read
 
 
-AnyData = Annotated[SerializeAsAny[DataSpec], BeforeValidator(_by_name("data source", "source", SOURCES, DataSpec))]
-AnyNetwork = Annotated[SerializeAsAny[NetworkSpec], BeforeValidator(_by_name("network", "kind", NETWORKS, NetworkSpec))]
+AnyData = Annotated[
+    SerializeAsAny[DataSpec], BeforeValidator(_by_name("data source", "source", SOURCES, DataSpec))
+]
+AnyNetwork = Annotated[
+    SerializeAsAny[NetworkSpec], BeforeValidator(_by_name("network", "kind", NETWORKS, NetworkSpec))
+]
 
 
 def _notation(value: Any) -> Any:
@@ -168,14 +182,17 @@ class TrainSpec(Part):
     predict: Literal["v", "eps", "x0"] = "v"
     """What the network predicts."""
     normalize: Literal["none", "input", "analytic", "state"] = "input"
-    """What is divided by its standard deviation: the network's input (per example), the same from b and gamma alone, or
-    the state itself (Algorithm 3 of 2301.10972 as printed)."""
+    """What is divided by its standard deviation: the network's input (per example), the same from b
+    and gamma alone, or the state itself (Algorithm 3 of 2301.10972 as printed).
+    """
     weight: Annotated[str, BeforeValidator(_loss_weight)] = "none"
     """Loss weight: none, or min_snr@G with the SNR taken at this b."""
     class_conditional: bool = False
     """Give the network the image's label, in training and in sampling."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of the network's forward pass; auto is bf16 autocast on a GPU that has it and fp32 elsewhere."""
+    """Precision of the network's forward pass; auto is bf16 autocast on a GPU that has it and fp32
+    elsewhere.
+    """
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; auto compiles on a GPU when training is long enough to repay it."""
 
@@ -189,7 +206,9 @@ class SampleSpec(Part):
     """The update rule; ddpm_large and ddpm_small name its variance."""
     steps: Positive = 50
     """Network evaluations per sample."""
-    schedule: Annotated[str, BeforeValidator(lambda v: v if v == "train" else _notation(v))] = "cosine"
+    schedule: Annotated[str, BeforeValidator(lambda v: v if v == "train" else _notation(v))] = (
+        "cosine"
+    )
     """The schedule sampled along, apart from the one trained on; `train` takes that one."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the noise; sample i has a stream of its own, shared by all trials with this seed."""
@@ -206,20 +225,33 @@ class ScoreSpec(Part):
     detector: str = "classifier"
     """The network whose features are compared; its name is part of every score's name."""
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1, strict=False)] = ("fd",)
-    """What is computed; the first ranks the trials. fid is fd on the inception detector, and only there."""
+    """What is computed; the first ranks the trials. fid is fd on the inception detector, and only
+    there.
+    """
     every: Positive | None = None
     """Evaluate each time this many training steps are done; null for once, at the end."""
     weights: str | None = None
-    """Path of the inception detector's weights; null for SCHED_LAB_INCEPTION, or torch-fidelity's download."""
+    """Path of the inception detector's weights; null for SCHED_LAB_INCEPTION, or torch-fidelity's
+    download.
+    """
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.detector not in (known := names("detector", DETECTORS)):  # named only: detectors import torch
+        if self.detector not in (
+            known := names("detector", DETECTORS)
+        ):  # named only: detectors import torch
             raise ValueError(f"unknown detector {self.detector!r}{nearest(self.detector, known)}")
-        if not re.fullmatch(r"[\w.-]+", self.detector, re.ASCII):  # or its scores could not be logged
-            raise ValueError(f"a detector's name may hold letters, digits, _, . and -, got {self.detector!r}")
+        if not re.fullmatch(
+            r"[\w.-]+", self.detector, re.ASCII
+        ):  # or its scores could not be logged
+            raise ValueError(
+                f"a detector's name may hold letters, digits, _, . and -, got {self.detector!r}"
+            )
         if "fid" in self.metrics and self.detector != "inception":
-            raise ValueError(f"fid is defined on the inception detector only; with detector {self.detector!r} write fd")
+            raise ValueError(
+                f"fid is defined on the inception detector only; with detector {self.detector!r}"
+                " write fd"
+            )
         if len(set(self.metric_names)) != len(self.metrics):
             raise ValueError(f"metrics must differ from one another, got {', '.join(self.metrics)}")
         return self
@@ -231,7 +263,9 @@ class ScoreSpec(Part):
 
 
 def metric_name(metric: str, detector: str) -> str:
-    """A score's name as it is logged: fid for the Fréchet distance on inception, else metric_detector."""
+    """A score's name as it is logged: fid for the Fréchet distance on inception, else
+    metric_detector.
+    """
     return "fid" if detector == "inception" and metric in ("fid", "fd") else f"{metric}_{detector}"
 
 
@@ -287,7 +321,9 @@ def _set(spec: Part, name: str, value: object) -> None:
 
 
 def canonical_json(spec: TrialSpec) -> str:
-    """The spec with defaults filled in, keys sorted, and without the fields that only say where content lies."""
+    """The spec with defaults filled in, keys sorted, and without the fields that only say where
+    content lies.
+    """
     values = spec.model_dump(mode="json")
     for name in spec.data.elsewhere:
         del values["data"][name]
@@ -296,6 +332,8 @@ def canonical_json(spec: TrialSpec) -> str:
 
 
 def trial_key(spec: TrialSpec, fingerprint: str) -> str:
-    """16 hex digits that name the work: same key, same result. `fingerprint` is that of the spec's data."""
+    """16 hex digits that name the work: same key, same result. `fingerprint` is that of the spec's
+    data.
+    """
     identity = f"{SCIENCE_VERSION}\n{fingerprint}\n{canonical_json(spec)}"
     return hashlib.sha256(identity.encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
 """The training loop: optimizer, EMA, loss by log-SNR, checkpoint and exact resume.
 
-Every draw (data order, flips, t, noise) is a function of the seed and the step alone, so a checkpoint needs no
-generator's state and a resumed run goes on with the bits it would have had.
+Every draw (data order, flips, t, noise) is a function of the seed and the step alone, so a
+checkpoint needs no generator's state and a resumed run goes on with the bits it would have had.
 """
 
 from __future__ import annotations
@@ -23,21 +23,27 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from trainers.data import ImageSet
-from trainers.diffusion import loss as diffusion_loss
-from trainers.failures import OUT_OF_MEMORY, Diverged, gpu_is_lost, kind_of
-from trainers.files import replacing
-from trainers.schedules import log_snr
-from trainers.spec import TrainSpec, TrialSpec
+from sched_lab.trainers.diffusion import loss as diffusion_loss
+from sched_lab.trainers.failures import OUT_OF_MEMORY, Diverged, gpu_is_lost, kind_of
+from sched_lab.trainers.files import replacing
+from sched_lab.trainers.images import ImageSet
+from sched_lab.trainers.schedules import log_snr
+from sched_lab.trainers.spec import TrainSpec, TrialSpec
 
 BIN_EDGES = np.arange(-20.0, 20.1, 2.0)
-"""Edges of the log-SNR bins that losses are averaged in; what lies outside counts in the outermost bins."""
+"""Edges of the log-SNR bins that losses are averaged in; what lies outside counts in the outermost
+bins.
+"""
 COMPILE_FROM = 10_000
 """Training steps from which the minute that compiling takes pays on a GPU."""
 EXPLODED = 100.0
 """A mean loss this many times that of predicting zero ends the trial."""
 BEAT_SECONDS = 10.0
-_SUMS = ("loss_sum", "bin_loss", "bin_count")  # what a checkpoint holds beside the networks and the optimizer
+_SUMS = (
+    "loss_sum",
+    "bin_loss",
+    "bin_count",
+)  # what a checkpoint holds beside the networks and the optimizer
 _VALUES = ("step", "evaluated", "reported", "loss", "seconds")
 
 
@@ -56,7 +62,9 @@ class TrainProgress:
 
 @dataclass(frozen=True)
 class Beat:
-    """Training is under way, at `step`; told when there has been nothing to report for `BEAT_SECONDS`."""
+    """Training is under way, at `step`; told when there has been nothing to report for
+    `BEAT_SECONDS`.
+    """
 
     step: int
 
@@ -81,16 +89,24 @@ class Training:
     """Time spent so far, by phase; kept by the caller."""
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
     """Since the last report."""
-    bin_loss: Tensor = field(default_factory=lambda: torch.zeros(len(BIN_EDGES) - 1, dtype=torch.float64))
-    bin_count: Tensor = field(default_factory=lambda: torch.zeros(len(BIN_EDGES) - 1, dtype=torch.float64))
+    bin_loss: Tensor = field(
+        default_factory=lambda: torch.zeros(len(BIN_EDGES) - 1, dtype=torch.float64)
+    )
+    bin_count: Tensor = field(
+        default_factory=lambda: torch.zeros(len(BIN_EDGES) - 1, dtype=torch.float64)
+    )
 
     @classmethod
-    def start(cls, spec: TrialSpec, *, channels: int, classes: int, device: torch.device) -> Training:
+    def start(
+        cls, spec: TrialSpec, *, channels: int, classes: int, device: torch.device
+    ) -> Training:
         """A fresh state; the weights are drawn from the trial's seed, the same on every device."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(_mix(spec.seed, 0, 0))
             network = spec.train.network.build(
-                channels=channels, resolution=spec.resolution, classes=classes if spec.train.class_conditional else 0
+                channels=channels,
+                resolution=spec.resolution,
+                classes=classes if spec.train.class_conditional else 0,
             )
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         ema = copy.deepcopy(network).requires_grad_(False).eval()
@@ -103,12 +119,16 @@ class Training:
         return state
 
     def copy_buffers(self) -> None:
-        """Give the averaged network the buffers of the trained one, such as BatchNorm's running statistics."""
+        """Give the averaged network the buffers of the trained one, such as BatchNorm's running
+        statistics.
+        """
         for averaged, trained in zip(self.ema.buffers(), self.network.buffers(), strict=True):
             averaged.copy_(trained)
 
     def loss_by_log_snr(self) -> dict[float, float]:
-        """Mean loss since the last evaluation in each bin of log-SNR (with b) that has examples, by its centre."""
+        """Mean loss since the last evaluation in each bin of log-SNR (with b) that has examples, by
+        its centre.
+        """
         centres = (BIN_EDGES[:-1] + BIN_EDGES[1:]) / 2
         sums = zip(centres, self.bin_loss.tolist(), self.bin_count.tolist(), strict=True)
         return {float(centre): total / count for centre, total, count in sums if count}
@@ -121,21 +141,35 @@ class Training:
 
 
 def lr_at(train: TrainSpec, step: int) -> float:
-    """The learning rate of step `step` (from 0): linear warm-up, then constant or half a cosine down to 0."""
+    """The learning rate of step `step` (from 0): linear warm-up, then constant or half a cosine
+    down to 0.
+    """
     if step < train.warmup:
         return train.lr * (step + 1) / (train.warmup + 1)
     if train.decay == "none":
         return train.lr
-    return train.lr * 0.5 * (1 + math.cos(math.pi * (step - train.warmup) / max(1, train.steps - train.warmup)))
+    return (
+        train.lr
+        * 0.5
+        * (1 + math.cos(math.pi * (step - train.warmup) / max(1, train.steps - train.warmup)))
+    )
 
 
 def train(
-    state: Training, spec: TrialSpec, images: ImageSet, *, until: int, report_every: int, micro_batches: int = 1
+    state: Training,
+    spec: TrialSpec,
+    images: ImageSet,
+    *,
+    until: int,
+    report_every: int,
+    micro_batches: int = 1,
 ) -> Iterator[TrainProgress | Beat]:
-    """Train to step `until`, reporting every `report_every` steps and at the end; the caller may stop between events.
+    """Train to step `until`, reporting every `report_every` steps and at the end; the caller may
+    stop between events.
 
-    Each batch goes through the network in `micro_batches` pieces, whose gradients add up to the batch's: less memory
-    for the same step, rounding aside, in any network whose examples count alone.
+    Each batch goes through the network in `micro_batches` pieces, whose gradients add up to the
+    batch's: less memory for the same step, rounding aside, in any network whose examples count
+    alone.
 
     Raises Diverged when the mean loss since the last report is not finite or has exploded.
     """
@@ -181,7 +215,9 @@ def train(
         now = time.perf_counter()
         if state.step % report_every == 0 or state.step == until:
             _close_report(state, spec)
-            images_per_second = (state.step - clock_step) * spec.train.batch / (time.perf_counter() - told)
+            images_per_second = (
+                (state.step - clock_step) * spec.train.batch / (time.perf_counter() - told)
+            )
             yield TrainProgress(state.step, state.loss, images_per_second)
         elif now - told > BEAT_SECONDS:
             yield Beat(state.step)
@@ -195,7 +231,11 @@ def _close_report(state: Training, spec: TrialSpec) -> None:
     state.loss = state.loss_sum.item() / (state.step - state.reported)
     limit = EXPLODED * max(1.0, spec.b**2)
     if not state.loss <= limit:
-        what = f"above {limit:g}, far worse than predicting zero" if math.isfinite(state.loss) else "not a number"
+        what = (
+            f"above {limit:g}, far worse than predicting zero"
+            if math.isfinite(state.loss)
+            else "not a number"
+        )
         raise Diverged(f"mean loss {state.loss:.3g} at step {state.step}: {what}")
     state.loss_sum.zero_()
     state.reported = state.step
@@ -214,7 +254,9 @@ def _pieces(batch: Batch, count: int) -> Iterator[Batch]:
 
 
 class _Batches:
-    """The draws of each step: images, labels, γ, noise and log-SNR bins, from the seed and the step alone."""
+    """The draws of each step: images, labels, γ, noise and log-SNR bins, from the seed and the step
+    alone.
+    """
 
     def __init__(self, spec: TrialSpec, images: ImageSet, device: torch.device) -> None:
         self.spec, self.device = spec, device
@@ -222,7 +264,9 @@ class _Batches:
         fits = device.type == "cuda" and pixels.numel() < torch.cuda.mem_get_info(device)[0] // 4
         self.pixels = pixels.to(device) if fits else pixels
         self.labels = (
-            torch.from_numpy(images.labels) if spec.train.class_conditional and images.labels is not None else None
+            torch.from_numpy(images.labels)
+            if spec.train.class_conditional and images.labels is not None
+            else None
         )
         self.host = torch.Generator()
         self.generator = self.host if device.type == "cpu" else torch.Generator(device)
@@ -233,7 +277,9 @@ class _Batches:
         batch = spec.train.batch
         index = self._indices(step)
         self.host.manual_seed(_mix(spec.seed, 1, step))
-        gamma = spec.noise_schedule.gamma(torch.rand(batch, generator=self.host, dtype=torch.float64).numpy())
+        gamma = spec.noise_schedule.gamma(
+            torch.rand(batch, generator=self.host, dtype=torch.float64).numpy()
+        )
         bins = np.clip(np.digitize(log_snr(gamma, spec.b), BIN_EDGES) - 1, 0, len(BIN_EDGES) - 2)
         x0 = self.pixels[index.to(self.pixels.device)].to(device, non_blocking=True)
         if spec.data.flip:
@@ -253,7 +299,9 @@ class _Batches:
         )
 
     def _indices(self, step: int) -> Tensor:
-        """Which images step `step` takes: consecutive shuffles of the whole set, cut into batches."""
+        """Which images step `step` takes: consecutive shuffles of the whole set, cut into
+        batches.
+        """
         n, batch = len(self.pixels), self.spec.train.batch
         taken, position = [], step * batch
         while position < (step + 1) * batch:
@@ -270,7 +318,9 @@ class _Batches:
 def autocast_for(train: TrainSpec, device: torch.device) -> torch.autocast:
     """The precision of the network's forward pass on this device."""
     bf16 = train.precision == "bf16" or (
-        train.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        train.precision == "auto"
+        and device.type == "cuda"
+        and torch.cuda.is_bf16_supported(including_emulation=False)
     )
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
@@ -279,7 +329,8 @@ def _compiled(network: nn.Module, train: TrainSpec, device: torch.device) -> nn.
     worth_it = device.type == "cuda" and train.steps >= COMPILE_FROM
     if train.compile == "off" or (train.compile == "auto" and not worth_it):
         return network
-    torch.compiler.reset()  # or a worker's earlier trials would count towards the limit of recompilations
+    # or a worker's earlier trials would count towards the limit of recompilations
+    torch.compiler.reset()
     return torch.compile(network)  # type: ignore[return-value]
 
 
@@ -308,7 +359,9 @@ def save_checkpoint(state: Training, path: Path, key: str) -> None:
 
 
 def load_checkpoint(state: Training, path: Path, key: str) -> None:
-    """Fill `state` from a checkpoint of the same trial. Raises BadCheckpoint when that can't be done."""
+    """Fill `state` from a checkpoint of the same trial. Raises BadCheckpoint when that can't be
+    done.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
@@ -317,8 +370,12 @@ def load_checkpoint(state: Training, path: Path, key: str) -> None:
             raise BadCheckpoint(f"{path} is damaged: its content does not match its checksum")
         if meta.get("key") != key:
             raise BadCheckpoint(f"{path} belongs to trial {meta.get('key')}, not {key}")
-        if meta.get("torch") != torch.__version__:  # it would end with other bits than a trial never interrupted
-            raise BadCheckpoint(f"{path} was written by torch {meta.get('torch')}, this is {torch.__version__}")
+        if (
+            meta.get("torch") != torch.__version__
+        ):  # it would end with other bits than a trial never interrupted
+            raise BadCheckpoint(
+                f"{path} was written by torch {meta.get('torch')}, this is {torch.__version__}"
+            )
         network = _under("network.", tensors)
         if _shapes(network) != _shapes(state.network.state_dict()):
             raise BadCheckpoint(f"{path} is of another network")
@@ -330,7 +387,8 @@ def load_checkpoint(state: Training, path: Path, key: str) -> None:
                 moments.setdefault(int(index), {})[what] = tensor
         for index, parameter in enumerate(state.network.parameters()):
             for what in {"exp_avg", "exp_avg_sq"} & moments.get(index, {}).keys():
-                # The fused optimizer walks memory as it lies: moments must lie as their parameter does.
+                # The fused optimizer walks memory as it lies: moments must lie as their parameter
+                # does.
                 moments[index][what] = torch.empty_like(parameter).copy_(moments[index][what])
         state.network.load_state_dict(network)
         state.ema.load_state_dict(_under("ema.", tensors))
@@ -342,7 +400,11 @@ def load_checkpoint(state: Training, path: Path, key: str) -> None:
             setattr(state, name, values[name])
         state.seconds = defaultdict(float, state.seconds)
     except (SafetensorError, KeyError, TypeError, RuntimeError, OSError, ValueError) as error:
-        if isinstance(error, BadCheckpoint) or kind_of(error) == OUT_OF_MEMORY or gpu_is_lost(error):
+        if (
+            isinstance(error, BadCheckpoint)
+            or kind_of(error) == OUT_OF_MEMORY
+            or gpu_is_lost(error)
+        ):
             raise  # for want of memory, nothing is wrong with the file
         raise BadCheckpoint(f"{path} can't be read: {error}") from error
 
@@ -356,7 +418,11 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -22,11 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers import data, detectors, sampling, scores
-from trainers.failures import DIVERGED, BadData, Diverged, chain
-from trainers.files import replacing, write_json
-from trainers.spec import TrialSpec
-from trainers.training import (
+from sched_lab.trainers import sampling
+from sched_lab.trainers.data.prepare import prepare
+from sched_lab.trainers.failures import DIVERGED, BadData, Diverged, chain
+from sched_lab.trainers.files import replacing, write_json
+from sched_lab.trainers.images import ImageSet
+from sched_lab.trainers.scoring import detectors, scores
+from sched_lab.trainers.spec import TrialSpec
+from sched_lab.trainers.training import (
     BadCheckpoint,
     Beat,
     Training,
@@ -57,14 +60,18 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Saving:
-    """A checkpoint of `step` is about to be written: what the caller has written itself had better be durable first."""
+    """A checkpoint of `step` is about to be written: what the caller has written itself had better
+    be durable first.
+    """
 
     step: int
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores, by metric name, of samples drawn after `step` training steps, and the losses since the last one."""
+    """Scores, by metric name, of samples drawn after `step` training steps, and the losses since
+    the last one.
+    """
 
     step: int
     scores: dict[str, float]
@@ -76,12 +83,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial came to; `scores` and `uncertainty` are those of the last evaluation, empty when there was none."""
+    """What a trial came to; `scores` and `uncertainty` are those of the last evaluation, empty when
+    there was none.
+    """
 
     key: str
     state: str  # FINISHED or FAILED
     reason: str = ""
-    failure: str = ""  # the kind, of `trainers.failures`, where the trial failed
+    failure: str = ""  # the kind, of `sched_lab.trainers.failures`, where the trial failed
     step: int = 0
     scores: dict[str, float] = field(default_factory=dict)
     uncertainty: dict[str, float] = field(default_factory=dict)
@@ -94,7 +103,9 @@ Event = TrainProgress | Beat | Saving | Sampled | Evaluation
 E = TypeVar("E")
 
 
-def run_trial(spec: TrialSpec, *, key: str, folder: Path, cache: Path, device: str = "auto") -> TrialResult:
+def run_trial(
+    spec: TrialSpec, *, key: str, folder: Path, cache: Path, device: str = "auto"
+) -> TrialResult:
     """Run one trial to its end; see `run`."""
     events = run(spec, key=key, folder=folder, cache=cache, device=device)
     while True:
@@ -115,18 +126,26 @@ def run(
     checkpoint_seconds: float = 60.0,
     micro_batches: int = 1,
 ) -> Generator[Event, None, TrialResult]:
-    """Train, sample and score, yielding what happens; the TrialResult it returns also stands in `folder`.
+    """Train, sample and score, yielding what happens; the TrialResult it returns also stands in
+    `folder`.
 
-    `folder` is the trial's own, with no other process at work on it: its checkpoint, sample grids and result are
-    written there, and a checkpoint found there is gone on from. `cache` holds what trials share. Each batch is worked
-    on in `micro_batches` pieces, at most as many as `train.batch`: more of them take less memory, and change the result
-    by rounding alone. A caller that closes the generator between events leaves a checkpoint behind. A trial that
-    diverges returns a failed result; any other error propagates, and keeps none of the trial's tensors.
+    `folder` is the trial's own, with no other process at work on it: its checkpoint, sample grids
+    and result are written there, and a checkpoint found there is gone on from. `cache` holds what
+    trials share. Each batch is worked on in `micro_batches` pieces, at most as many as
+    `train.batch`: more of them take less memory, and change the result by rounding alone. A caller
+    that closes the generator between events leaves a checkpoint behind. A trial that diverges
+    returns a failed result; any other error propagates, and keeps none of the trial's tensors.
     """
     if not 1 <= micro_batches <= spec.train.batch:
-        raise ValueError(f"micro_batches must lie from 1 to train.batch, {spec.train.batch}, got {micro_batches}")
+        raise ValueError(
+            f"micro_batches must lie from 1 to train.batch, {spec.train.batch}, got {micro_batches}"
+        )
     try:
-        return (yield from _run(spec, key, folder, cache, pick_device(device), checkpoint_seconds, micro_batches))
+        return (
+            yield from _run(
+                spec, key, folder, cache, pick_device(device), checkpoint_seconds, micro_batches
+            )
+        )
     except Exception as error:
         for each in chain(error):  # their frames hold the memory that a new attempt needs
             traceback.clear_frames(each.__traceback__)
@@ -134,18 +153,31 @@ def run(
 
 
 def _run(
-    spec: TrialSpec, key: str, folder: Path, cache: Path, on: torch.device, checkpoint_seconds: float, pieces: int
+    spec: TrialSpec,
+    key: str,
+    folder: Path,
+    cache: Path,
+    on: torch.device,
+    checkpoint_seconds: float,
+    pieces: int,
 ) -> Generator[Event, None, TrialResult]:
     _clean_slate(on, folder)
     checkpoint = folder / CHECKPOINT_FILE
     batch = -(-scores.BATCH // pieces)  # of the detector
     preparing: dict[str, float] = defaultdict(float)
     with timed(preparing, "prepare"):
-        images = data.prepare(spec.data, spec.resolution, cache)
+        images = prepare(spec.data, spec.resolution, cache)
         if spec.train.class_conditional and images.labels is None:
-            raise BadData(f"train.class_conditional needs labels, which this {spec.data.source} source has not")
-        detector = detectors.load_detector(spec.score.detector, spec.data, cache, on, spec.score.weights)
-        reference = scores.load_reference(spec.data, spec.resolution, detector, cache, images, batch)
+            raise BadData(
+                f"train.class_conditional needs labels, which this {spec.data.source} source"
+                " has not"
+            )
+        detector = detectors.load_detector(
+            spec.score.detector, spec.data, cache, on, spec.score.weights
+        )
+        reference = scores.load_reference(
+            spec.data, spec.resolution, detector, cache, images, batch
+        )
         state = _start(spec, images, on, checkpoint, key)
     clock = state.seconds
     clock["prepare"] += preparing["prepare"]
@@ -165,11 +197,15 @@ def _run(
     try:
         while True:
             until = min(spec.train.steps, state.evaluated + every)
-            training = train(state, spec, images, until=until, report_every=report_every, micro_batches=pieces)
+            training = train(
+                state, spec, images, until=until, report_every=report_every, micro_batches=pieces
+            )
             for event in _timed_events(training, clock, "train"):
                 yield event
                 yield from save_if_due()
-            samples: Tensor = yield from _timed_events(_draw(state, spec, images, on, pieces), clock, "sample")
+            samples: Tensor = yield from _timed_events(
+                _draw(state, spec, images, on, pieces), clock, "sample"
+            )
             with timed(clock, "score"):
                 features = scores.extract(samples.numpy(), detector, batch=batch)
                 judged = features, reference, detector.name, spec.score.metric_names
@@ -194,18 +230,31 @@ def _run(
     seconds = {**clock, "total": sum(clock.values())}
     about = environment(on) | ({"micro_batches": str(pieces)} if pieces > 1 else {})
     result = TrialResult(
-        key, outcome, why, failure, state.step, final.scores, final.uncertainty, state.loss, seconds, about
+        key,
+        outcome,
+        why,
+        failure,
+        state.step,
+        final.scores,
+        final.uncertainty,
+        state.loss,
+        seconds,
+        about,
     )
     write_json(folder / RESULT_FILE, asdict(result))
     checkpoint.unlink(missing_ok=True)
     return result
 
 
-def _start(spec: TrialSpec, images: data.ImageSet, on: torch.device, checkpoint: Path, key: str) -> Training:
+def _start(
+    spec: TrialSpec, images: ImageSet, on: torch.device, checkpoint: Path, key: str
+) -> Training:
     """Training from the checkpoint, or from the start where there is none that can be read."""
 
     def fresh() -> Training:
-        return Training.start(spec, channels=images.pixels.shape[1], classes=len(images.class_names), device=on)
+        return Training.start(
+            spec, channels=images.pixels.shape[1], classes=len(images.class_names), device=on
+        )
 
     state = fresh()
     if checkpoint.exists():
@@ -220,9 +269,11 @@ def _start(spec: TrialSpec, images: data.ImageSet, on: torch.device, checkpoint:
 
 
 def _draw(
-    state: Training, spec: TrialSpec, images: data.ImageSet, on: torch.device, pieces: int
+    state: Training, spec: TrialSpec, images: ImageSet, on: torch.device, pieces: int
 ) -> Generator[Sampled, None, Tensor]:
-    """Samples (count, C, H, W) uint8 from the EMA's network, with the labels' own frequencies where it takes labels."""
+    """Samples (count, C, H, W) uint8 from the EMA's network, with the labels' own frequencies where
+    it takes labels.
+    """
     state.copy_buffers()
     shape = images.pixels.shape[1:]  # (C, H, W)
     samples = torch.empty((spec.sample.count, *shape), dtype=torch.uint8)
@@ -247,8 +298,10 @@ def _draw(
     return samples
 
 
-def _sample_labels(spec: TrialSpec, images: data.ImageSet) -> Tensor | None:
-    """Sample i's label (count,): the data's labels, shuffled by the sampling seed and repeated as often as needed."""
+def _sample_labels(spec: TrialSpec, images: ImageSet) -> Tensor | None:
+    """Sample i's label (count,): the data's labels, shuffled by the sampling seed and repeated as
+    often as needed.
+    """
     if not spec.train.class_conditional or images.labels is None:
         return None
     order = np.random.default_rng(spec.sample.seed).permutation(len(images.labels))
@@ -261,13 +314,17 @@ def to_uint8(x: Tensor) -> Tensor:
 
 
 def write_grid(samples: Tensor, path: Path, side: int = 8) -> None:
-    """A PNG of the first side² samples (N, C, H, W), one pixel apart; fewer when there are fewer."""
+    """A PNG of the first side² samples (N, C, H, W), one pixel apart; fewer when there are
+    fewer.
+    """
     from PIL import Image
 
     tiles = samples[: side * side].permute(0, 2, 3, 1).numpy()  # (n, H, W, C)
     n, height, width, channels = tiles.shape
     columns = min(side, n)
-    grid = np.zeros((-(-n // columns) * (height + 1) - 1, columns * (width + 1) - 1, channels), np.uint8)
+    grid = np.zeros(
+        (-(-n // columns) * (height + 1) - 1, columns * (width + 1) - 1, channels), np.uint8
+    )
     for i, tile in enumerate(tiles):
         row, column = divmod(i, columns)
         grid[row * (height + 1) :, column * (width + 1) :][:height, :width] = tile
@@ -277,40 +334,65 @@ def write_grid(samples: Tensor, path: Path, side: int = 8) -> None:
 
 def pick_device(device: str) -> torch.device:
     """`auto` is the GPU this process sees first, or the CPU where it sees none."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    return torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    )
 
 
 def _clean_slate(device: torch.device, folder: Path) -> None:
-    """Clear away what killed processes were writing here, and what earlier trials and attempts held on the GPU.
+    """Clear away what killed processes were writing here, and what earlier trials and attempts held
+    on the GPU.
 
     From then on a GPU gives the same bits every time, as a CPU does anyway.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for pattern in (f"{CHECKPOINT_FILE}.*.part", f"{RESULT_FILE}.*.part", f"{SAMPLES_FOLDER}/*.part"):
+    for pattern in (
+        f"{CHECKPOINT_FILE}.*.part",
+        f"{RESULT_FILE}.*.part",
+        f"{SAMPLES_FOLDER}/*.part",
+    ):
         for part in folder.glob(pattern):
             part.unlink(missing_ok=True)
     if device.type == "cuda":
         gc.collect()
-        torch.cuda.empty_cache()  # what this process's last trial held is wanted by those that share the GPU
+        # what this process's last trial held is wanted by those that share the GPU
+        torch.cuda.empty_cache()
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """What the result was computed with: packages, the commit of a checkout, and the machine's processor or GPU."""
+    """What the result was computed with: packages, the commit of a checkout, and the machine's
+    processor or GPU.
+    """
     packages = {name: version(name) for name in ("torch", "torch-fidelity", "numpy", "sched-lab")}
     packages |= {"commit": commit} if (commit := _commit()) else {}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
     return {**packages, "python": platform.python_version(), "device": f"{device.type}: {name}"}
 
 
 @cache
 def _commit() -> str:
-    """The commit of the checkout that this runs from, with -dirty where files were changed; "" where it is none."""
-    root = Path(__file__).parents[1]
+    """The commit of the checkout that this runs from, with -dirty where files were changed; ""
+    where it is none.
+    """
+    root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return ""
-    command = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]
+    command = [
+        "git",
+        "-C",
+        str(root),
+        "describe",
+        "--always",
+        "--exclude=*",
+        "--abbrev=40",
+        "--dirty",
+    ]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
@@ -327,8 +409,12 @@ def timed(clock: dict[str, float], phase: str) -> Iterator[None]:
         clock[phase] += time.perf_counter() - start
 
 
-def _timed_events(events: Iterator[E], clock: dict[str, float], phase: str) -> Generator[E, None, Any]:
-    """The same events and the same return value; the time that each takes is added to `clock[phase]` before it."""
+def _timed_events(
+    events: Iterator[E], clock: dict[str, float], phase: str
+) -> Generator[E, None, Any]:
+    """The same events and the same return value; the time that each takes is added to
+    `clock[phase]` before it.
+    """
     while True:
         with timed(clock, phase):
             try:

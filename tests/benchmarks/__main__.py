@@ -1,4 +1,5 @@
-"""Measures what the project promises of its speed, and prints it: `make bench`, or `python -m tests.benchmarks NAME`.
+"""Measures what the project promises of its speed, and prints it: `make bench`, or `python -m
+tests.benchmarks NAME`.
 
 Nothing here passes or fails; ratios are taken side by side in one run.
 """

@@ -1,4 +1,6 @@
-"""What keeping a trial safe costs: its checkpoints and its journal, over the time that its training takes."""
+"""What keeping a trial safe costs: its checkpoints and its journal, over the time that its training
+takes.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,12 @@ from pathlib import Path
 import torch
 
 from sched_lab import names
-from sched_lab.journal import Journal
-from sched_lab.sweep import read_sweep, trials
+from sched_lab.store.journal import Journal
+from sched_lab.sweep.spec import read_sweep, trials
+from sched_lab.trainers.data.prepare import prepare
+from sched_lab.trainers.training import Training, TrainProgress, save_checkpoint, train
+from sched_lab.trainers.trial import pick_device, run
 from tests.conftest import ROOT
-from trainers import data
-from trainers.training import Training, TrainProgress, save_checkpoint, train
-from trainers.trial import pick_device, run
 
 TIMES, REPORTS = 15, 50
 INTERVAL = inspect.signature(run).parameters["checkpoint_seconds"].default
@@ -43,8 +45,10 @@ def measure() -> Iterator[Row]:
         sweep = read_sweep(ROOT / "sweeps/headline.yaml")
         of_sweep = trials(sweep, sweep.grid.cells, lambda source: source.fingerprint(folder))
         spec = next(trial.spec for trial in of_sweep if trial.spec.resolution == 32)
-        images = data.prepare(spec.data, spec.resolution, folder)
-        state = Training.start(spec, channels=images.pixels.shape[1], classes=0, device=pick_device("auto"))
+        images = prepare(spec.data, spec.resolution, folder)
+        state = Training.start(
+            spec, channels=images.pixels.shape[1], classes=0, device=pick_device("auto")
+        )
         events = train(state, spec, images, until=40, report_every=20)
         *_, last = (event for event in events if isinstance(event, TrainProgress))
         training = spec.train.steps * spec.train.batch / last.images_per_second

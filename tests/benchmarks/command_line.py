@@ -16,7 +16,10 @@ MANY = """\
 name: many
 grid:
   resolution: [8, 16, 32]
-  schedule: [linear, {kind: sigmoid, range: [[-3, 3], [0, 3]], tau: [0.5, 0.7, 0.9]}, "cosine@0.2,1,1"]
+  schedule:
+    - linear
+    - {kind: sigmoid, range: [[-3, 3], [0, 3]], tau: [0.5, 0.7, 0.9]}
+    - cosine@0.2,1,1
   b: [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
   seed: [%s]
 train: {steps: 100}
@@ -44,4 +47,8 @@ def measure() -> Iterator[tuple[str, str, str]]:
         )
         many = Path(folder) / "many.yaml"
         many.write_text(MANY % ", ".join(map(str, range(521))))
-        yield "sched-lab plan of 100,032 cells", seconds("plan", str(many), *store, runs=2), "at most 15 s"
+        yield (
+            "sched-lab plan of 100,032 cells",
+            seconds("plan", str(many), *store, runs=2),
+            "at most 15 s",
+        )

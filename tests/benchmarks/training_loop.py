@@ -1,4 +1,6 @@
-"""The training loop, EMA and logging included, against a plain loop over the same network, in turns."""
+"""The training loop, EMA and logging included, against a plain loop over the same network, in
+turns.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +14,28 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from trainers import data
-from trainers.data import ImageSet
-from trainers.spec import TrialSpec
-from trainers.training import Training, train
-from trainers.trial import pick_device
+from sched_lab.trainers.data.prepare import prepare
+from sched_lab.trainers.images import ImageSet
+from sched_lab.trainers.spec import TrialSpec
+from sched_lab.trainers.training import Training, train
+from sched_lab.trainers.trial import pick_device
 
 STEPS, ROUNDS = 40, 7
 
 Row = tuple[str, str, str]
 
 
-def plain_loop(network: nn.Module, images: ImageSet, spec: TrialSpec, device: torch.device) -> Iterator[None]:
-    """What a researcher writes by hand: v-prediction on linear γ, AdamW, clipping, EMA; yields every STEPS steps."""
+def plain_loop(
+    network: nn.Module, images: ImageSet, spec: TrialSpec, device: torch.device
+) -> Iterator[None]:
+    """What a researcher writes by hand: v-prediction on linear γ, AdamW, clipping, EMA; yields
+    every STEPS steps.
+    """
     network = network.to(device)
     ema = copy.deepcopy(network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=spec.train.lr, weight_decay=spec.train.weight_decay)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=spec.train.lr, weight_decay=spec.train.weight_decay
+    )
     x = torch.from_numpy(images.pixels[:]).to(device).float() / 127.5 - 1
     while True:
         for _ in range(STEPS):
@@ -54,10 +62,13 @@ def measure() -> Iterator[Row]:
     device = pick_device("auto")
     for resolution, batch in ((8, 64), (32, 64), (32, 16)):
         spec = TrialSpec.model_validate(
-            {"resolution": resolution, "train": {"steps": 10**6, "batch": batch, "compile": "off", "precision": "fp32"}}
+            {
+                "resolution": resolution,
+                "train": {"steps": 10**6, "batch": batch, "compile": "off", "precision": "fp32"},
+            }
         )
         with tempfile.TemporaryDirectory() as cache:
-            images = data.prepare(spec.data, resolution, Path(cache))
+            images = prepare(spec.data, resolution, Path(cache))
             state = Training.start(spec, channels=1, classes=0, device=device)
             network = copy.deepcopy(state.network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             plain = plain_loop(network, images, spec, device)
@@ -72,5 +83,11 @@ def measure() -> Iterator[Row]:
                 if turn:  # the first is the warm-up
                     ratios.append(seconds[0] / seconds[1])
                     ms.append(1000 * seconds[0] / STEPS)
-        what = f"a step over a plain loop's, {resolution} x {resolution}, batch {batch}, {device.type}"
-        yield what, f"{statistics.median(ratios):.3f}", f"at most 1; ours {statistics.median(ms):.1f} ms"
+        what = (
+            f"a step over a plain loop's, {resolution} x {resolution}, batch {batch}, {device.type}"
+        )
+        yield (
+            what,
+            f"{statistics.median(ratios):.3f}",
+            f"at most 1; ours {statistics.median(ms):.1f} ms",
+        )

@@ -1,4 +1,6 @@
-"""The blows: what each kind does to a lab and the driver at work in it, and which of them a seed deals when."""
+"""The blows: what each kind does to a lab and the driver at work in it, and which of them a seed
+deals when.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ import psutil
 from sched_lab import names
 from tests.chaos.lab import END_SECONDS, OVERLAP, PROGRAM, Driver, Lab, environment, kill
 
-Act = Callable[[Lab, Driver, random.Random], str]  # strikes with its own luck, and says what it struck
+Act = Callable[
+    [Lab, Driver, random.Random], str
+]  # strikes with its own luck, and says what it struck
 
 
 def kill_driver(lab: Lab, driver: Driver, luck: random.Random) -> str:
@@ -24,9 +28,14 @@ def kill_driver(lab: Lab, driver: Driver, luck: random.Random) -> str:
 
 def kill_trial(lab: Lab, driver: Driver, luck: random.Random) -> str:
     def running() -> list[psutil.Process]:
-        said = [[event for event in events if "state" in event] for events in lab.journals().values()]
+        said = [
+            [event for event in events if "state" in event] for events in lab.journals().values()
+        ]
         pids = [states[-1]["pid"] for states in said if states and "pid" in states[-1]]
-        return sorted((each for each in driver.left() if each.pid in pids), key=lambda each: pids.index(each.pid))
+        return sorted(
+            (each for each in driver.left() if each.pid in pids),
+            key=lambda each: pids.index(each.pid),
+        )
 
     return _kill_one(lab, driver, running, luck)
 
@@ -39,7 +48,12 @@ def kill_gcs(lab: Lab, driver: Driver, luck: random.Random) -> str:
     return _kill_one(lab, driver, lambda: driver.left("gcs_server"), luck)
 
 
-def _kill_one(lab: Lab, driver: Driver, candidates: Callable[[], Sequence[psutil.Process]], luck: random.Random) -> str:
+def _kill_one(
+    lab: Lab,
+    driver: Driver,
+    candidates: Callable[[], Sequence[psutil.Process]],
+    luck: random.Random,
+) -> str:
     """Kill one of these processes, as soon as there is one."""
     lab.wait(lambda: candidates() or driver.ended, END_SECONDS)
     found = candidates()
@@ -77,7 +91,9 @@ def ctrl_c_twice(lab: Lab, driver: Driver, luck: random.Random) -> str:
 
 def stop(lab: Lab, driver: Driver, luck: random.Random) -> str:
     command = [PROGRAM, "stop", lab.name("chaos"), "--store", str(lab.store)]
-    told = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    told = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
     return (told.stdout or told.stderr).partition("\n")[0]
 
 
@@ -85,7 +101,10 @@ def second_driver(lab: Lab, driver: Driver, luck: random.Random) -> str:
     second = lab.submit()
     outcome = lab.end(second, {0, 3})
     if f"process {driver.process.pid}" not in second.said and not driver.ended:
-        lab.wrong.append(f"{second.log.name}: not told of the driver {driver.process.pid}: {second.said[-300:]!r}")
+        lab.wrong.append(
+            f"{second.log.name}: not told of the driver {driver.process.pid}:"
+            f" {second.said[-300:]!r}"
+        )
     return outcome
 
 
@@ -120,7 +139,9 @@ def tear_journal(lab: Lab, driver: Driver, luck: random.Random) -> str:
 
 def spoil_cache(lab: Lab, driver: Driver, luck: random.Random) -> str:
     _clear(driver)
-    files = sorted(file for file in lab.store.glob("cache/**/*") if file.is_file() and file.suffix != ".lock")
+    files = sorted(
+        file for file in lab.store.glob("cache/**/*") if file.is_file() and file.suffix != ".lock"
+    )
     if not files:
         return "it was empty"
     file = luck.choice(files)
@@ -133,7 +154,9 @@ def spoil_cache(lab: Lab, driver: Driver, luck: random.Random) -> str:
 
 
 def _clear(driver: Driver) -> None:
-    """End the driver and its processes by force: files are damaged only when nobody has them open."""
+    """End the driver and its processes by force: files are damaged only when nobody has them
+    open.
+    """
     driver.look()
     kill([driver.process])
     kill(driver.left())
@@ -172,7 +195,8 @@ class Blow:
     """One blow: its kind, when it falls, and what comes after it."""
 
     kind: str
-    share: float  # of the losses that were still to be reported after the blow before; below 0: of none
+    # of the losses that were still to be reported after the blow before; below 0: of none
+    share: float
     seconds: float  # from that moment on
     hasty: bool  # the next submit does not wait for the processes of a driver that this blow ends
     luck: int
@@ -185,10 +209,14 @@ class Blow:
 def plan(seed: int, kinds: Sequence[str] = tuple(KINDS)) -> list[Blow]:
     """The blows of a round. Rounds in a row begin with one kind after the other."""
     luck = random.Random(seed)
-    chosen = [kinds[seed % len(kinds)]] + [luck.choice(kinds) for _ in range(luck.choice((0, 1, 1, 2)))]
+    chosen = [kinds[seed % len(kinds)]] + [
+        luck.choice(kinds) for _ in range(luck.choice((0, 1, 1, 2)))
+    ]
     blows = []
     for kind in chosen:
         early = luck.random() < 0.2
-        share, seconds = (-1.0, luck.uniform(0, 8)) if early else (luck.uniform(0, 0.8), luck.uniform(0, 0.3))
+        share, seconds = (
+            (-1.0, luck.uniform(0, 8)) if early else (luck.uniform(0, 0.8), luck.uniform(0, 0.3))
+        )
         blows.append(Blow(kind, share, seconds, luck.random() < 0.5, luck.getrandbits(32)))
     return blows

@@ -1,4 +1,6 @@
-"""One round's store and drivers: submits, watches over every process that comes of them, and notes what is wrong."""
+"""One round's store and drivers: submits, watches over every process that comes of them, and notes
+what is wrong.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from typing import Any
 import psutil
 
 from sched_lab import names
-from sched_lab.journal import read
+from sched_lab.store.journal import read
 from tests.servers import MlflowServer
 
 PROGRAM = str(Path(sys.executable).with_name("sched-lab"))
@@ -27,7 +29,10 @@ SWEEP = """\
 name: {name}
 data: digits
 grid: {grid}
-train: {{steps: 1000, batch: 16, network: {{kind: unet, width: 16, multipliers: [1], attention: 0}}}}
+train:
+  steps: 1000
+  batch: 16
+  network: {{kind: unet, width: 16, multipliers: [1], attention: 0}}
 sample: {{count: 128, steps: 4}}
 score: {{every: 250}}
 resources: {{cpu: 1}}
@@ -39,11 +44,16 @@ GRIDS: dict[str, Grid] = {
     MAIN: {"resolution": [8, 16], "b": [0.5, 1.0]},
     OVERLAP: {"resolution": [8], "b": [1.0, 2.0]},
 }
-JOINING = ("Failed to register worker to Raylet", "Worker will terminate")  # by Ray, which then ends a joining driver
+JOINING = (
+    "Failed to register worker to Raylet",
+    "Worker will terminate",
+)  # by Ray, which then ends a joining driver
 
 
 class Driver:
-    """One `sched-lab submit` at work, in a session of its own, and every process seen to descend from it."""
+    """One `sched-lab submit` at work, in a session of its own, and every process seen to descend
+    from it.
+    """
 
     def __init__(self, arguments: Sequence[str], folder: Path, log: Path) -> None:
         self.log = log
@@ -130,9 +140,16 @@ class Lab:
             driver.process.kill()
         code = driver.process.wait()
         if hung:
-            self.wrong.append(f"{driver.log.name}: hung for {seconds:.0f} s: {driver.said[-300:]!r}")
-        elif code not in codes and not (code == 1 and any(words in driver.said for words in JOINING)):
-            self.wrong.append(f"{driver.log.name}: exit {code}, not one of {sorted(codes)}: {driver.said[-300:]!r}")
+            self.wrong.append(
+                f"{driver.log.name}: hung for {seconds:.0f} s: {driver.said[-300:]!r}"
+            )
+        elif code not in codes and not (
+            code == 1 and any(words in driver.said for words in JOINING)
+        ):
+            self.wrong.append(
+                f"{driver.log.name}: exit {code}, not one of {sorted(codes)}:"
+                f" {driver.said[-300:]!r}"
+            )
         return "hung" if hung else f"exit {code}"
 
     def bury(self) -> None:
@@ -141,10 +158,14 @@ class Lab:
         self.wait(lambda: not any(lasting(driver.left()) for driver in ended), BURIAL_SECONDS)
         for driver in ended:
             if left := lasting(driver.left()):
-                self.wrong.append(f"{driver.log.name}: outlived by {described(left)} for {BURIAL_SECONDS:.0f} s")
+                self.wrong.append(
+                    f"{driver.log.name}: outlived by {described(left)} for {BURIAL_SECONDS:.0f} s"
+                )
             kill(driver.left())
 
-    def interrupt_server(self, begin: Callable[[], None], seconds: float, end: Callable[[], None]) -> None:
+    def interrupt_server(
+        self, begin: Callable[[], None], seconds: float, end: Callable[[], None]
+    ) -> None:
         """Have MLflow out of service for so long, beside what else happens."""
         self._recover()
         begin()
@@ -174,7 +195,9 @@ class Lab:
         return sum("pid" in event for events in self.journals().values() for event in events)
 
     def strays(self) -> list[psutil.Process]:
-        """The living processes that have the round's folder in their command, working folder or environment."""
+        """The living processes that have the round's folder in their command, working folder or
+        environment.
+        """
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -220,7 +243,9 @@ def alive(process: psutil.Process) -> bool:
 
 
 def lasting(processes: Collection[psutil.Process]) -> list[psutil.Process]:
-    """These without Ray's agents, which hold no trial and look for a head that is gone for one minute."""
+    """These without Ray's agents, which hold no trial and look for a head that is gone for one
+    minute.
+    """
     found = []
     for process in processes:
         with suppress(psutil.NoSuchProcess):

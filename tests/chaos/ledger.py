@@ -1,4 +1,6 @@
-"""What a sweep must leave behind: a store and its MLflow experiment, compared bit by bit with an undisturbed run."""
+"""What a sweep must leave behind: a store and its MLflow experiment, compared bit by bit with an
+undisturbed run.
+"""
 
 from __future__ import annotations
 
@@ -48,14 +50,20 @@ def read_experiment(client: MlflowClient, sweep: str) -> tuple[Experiment, list[
         for run in found:
             state = run.data.tags.get(names.STATE)
             if (run.info.status, state) != ("FINISHED", names.FINISHED):
-                wrong.append(f"{sweep}: the run {run.info.run_name!r} is {run.info.status}, its state {state}")
+                wrong.append(
+                    f"{sweep}: the run {run.info.run_name!r} is {run.info.status}, its state"
+                    f" {state}"
+                )
     return {key: _told(client, found[0]) for key, found in runs.items() if key}, wrong
 
 
 def _told(client: MlflowClient, run: Run) -> Told:
     points = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
     histories = {
-        name: [(point.step, point.value) for point in sorted(found, key=lambda point: (point.timestamp, point.step))]
+        name: [
+            (point.step, point.value)
+            for point in sorted(found, key=lambda point: (point.timestamp, point.step))
+        ]
         for name, found in points.items()
     }
     return Told(run, histories, Counter(_files(client, run.info.run_id, None)))
@@ -79,13 +87,18 @@ def compare(sweep: str, experiment: Experiment, reference: Experiment) -> Iterat
             yield f"{sweep} {key}: other params"
         if missing := wanted.files - found.files:
             yield f"{sweep} {key}: no {sorted(missing)} among {sorted(found.files)}"
-        # Of a gallery's two files for a step, a kill between them leaves the first alone: then both are written anew.
-        if again := [name for name, count in found.files.items() if count > 1 and name.endswith(".webp")]:
+        # Of a gallery's two files for a step, a kill between them leaves the first alone: then both
+        # are written anew.
+        if again := [
+            name for name, count in found.files.items() if count > 1 and name.endswith(".webp")
+        ]:
             yield f"{sweep} {key}: more than once {sorted(again)}"
         for name in sorted(found.histories.keys() | wanted.histories.keys()):
             yield from (
                 f"{sweep} {key}: {name}: {what}"
-                for what in _unlike(name, found.histories.get(name, []), wanted.histories.get(name, []))
+                for what in _unlike(
+                    name, found.histories.get(name, []), wanted.histories.get(name, [])
+                )
             )
 
 
@@ -94,7 +107,10 @@ def _unlike(name: str, found: History, wanted: History) -> Iterator[str]:
     yield from rising(steps)
     due = {step for step, _ in wanted}
     if set(steps) != due:
-        yield f"lacks steps {sorted(due - set(steps))}, has beyond the undisturbed {sorted(set(steps) - due)}"
+        yield (
+            f"lacks steps {sorted(due - set(steps))}, has beyond the undisturbed"
+            f" {sorted(set(steps) - due)}"
+        )
     if not name.startswith((names.SECONDS, names.IMAGES_PER_SECOND)):
         undisturbed = dict(wanted)
         for step, value in found:
@@ -104,22 +120,36 @@ def _unlike(name: str, found: History, wanted: History) -> Iterator[str]:
 
 def rising(steps: Iterable[int]) -> Iterator[str]:
     """The places where steps do not rise."""
-    yield from (f"step {step} after step {before}" for before, step in pairwise(steps) if step <= before)
+    yield from (
+        f"step {step} after step {before}" for before, step in pairwise(steps) if step <= before
+    )
 
 
-def check_folders(store: Path, reference: Path, keys: Iterable[str], *, damaged: Iterable[str] = ()) -> Iterator[str]:
-    """What trials' folders have otherwise than undisturbed ones; a bad checkpoint of `damaged` trials may be kept."""
+def check_folders(
+    store: Path, reference: Path, keys: Iterable[str], *, damaged: Iterable[str] = ()
+) -> Iterator[str]:
+    """What trials' folders have otherwise than undisturbed ones; a bad checkpoint of `damaged`
+    trials may be kept.
+    """
     for key in keys:
         folder = store / "trials" / key
-        result, wanted = (_json(root / "trials" / key / names.RESULT_FILE) for root in (store, reference))
+        result, wanted = (
+            _json(root / "trials" / key / names.RESULT_FILE) for root in (store, reference)
+        )
         if (result.get("state"), result.get("scores")) != (names.FINISHED, wanted["scores"]):
             yield f"{key}: result {result}, undisturbed {wanted['scores']}"
-        left = {file.name for pattern in ("*.part", "*.bad", names.CHECKPOINT_FILE) for file in folder.rglob(pattern)}
+        left = {
+            file.name
+            for pattern in ("*.part", "*.bad", names.CHECKPOINT_FILE)
+            for file in folder.rglob(pattern)
+        }
         if key in damaged:
             left = {name for name in left if not name.endswith(".bad")}
         if left:
             yield f"{key}: {sorted(left)} left in its folder"
-        yield from (f"{key}: journal: {what}" for what in _check_journal(folder / names.JOURNAL_FILE))
+        yield from (
+            f"{key}: journal: {what}" for what in _check_journal(folder / names.JOURNAL_FILE)
+        )
     partial = [str(path.relative_to(store)) for path in store.rglob("*.part*")]
     if partial:
         yield f"left in the store: {partial}"

@@ -1,4 +1,6 @@
-"""Rounds: a sweep takes the blows of a seed, is submitted a last time, and must then be as if nothing had happened."""
+"""Rounds: a sweep takes the blows of a seed, is submitted a last time, and must then be as if
+nothing had happened.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sched_lab import names
-from sched_lab.mlflow_client import connect
+from sched_lab.tracking.client import connect
 from tests.chaos import ledger
 from tests.chaos.blows import KINDS, Blow, plan
-from tests.chaos.lab import END_SECONDS, GRIDS, MAIN, PROGRAM, Driver, Lab, described, environment, lasting, write_sweep
+from tests.chaos.lab import (
+    END_SECONDS,
+    GRIDS,
+    MAIN,
+    PROGRAM,
+    Driver,
+    Lab,
+    described,
+    environment,
+    lasting,
+    write_sweep,
+)
 from tests.servers import MlflowServer, mlflow_server
 
 SHOWN = 12  # violations of a round that are printed
@@ -31,7 +44,9 @@ class Reference:
 
 
 def run(seeds: Sequence[int], kinds: Sequence[str] = tuple(KINDS)) -> dict[int, list[str]]:
-    """Run a round for each seed; returns what was wrong, by seed. The folders of those rounds are kept."""
+    """Run a round for each seed; returns what was wrong, by seed. The folders of those rounds are
+    kept.
+    """
     root = Path(tempfile.mkdtemp(prefix="chaos-"))  # short: Ray's sockets stand in it
     violated: dict[int, list[str]] = {}
     with ThreadPoolExecutor(1) as beside:
@@ -54,7 +69,10 @@ def run(seeds: Sequence[int], kinds: Sequence[str] = tuple(KINDS)) -> dict[int, 
 def run_undisturbed(folder: Path) -> Reference:
     """Run the trials of all sweeps to their end in one process, in a store of their own."""
     folder.mkdir()
-    grid = {axis: sorted({value for each in GRIDS.values() for value in each[axis]}) for axis in GRIDS[MAIN]}
+    grid = {
+        axis: sorted({value for each in GRIDS.values() for value in each[axis]})
+        for axis in GRIDS[MAIN]
+    }
     store, file = folder / "lab", write_sweep(folder, "reference", grid)
     command = [PROGRAM, "submit", str(file), "--inline", "--store", str(store)]
     subprocess.run(command, env=environment(), check=True, capture_output=True, timeout=300)
@@ -68,7 +86,9 @@ def run_undisturbed(folder: Path) -> Reference:
     return Reference(store, experiments)
 
 
-def run_round(seed: int, kinds: Sequence[str], folder: Path, server: MlflowServer, reference: Reference) -> list[str]:
+def run_round(
+    seed: int, kinds: Sequence[str], folder: Path, server: MlflowServer, reference: Reference
+) -> list[str]:
     """Run one round in `folder` and print a line about it; returns what was wrong."""
     begun = time.monotonic()
     lab = Lab(folder, server, seed)
@@ -80,7 +100,9 @@ def run_round(seed: int, kinds: Sequence[str], folder: Path, server: MlflowServe
         check(lab, reference)
     finally:
         lab.close()
-    counts = f"{time.monotonic() - begun:4.0f} s  {len(lab.drivers)} submits  {lab.attempts()} attempts"
+    counts = (
+        f"{time.monotonic() - begun:4.0f} s  {len(lab.drivers)} submits  {lab.attempts()} attempts"
+    )
     print(f"seed {seed:<4} {counts}  {told}  {'VIOLATED' if lab.wrong else 'ok'}", flush=True)
     for what in lab.wrong[:SHOWN]:
         print(f"    {what}", flush=True)
@@ -90,7 +112,9 @@ def run_round(seed: int, kinds: Sequence[str], folder: Path, server: MlflowServe
 
 
 def deal(lab: Lab, blows: Iterable[Blow], reference: Reference) -> Iterator[str]:
-    """Let the blows fall, on one submit for as long as it lasts; says what each submit got and how it ended."""
+    """Let the blows fall, on one submit for as long as it lasts; says what each submit got and how
+    it ended.
+    """
     driver, codes, told = None, {0}, list[str]()
     for blow in blows:
         if driver is None:
@@ -116,7 +140,11 @@ def comes(blow: Blow, lab: Lab, driver: Driver, reference: Reference) -> bool:
     before = lab.losses(trials)
 
     def due() -> object:
-        return driver.said if blow.share < 0 else lab.losses(trials) > before + blow.share * (total - before)
+        return (
+            driver.said
+            if blow.share < 0
+            else lab.losses(trials) > before + blow.share * (total - before)
+        )
 
     lab.wait(lambda: driver.ended or due(), END_SECONDS)
     return not lab.wait(lambda: driver.ended, blow.seconds)
@@ -133,4 +161,8 @@ def check(lab: Lab, reference: Reference) -> None:
         lab.wrong += ledger.compare(sweep, experiment, reference.experiments[sweep])
     keys = {key for sweep in lab.sweeps for key in reference.experiments[sweep]}
     lab.wrong += ledger.check_folders(lab.store, reference.store, keys, damaged=lab.damaged)
-    lab.wrong += [f"{driver.log.name}: a traceback" for driver in lab.drivers if "Traceback (most" in driver.said]
+    lab.wrong += [
+        f"{driver.log.name}: a traceback"
+        for driver in lab.drivers
+        if "Traceback (most" in driver.said
+    ]

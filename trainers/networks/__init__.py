@@ -1,1 +1,3 @@
-"""Networks that denoise: one file each, with its citation; `options` holds what can be set, and imports no torch."""
+"""Networks that denoise: one file each, with its citation; `options` holds what can be set, and
+imports no torch.
+"""

@@ -6,20 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from trainers.spec import NetworkSpec, Positive
+from sched_lab.trainers.spec import NetworkSpec, Positive
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 class UNetSpec(NetworkSpec):
-    """A compact U-Net on patches; see `trainers.networks.unet`."""
+    """A compact U-Net on patches; see `sched_lab.trainers.networks.unet`."""
 
     kind: Literal["unet"] = "unet"
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 64
     """Channels at the first level."""
     patch: Positive | None = None
-    """Pixels along a patch's side; null picks the largest that leaves 8 x 8 tokens and fits the width."""
+    """Pixels along a patch's side; null picks the largest that leaves 8 x 8 tokens and fits the
+    width.
+    """
     multipliers: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)] = (1, 2)
     """Width of each level as a multiple of `width`; each further level halves the tokens' grid."""
     blocks: Positive = 1
@@ -35,24 +37,31 @@ class UNetSpec(NetworkSpec):
         fits = [
             p
             for p in range(1, max(1, resolution // 8) + 1)
-            if resolution % p == 0 and (resolution // p) % grid == 0 and channels * p * p <= self.width
+            if resolution % p == 0
+            and (resolution // p) % grid == 0
+            and channels * p * p <= self.width
         ]
         return max(fits, default=1)
 
     def check(self, *, channels: int, resolution: int) -> None:
-        patch, grid = self.patch_for(channels=channels, resolution=resolution), 2 ** (len(self.multipliers) - 1)
+        patch, grid = (
+            self.patch_for(channels=channels, resolution=resolution),
+            2 ** (len(self.multipliers) - 1),
+        )
         if self.width < channels * patch**2:
             raise ValueError(
-                f"width must be at least channels·patch² = {channels}·{patch}² = {channels * patch**2}, "
-                f"got {self.width}: a narrower network cannot pass the noise through"
+                f"width must be at least channels·patch² = {channels}·{patch}² ="
+                f" {channels * patch**2}, got {self.width}: a narrower network cannot pass the"
+                " noise through"
             )
         if resolution % (patch * grid):
             raise ValueError(
-                f"resolution {resolution} must be a multiple of patch·2^(levels−1) = {patch}·{grid} = {patch * grid}"
+                f"resolution {resolution} must be a multiple of patch·2^(levels−1) = {patch}·{grid}"
+                f" = {patch * grid}"
             )
 
     def build(self, *, channels: int, resolution: int, classes: int) -> nn.Module:
-        from trainers.networks.unet import UNet
+        from sched_lab.trainers.networks.unet import UNet
 
         self.check(channels=channels, resolution=resolution)
         return UNet(

@@ -1,0 +1,159 @@
+"""The commands `report` and `recommend`. Light: what reads, computes and draws is imported when a
+command runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from sched_lab.cli.options import json_option, store_option, tracking_option
+
+
+@click.command(short_help="Write the report of a sweep: the best at each size.")
+@click.argument("name")
+@store_option
+@tracking_option
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to write into; default reports/NAME in the store, and the sweep's page in MLflow.",
+)
+@json_option
+def report(
+    name: str, store: str | None, tracking_uri: str | None, out: Path | None, as_json: bool
+) -> None:
+    """Write the report of sweep NAME: an HTML page, Markdown, LaTeX, CSV and figures.
+
+    Prints the best schedule and input scale b for each image size.
+
+    \b
+    Example:
+      sched-lab report quickstart
+    """
+    from sched_lab.analysis.report.write import answer_records, write_report
+    from sched_lab.analysis.runs import UnknownSweepError
+    from sched_lab.analysis.text.render import terminal
+    from sched_lab.errors import OutOfReach
+    from sched_lab.store.folder import Store
+    from sched_lab.tracking.client import without_collection
+    from sched_lab.tracking.tracker import publish_report
+
+    lab = Store.at(store, tracking_uri)
+    try:
+        with without_collection():
+            written = write_report(name, lab.tracking_uri, out or lab.report(name))
+    except UnknownSweepError as error:
+        raise click.UsageError(str(error)) from error
+    if out is None:
+        try:
+            publish_report(lab.tracking_uri, written.analysis.sweep.run_id, written.files["html"])
+        except OutOfReach as error:  # such as a server that lets this user read only
+            click.echo(
+                f"warning: the sweep's page in MLflow does not show this report: {error}", err=True
+            )
+    states = {
+        str(state): int(count)
+        for state, count in written.analysis.runs["state"].value_counts().items()
+    }
+    if as_json:
+        found = {
+            "sweep": name,
+            "ranked_by": written.analysis.main.score,
+            "population": written.analysis.main.name,
+            "trials": states,
+            "best": answer_records(written.analysis),
+            "files": {what: str(path) for what, path in written.files.items()},
+        }
+        click.echo(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
+        return
+    from rich.console import Console
+
+    Console(markup=False, emoji=False).print(terminal(written.analysis.answer))
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    click.echo(f"trials:    {counts}")
+    if written.analysis.others:
+        apart = sum(len(found.runs) for found in written.analysis.others)
+        click.echo(
+            f"answer of: {written.analysis.main.name}; {apart} trials that do not compare are set"
+            " apart"
+        )
+    where = f" --store {shlex.quote(store)}" if store else ""
+    click.echo(f"report:    {written.files['html']}\ndashboard: sched-lab dashboard{where}")
+
+
+@click.command(short_help="The best b for images of one size.")
+@click.argument("name")
+@click.option(
+    "--size",
+    type=click.IntRange(1),
+    required=True,
+    metavar="N",
+    help="Height and width of the images.",
+)
+@click.option(
+    "--schedule",
+    metavar="SPEC",
+    help="Read at this schedule; default the best over the sizes swept.",
+)
+@store_option
+@tracking_option
+@json_option
+def recommend(
+    name: str,
+    size: int,
+    schedule: str | None,
+    store: str | None,
+    tracking_uri: str | None,
+    as_json: bool,
+) -> None:
+    """Say which b suits images of one size, by the scores of sweep NAME.
+
+    Where that size was swept, b comes from its own scores; else from the law b = c·size^k through
+    the sizes that were. Exit code 1, with the reason, where the scores do not say.
+
+    \b
+    Example:
+      sched-lab recommend headline --size 64
+    """
+    from sched_lab.analysis.report.findings import fitted
+    from sched_lab.analysis.runs import UnknownSweepError, read_sweep
+    from sched_lab.analysis.statistics import law
+    from sched_lab.store.folder import Store
+
+    try:
+        best = fitted(read_sweep(name, Store.at(store, tracking_uri).tracking_uri), schedule)
+        found = law.recommend(best, size)
+    except law.Unsupported as error:
+        click.echo(f"no recommendation: {error}", err=True)
+        raise click.exceptions.Exit(1) from error
+    except (UnknownSweepError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    at = str(best["schedule"].iloc[0])
+    if as_json:
+        ends = {
+            end: None if math.isnan(value) else value
+            for end, value in (("low", found.low), ("high", found.high))
+        }
+        click.echo(
+            json.dumps(
+                {"schedule": at, **asdict(found), **ends},
+                indent=1,
+                ensure_ascii=False,
+                allow_nan=False,
+            )
+        )
+        return
+    interval = "no interval" if math.isnan(found.low) else f"{found.low:.3g} to {found.high:.3g}"
+    click.echo(f"{size}×{size}: b = {found.b:.3g} ({interval}) for {at}\n{found.basis}")
+    if found.extrapolated:
+        click.echo(
+            f"extrapolated: {name} has no scores beyond {law.fit(best).span}; try some around it",
+            err=True,
+        )

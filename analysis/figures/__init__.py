@@ -1,0 +1,1 @@
+"""Figures: static ones by Matplotlib, interactive ones by plotly."""

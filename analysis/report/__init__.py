@@ -1,0 +1,1 @@
+"""A sweep report: findings, the HTML page, every file."""

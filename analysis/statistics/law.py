@@ -1,0 +1,419 @@
+"""The best input scale b as a function of image size: where the score against log b is best, and a
+law through that.
+
+Sizes and scales are handled as log2, so that the law b = c·size^k is a line. Intervals are 95 %
+t-intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sched_lab.analysis.statistics.ranking import (
+    CELL,
+    CONFIDENCE,
+    STAGE,
+    half_width,
+    ranked,
+    summarize,
+)
+from sched_lab.names import FINISHED, higher_is_better
+from sched_lab.trainers.plugins import nearest
+
+NEIGHBOURS = 2  # points on each side of the best that a parabola is fitted to
+FEWEST = 3  # values of b that a parabola takes
+FINEST = 1e-6  # of log2 b: what rounding leaves of errors
+WIDEST = 16.0  # upper over lower end of an interval that still recommends something
+
+Array = NDArray[np.float64]
+
+
+class Unsupported(ValueError):
+    """The scores do not say which b is best."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The best b for images of one size."""
+
+    size: int
+    b: float
+    low: float
+    high: float
+    """The ends of b's interval; NaN where there is none."""
+    extrapolated: bool
+    """Whether the size lies outside those that b was measured at."""
+    basis: str
+    """What says so: the scores at this size, or the law."""
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """The best b is c·size^k, for the sizes it was measured at and, less surely, for others."""
+
+    sizes: tuple[int, ...]
+    schedule: str
+    line: Array
+    """(2,): log2 c and k."""
+    covariance: Array
+    """(2, 2): of `line`; NaN where there is no interval."""
+    freedom: int
+    """Degrees of freedom of the intervals."""
+    basis: str
+    """What the intervals stand on, "95 % over 3 seeds", or "no interval: one seed"."""
+    off: tuple[int, ...]
+    """The sizes whose own interval leaves the law out: there the best b is no power of the size."""
+    unknown: tuple[int, ...] = ()
+    """The sizes whose own scores do not tell the best b."""
+
+    @property
+    def c(self) -> float:
+        """The best b of an image of one pixel."""
+        return float(2 ** self.line[0])
+
+    @property
+    def k(self) -> float:
+        """The power of the size."""
+        return float(self.line[1])
+
+    @property
+    def k_low(self) -> float:
+        """The lower end of k's interval; NaN where there is none."""
+        return self.k - self._half(np.array([0.0, 1.0]))
+
+    @property
+    def k_high(self) -> float:
+        """The upper end of k's interval; NaN where there is none."""
+        return self.k + self._half(np.array([0.0, 1.0]))
+
+    @property
+    def sentence(self) -> str:
+        """The law in words."""
+        interval = (
+            ""
+            if math.isnan(self.k_low)
+            else f"k from {_signed(self.k_low)} to {_signed(self.k_high)}, "
+        )
+        off = f"; not on it: {', '.join(map(str, self.off))}" if self.off else ""
+        without = f"; without {', '.join(map(str, self.unknown))}" if self.unknown else ""
+        return (
+            f"best b ≈ {self.c:.2g}·size^{_signed(self.k)} ({interval}{self.basis};"
+            f" {self.span}{off}{without})"
+        )
+
+    @property
+    def span(self) -> str:
+        """The sizes it was measured at, in words."""
+        first, *_, last = self.sizes
+        return f"sizes {first} {'and' if len(self.sizes) == 2 else 'to'} {last}"
+
+    def at(self, size: int) -> Recommendation:
+        """What the law says for a size. Raises ValueError for one below 1."""
+        if size < 1:
+            raise ValueError(f"size {size} is no image size: it must be at least 1")
+        point = np.array([1.0, math.log2(size)])
+        half = self._half(point)
+        low, b, high = (float(2 ** (point @ self.line + end)) for end in (-half, 0.0, half))
+        outside = not self.sizes[0] <= size <= self.sizes[-1]
+        return Recommendation(size, b, low, high, outside, f"by the law: {self.sentence}")
+
+    def _half(self, point: Array) -> float:
+        return float(_t(self.freedom) * math.sqrt(max(0.0, float(point @ self.covariance @ point))))
+
+
+def best_b(
+    runs: pd.DataFrame, score: str, by: Sequence[str] = CELL, schedule: str | None = None
+) -> pd.DataFrame:
+    """One row per resolution: the b at which the curve of `score` against log b is best.
+
+    Columns: resolution, schedule and the other settings of `by`; then b, low, high, n (the seeds
+    used; 0 where fewer than three b have scores), supported, why (not; else ""), by_seed (log2 b of
+    each seed). What there is not is NaN: b where not supported, low and high with one seed. The
+    interval lies over seeds, given that the curve is a parabola.
+
+    All sizes are read at one schedule: the one given, else, of those with enough b at most sizes,
+    the one whose best cells have the best mean. Other settings are those of its best cell at each
+    size. Runs of all stages count: where a curve bottoms out is not flattered by having been
+    picked. Raises ValueError for a schedule or score that these runs lack.
+
+    The curve is a parabola through the logarithm of the score (the score itself where some are not
+    positive, or higher is better) at the best b and `NEIGHBOURS` on each side, the nearer with more
+    weight. The mean parabola tells where the best b is, and how far a seed's slope moves it; a
+    single noisy curve can bend so little that its own lowest point lies anywhere.
+    """
+    runs = runs.drop(columns=STAGE, errors="ignore")
+    cells = summarize(runs, score, by)
+    if schedule is not None and schedule not in set(cells["schedule"]):
+        raise ValueError(
+            f"no schedule {schedule!r} in these runs{nearest(schedule, cells['schedule'].unique())}"
+        )
+    line = [name for name in by if name != "b"]
+    order = ranked(cells, score)
+    enough = order[order.groupby(line, dropna=False)["b"].transform("nunique") >= FEWEST]
+    leaders = (order if enough.empty else enough).drop_duplicates(["resolution", "schedule"])
+    schedule = schedule or _best_schedule(leaders.assign(mean=_heights(leaders["mean"], score)))
+    leaders = leaders[
+        leaders["schedule"].eq(schedule) & leaders.index.isin(enough.index)
+    ].set_index("resolution")
+    heights = _heights(runs[score].where(runs["state"] == FINISHED), score)
+    trials = runs[[*by, "seed"]].assign(height=heights).dropna(subset="height")
+    rows = []
+    for resolution in sorted(cells["resolution"].unique()):
+        row = {"resolution": resolution, "schedule": schedule}
+        if resolution in leaders.index:
+            cell = leaders.loc[[resolution]].reset_index()[line]
+            curves = trials.merge(cell).pivot_table(
+                "height", "seed", "b"
+            )  # averages sampling seeds
+            rows.append(row | {str(name): cell[name].iloc[0] for name in cell} | _lowest(curves))
+        else:
+            rows.append(row | _nowhere(f"fewer than {FEWEST} b have scores"))
+    return pd.DataFrame(rows)
+
+
+def fit(best: pd.DataFrame) -> Law:
+    """The law through the rows of `best_b` that are supported.
+
+    Where these share two seeds or more, each seed has its own line and the intervals lie over
+    seeds. Else one line is fitted to the sizes, weighted by their intervals where all have one. How
+    far the sizes lie off the line gives the intervals where there is nothing else, and, from three
+    sizes on, where it is more than seeds explain, by an F-test at 5 %. Raises Unsupported when
+    fewer than two sizes are supported.
+    """
+    rows = best[best["supported"]].sort_values("resolution")
+    if len(rows) < 2:
+        why = "; ".join(
+            f"{row.resolution}: {row.why}" for row in best[~best["supported"]].itertuples()
+        )
+        raise Unsupported(
+            f"the best b is known at {len(rows)} image sizes, a law needs"
+            f" 2{f' ({why})' if why else ''}"
+        )
+    x, y = np.log2(rows["resolution"].to_numpy(float)), np.log2(rows["b"].to_numpy(float))
+    sizes, unknown = (
+        tuple(map(int, each["resolution"])) for each in (rows, best[~best["supported"]])
+    )
+    by_seed = pd.DataFrame(list(rows["by_seed"])).dropna(axis=1).to_numpy()  # (sizes, seeds)
+    seeds = by_seed.shape[1]
+    if seeds >= 2:
+        lines = np.polynomial.polynomial.polyfit(x, by_seed, 1)  # (2, seeds)
+        line, covariance, freedom, basis = (
+            lines.mean(axis=1),
+            np.cov(lines) / seeds,
+            seeds - 1,
+            f"over {seeds} seeds",
+        )
+        noise, noise_freedom = (
+            float(by_seed.var(axis=1, ddof=1).mean()) / seeds,
+            len(rows) * (seeds - 1),
+        )
+        error = np.full(len(rows), max(math.sqrt(noise), FINEST))
+    else:
+        error = (np.log2(rows["high"] / rows["low"]) / 2 / _t(rows["n"] - 1)).to_numpy(float)
+        noise_freedom = int((rows["n"] - 1).sum())
+        freedom, basis = noise_freedom, "over the seeds of each size"
+        error = (
+            np.maximum(error, FINEST) if np.isfinite(error).all() else np.full(len(rows), math.nan)
+        )
+        line, covariance = _weighted_line(x, y, error)
+    off, off_freedom = _misfit(x, y, line, error), len(rows) - 2
+    if not np.isfinite(error).all() or (
+        off_freedom and _f_survival(off_freedom, noise_freedom, off) < 1 - CONFIDENCE
+    ):
+        inverse = np.linalg.inv(_information(x, error))
+        covariance, freedom = np.asarray(inverse * (off if off_freedom else math.nan)), off_freedom
+        basis = f"over {len(rows)} sizes" + (
+            ", which no line goes through" if np.isfinite(error).all() else ""
+        )
+    basis = (
+        f"{CONFIDENCE * 100:g} % {basis}"
+        if np.isfinite(covariance).all()
+        else (
+            "no interval: one seed"
+            if (rows["n"] == 1).all()
+            else "no interval: fewer than two seeds in common"
+        )
+    )
+    beyond = np.exp2(np.abs(line[0] + line[1] * x - y)) > (1 + 1e-9) * rows["high"] / rows["b"]
+    off = rows.loc[beyond, "resolution"]
+    return Law(
+        sizes,
+        str(rows["schedule"].iloc[0]),
+        line,
+        covariance,
+        freedom,
+        basis,
+        tuple(map(int, off)),
+        unknown,
+    )
+
+
+def recommend(best: pd.DataFrame, size: int) -> Recommendation:
+    """The best b for a size: measured where the rows of `best_b` have it, else by the law.
+
+    Raises Unsupported where neither is known, where the scores at this size contradict any b within
+    those swept, where a law without an interval would be stretched to other sizes, and where the
+    interval is so wide that it says nothing.
+    """
+    swept = best[(best["resolution"] == size) & (best["n"] > 0)]
+    if len(swept) and not swept["supported"].iloc[0]:
+        raise Unsupported(f"at this size, {swept['why'].iloc[0]}")
+    found = fit(best).at(size) if swept.empty else _measured(swept.iloc[0])
+    if found.extrapolated and math.isnan(found.low):
+        raise Unsupported(
+            f"without an interval nothing can be said beyond the sizes swept ({found.basis})"
+        )
+    if found.high > WIDEST * found.low:
+        raise Unsupported(
+            f"b may lie anywhere from {found.low:.2g} to {found.high:.2g} ({found.basis})"
+        )
+    return found
+
+
+def _measured(row: pd.Series[Any]) -> Recommendation:
+    seeds = (
+        "one seed: no interval"
+        if row["n"] == 1
+        else f"{CONFIDENCE * 100:g} % over {row['n']} seeds"
+    )
+    ends = float(row["low"]), float(row["high"])
+    return Recommendation(
+        int(row["resolution"]), float(row["b"]), *ends, False, f"measured at this size, {seeds}"
+    )
+
+
+def _best_schedule(leaders: pd.DataFrame) -> str:
+    """Of the best cells of each schedule: the one with most sizes, then with the lowest mean over
+    them; "" of none.
+    """
+    found = leaders.groupby("schedule")["mean"].agg(["count", "mean"])
+    return (
+        str(found.sort_values(["count", "mean"], ascending=[False, True]).index[0])
+        if len(found)
+        else ""
+    )
+
+
+def _heights(scores: pd.Series[float], score: str) -> pd.Series[float]:
+    """Scores such that lower is better and a parabola fits: their logarithm where that is
+    possible.
+    """
+    values = scores.astype(float).where(np.isfinite(scores.astype(float)))
+    if higher_is_better(score):
+        return -values
+    return values.map(math.log, na_action="ignore") if (values.dropna() > 0).all() else values
+
+
+def _lowest(curves: pd.DataFrame) -> dict[str, Any]:
+    """Where the curves of height against b are lowest; one row per seed, one column per b in rising
+    order.
+    """
+    swept = np.log2(curves.columns.to_numpy(float))
+    whole = curves.dropna()  # seeds that lack some b would move the mean between them
+    at = int((curves if whole.empty else whole).mean().to_numpy().argmin())
+    n = len(curves)
+    if at in (0, len(swept) - 1):
+        side = "lowest" if at == 0 else "highest"
+        return _nowhere(f"best at the {side} b that was scored, {curves.columns[at]:g}", n)
+    near = slice(max(0, at - NEIGHBOURS), at + NEIGHBOURS + 1)
+    window = curves.iloc[:, near]
+    window = window[window.count(axis=1) >= FEWEST]
+    if window.empty:
+        return _nowhere(f"no seed has scores of {FEWEST} b around {curves.columns[at]:g}")
+    distance = np.abs(np.arange(len(swept)) - at)[near]
+    weight = (1 - (distance / (NEIGHBOURS + 1)) ** 3) ** 3
+    _, slope, bend = np.array(
+        [_parabola(swept[near], row, weight) for row in window.to_numpy(float)]
+    ).T
+    if bend.mean() <= 0:
+        return _nowhere(f"the curve has no lowest point around {curves.columns[at]:g}", n)
+    lowest = -slope.mean() / bend.mean() / 2
+    if not swept[0] <= lowest <= swept[-1]:
+        return _nowhere(
+            f"the curve is lowest at {2**lowest:.2g}, outside the b that were scored", n
+        )
+    by_seed = lowest - (slope + 2 * bend * lowest) / bend.mean() / 2
+    half = float(half_width(len(by_seed), by_seed.std(ddof=1))) if len(by_seed) > 1 else math.nan
+    return {
+        "b": 2**lowest,
+        "low": 2 ** (lowest - half),
+        "high": 2 ** (lowest + half),
+        "n": len(by_seed),
+        "supported": True,
+        "why": "",
+        "by_seed": dict(zip(window.index.tolist(), by_seed.tolist(), strict=True)),
+    }
+
+
+def _nowhere(why: str, n: int = 0) -> dict[str, Any]:
+    return {
+        "b": math.nan,
+        "low": math.nan,
+        "high": math.nan,
+        "n": n,
+        "supported": False,
+        "why": why,
+        "by_seed": {},
+    }
+
+
+def _parabola(x: Array, y: Array, weight: Array) -> Array:
+    """(3,): the coefficients of 1, x and x² through the points that are there."""
+    there = np.isfinite(y)
+    return np.asarray(
+        np.polynomial.polynomial.polyfit(x[there], y[there], 2, w=np.sqrt(weight[there])),
+        dtype=float,
+    )
+
+
+def _weighted_line(x: Array, y: Array, error: Array) -> tuple[Array, Array]:
+    """log2 c and k, (2,), and their covariance, (2, 2), through points with these errors; NaN:
+    equal and not known.
+    """
+    weight = np.nan_to_num(1 / error**2, nan=1.0)
+    inverse = np.linalg.inv(_information(x, error))
+    return np.asarray(inverse @ np.array([(weight * y).sum(), (weight * x * y).sum()])), np.asarray(
+        inverse
+    )
+
+
+def _information(x: Array, error: Array) -> Array:
+    """(2, 2): the inverse of the covariance of a line through points with these errors; NaN: 1
+    each.
+    """
+    weight = np.nan_to_num(1 / error**2, nan=1.0)
+    return np.array(
+        [[weight.sum(), (weight * x).sum()], [(weight * x).sum(), (weight * x**2).sum()]]
+    )
+
+
+def _misfit(x: Array, y: Array, line: Array, error: Array) -> float:
+    """The mean square, per degree of freedom, of how many errors the points lie off the line; NaN
+    for two points.
+    """
+    weight = np.nan_to_num(1 / error**2, nan=1.0)
+    squares = float((weight * (y - line[0] - line[1] * x) ** 2).sum())
+    return squares / (len(x) - 2) if len(x) > 2 else math.nan
+
+
+def _f_survival(above: int, below: int, ratio: float) -> float:
+    from scipy.special import fdtrc
+
+    return float(fdtrc(above, below, ratio))
+
+
+def _t(freedom: Any) -> Any:
+    from scipy.special import stdtrit
+
+    return stdtrit(freedom, (1 + CONFIDENCE) / 2)
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")

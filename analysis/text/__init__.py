@@ -1,0 +1,1 @@
+"""Statistics in words and tables, and how tables are rendered."""

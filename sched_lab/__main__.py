@@ -1,0 +1,5 @@
+"""`python -m sched_lab` is the command line."""
+
+from sched_lab.cli.program import main
+
+main()

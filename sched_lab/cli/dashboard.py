@@ -1,0 +1,34 @@
+"""`sched-lab dashboard`: MLflow’s pages on a store."""
+
+from __future__ import annotations
+
+import click
+
+from sched_lab.cli.options import store_option, tracking_option
+from sched_lab.store.folder import Store
+
+
+@click.command(short_help="MLflow's pages on the store.")
+@store_option
+@tracking_option
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen at; any other asks to log in.",
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+def dashboard(store: str | None, tracking_uri: str | None, host: str, port: int) -> None:
+    """Open MLflow's pages on this store until Ctrl-C: on this machine only, unless --host says
+    otherwise.
+
+    With another --host, $MLFLOW_AUTH_ADMIN_PASSWORD is the password of the user admin, who can add
+    others.
+
+    \b
+    Example:
+      sched-lab dashboard --port 5001
+    """
+    from sched_lab.tracking.dashboard import serve
+
+    serve(Store.at(store, tracking_uri), host, port)

@@ -1,0 +1,23 @@
+"""Arguments and options that several commands share, in this package and in those that bring
+commands of their own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+store_option = click.option(
+    "--store",
+    metavar="DIR",
+    help="Folder that holds runs and results; default $SCHED_LAB_STORE, else ./lab.",
+)
+tracking_option = click.option(
+    "--tracking-uri",
+    metavar="URI",
+    envvar="MLFLOW_TRACKING_URI",
+    help="MLflow server to use instead of the store's own database; default $MLFLOW_TRACKING_URI.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+file_argument = click.argument("file", type=click.Path(path_type=Path))

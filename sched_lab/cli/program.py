@@ -1,0 +1,136 @@
+"""The command line: finds the command, runs it, and turns every outcome into an exit code and one
+message.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import traceback
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import NoReturn
+
+import click
+
+from sched_lab import __version__
+from sched_lab.errors import ExitCode, OutOfReach, SweepError
+from sched_lab.redaction import redacted
+
+COMMANDS = (
+    "plan",
+    "submit",
+    "status",
+    "show",
+    "logs",
+    "stop",
+    "retry",
+    "dashboard",
+    "schedule",
+    "illustrate",
+    "yaml-schema",
+    "doctor",
+    "gc",
+)
+"""The project's commands in the order of `--help`: each is the function of that name in the module
+of that name.
+"""
+
+
+class _Group(click.Group):
+    """The project's commands, and those that packages register as `sched_lab.commands`, loaded when
+    named.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [
+            *COMMANDS,
+            *sorted(entry.name for entry in entry_points(group="sched_lab.commands")),
+        ]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command: click.Command
+        if cmd_name in COMMANDS:
+            name = cmd_name.replace("-", "_")
+            command = getattr(import_module(f"sched_lab.cli.{name}"), name)
+            return command
+        for entry in entry_points(group="sched_lab.commands", name=cmd_name):
+            command = entry.load()
+            return command
+        return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            from sched_lab.trainers.plugins import nearest
+
+            raise click.UsageError(
+                f"unknown command {args[0]!r}{nearest(args[0], self.list_commands(ctx))}", ctx
+            ) from None
+
+
+@click.group(
+    cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="sched-lab")
+@click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    help="Show the traceback of an error; may stand anywhere.",
+)
+def cli() -> None:
+    """Find the diffusion noise schedule and input scale b that suit your images.
+
+    \b
+    Example:
+      sched-lab plan sweeps/quickstart.yaml      what it would run
+      sched-lab submit sweeps/quickstart.yaml    run what is missing
+      sched-lab report quickstart                the best b for each image size
+      sched-lab dashboard                        every run, in the browser
+    """
+
+
+def main() -> NoReturn:
+    """The console script: every outcome becomes an exit code, and every error one message on
+    stderr.
+    """
+    debug = "--debug" in sys.argv
+    try:
+        code = cli.main(
+            standalone_mode=False,
+            args=[argument for argument in sys.argv[1:] if argument != "--debug"],
+        )
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted", ExitCode.INTERRUPTED, debug)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(ExitCode.WRONG_INPUT)
+    except click.ClickException as error:
+        _fail(error.format_message(), ExitCode.WRONG_INPUT, debug, getattr(error, "ctx", None))
+    except SweepError as error:
+        _fail(str(error), ExitCode.WRONG_INPUT, debug)
+    except OutOfReach as error:
+        _fail(str(error), ExitCode.OUT_OF_REACH, debug)
+    except OSError as error:
+        _fail(str(error), ExitCode.OUT_OF_REACH, debug)
+    except Exception as error:
+        _fail(
+            f"{type(error).__name__}: {error}\nThis is a bug of sched-lab; --debug shows where",
+            ExitCode.SOME_FAILED,
+            debug,
+        )
+    # or Python would look through all of it once more, for most of a second, before it ends
+    gc.freeze()
+    sys.exit(code or ExitCode.DONE)
+
+
+def _fail(message: str, code: int, debug: bool, ctx: click.Context | None = None) -> NoReturn:
+    if debug:
+        click.echo(redacted(traceback.format_exc()), err=True, nl=False)
+    help_hint = f" (see {ctx.command_path} --help)" if ctx is not None else ""
+    click.echo(redacted(f"error: {message}{help_hint}"), err=True)
+    sys.exit(code)

@@ -1,0 +1,49 @@
+"""`sched-lab status`: how sweeps and their cells stand."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import click
+
+from sched_lab.cli.answers import print_json, unknown
+from sched_lab.cli.options import json_option, store_option
+from sched_lab.store.folder import Store
+
+
+@click.command(short_help="How sweeps stand.")
+@click.argument("sweep", required=False)
+@store_option
+@json_option
+def status(sweep: str | None, store: str | None, as_json: bool) -> None:
+    """How the sweeps of a store stand, or the cells of one SWEEP.
+
+    \b
+    Example:
+      sched-lab status
+      sched-lab status quickstart
+    """
+    from sched_lab.store.inspection import cell_states, trial_line
+
+    where = Store.at(store)
+    sweeps = where.sweeps()
+    if sweep is not None:
+        if sweep not in sweeps:
+            unknown("sweep", sweep, sweeps, where)
+        rows = cell_states(where, sweeps[sweep])
+        if as_json:
+            return print_json(rows)
+        for row in rows:
+            click.echo(trial_line(row))
+        return None
+    counts = {
+        name: Counter(row["state"] for row in cell_states(where, cells))
+        for name, cells in sweeps.items()
+    }
+    if as_json:
+        return print_json({name: dict(count) for name, count in counts.items()})
+    for name, count in counts.items():
+        click.echo(f"{name}: {', '.join(f'{n} {state}' for state, n in sorted(count.items()))}")
+    if not counts:
+        click.echo(f"no sweep has been submitted to {where.root}")
+    return None

@@ -1,1 +1,0 @@
-"""The commands of the command line. Each imports what it needs when it runs, so that help is fast."""

@@ -1,0 +1,63 @@
+"""The errors that a caller is meant to catch, and the exit codes that the command line makes of
+outcomes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+MAX_SHOWN = 20  # problems that an error prints; one mistake in a large grid can cause thousands
+
+
+class ExitCode(IntEnum):
+    """How a command ended."""
+
+    DONE = 0
+    SOME_FAILED = 1
+    WRONG_INPUT = 2
+    OUT_OF_REACH = 3
+    INTERRUPTED = 130
+
+
+class OutOfReach(Exception):
+    """Something that a sweep needs is not there: a resource, a server, a cluster, a store."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where (line and column from 1, None for a file as a whole), which
+    value, which rule.
+    """
+
+    file: str
+    line: int | None
+    column: int | None
+    key: str
+    value: str | None
+    rule: str
+
+    def __str__(self) -> str:
+        place = ":".join(
+            str(part) for part in (self.file, self.line, self.column) if part is not None
+        )
+        given = self.key if self.value is None else f"{self.key} = {self.value}"
+        return ": ".join(part for part in (place, given, self.rule) if part)
+
+
+class SweepError(Exception):
+    """A sweep file that cannot be run; `problems` holds everything found wrong with it, in the
+    order of its lines.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(
+            sorted(dict.fromkeys(problems), key=lambda p: (p.line or 0, p.column or 0))
+        )
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        lines = [str(problem) for problem in self.problems[:MAX_SHOWN]]
+        more = len(self.problems) - len(lines)
+        return "\n".join([*lines, f"… and {more} more"] if more else lines)

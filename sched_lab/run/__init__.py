@@ -1,0 +1,1 @@
+"""Runs what is missing of a sweep: plan, queue, executors, workers, progress."""

@@ -1,0 +1,100 @@
+"""Checks what a sweep needs on this machine, with what to do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from sched_lab.redaction import redacted
+from sched_lab.store.folder import Store
+from sched_lab.tracking.client import connect
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: `ok`, `optional` (not there, needed by some sweeps only) or `missing`."""
+
+    what: str
+    verdict: str
+    detail: str
+
+
+def examine(store: Store) -> list[Finding]:
+    """All checks; what one raises becomes its finding."""
+    checks: dict[str, Callable[[], tuple[str, str]]] = {
+        "torch": _torch,
+        "torch-fidelity": _torch_fidelity,
+        "ray": lambda: _package("ray"),
+        "mlflow": lambda: _package("mlflow"),
+        "store": lambda: _disk(store),
+        "tracking": lambda: _tracking(store),
+        "inception weights": lambda: _inception(store),
+        "datasets": lambda: _package("datasets", "optional"),
+    }
+    findings = []
+    for what, check in checks.items():
+        try:
+            verdict, detail = check()
+        except Exception as error:
+            verdict, detail = "missing", redacted(str(error)) or type(error).__name__
+        findings.append(Finding(what, verdict, detail))
+    return findings
+
+
+def _torch() -> tuple[str, str]:
+    import torch
+
+    if torch.cuda.is_available():
+        return (
+            "ok",
+            f"{torch.__version__}, {torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}",
+        )
+    return "ok", f"{torch.__version__}, no GPU seen: trials run on the CPU, one a core"
+
+
+def _torch_fidelity() -> tuple[str, str]:
+    from sched_lab.trainers.scoring.torchvision_compat import import_torchvision
+
+    import_torchvision()
+    import torch_fidelity  # noqa: F401
+
+    return "ok", version("torch-fidelity")
+
+
+def _package(name: str, otherwise: str = "missing") -> tuple[str, str]:
+    try:
+        return "ok", version(name)
+    except PackageNotFoundError:
+        return otherwise, "not installed"
+
+
+def _disk(store: Store) -> tuple[str, str]:
+    there = store.root
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free / 2**30
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return "missing", f"{store.root} is not a folder that can be written to"
+    return ("ok" if free > 5 else "missing"), f"{store.root}, {free:.0f} GiB free"
+
+
+def _tracking(store: Store) -> tuple[str, str]:
+    if store.local_tracking:
+        return "ok", "SQLite in the store"
+    connect(store.tracking_uri)
+    return "ok", redacted(store.tracking_uri)
+
+
+def _inception(store: Store) -> tuple[str, str]:
+    from sched_lab.trainers.data.builtin import Digits
+    from sched_lab.trainers.scoring.detectors import check
+    from sched_lab.trainers.spec import ScoreSpec
+
+    try:
+        check(ScoreSpec(detector="inception"), Digits(), store.cache)
+    except ValueError as error:
+        return "optional", f"needed for fid only. {error}"
+    return "ok", "found"

@@ -1,0 +1,159 @@
+"""A trial's journal: what happened, one JSON object a line, appended by the trial and read by
+whoever follows it.
+
+The journal outlives the process that writes it and the server that its content goes to: tracking
+reads it from where it last was, so an outage or a crash delays what is delivered and loses nothing.
+Every line carries a checksum; one that a crash or a bad disk has damaged is left out.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import secrets
+import time
+import zlib
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Self
+
+_TAIL = 2**14  # bytes in which a journal's last state is looked for
+_CHECKSUM = b', "crc": '  # the last entry of a line: the CRC-32 of all before it
+
+
+class Journal:
+    """Appends events to a file; metrics at steps that the file already holds are not written
+    again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        self._told: defaultdict[str, set[int]] = defaultdict(set)
+        self.damaged: list[int] = []
+        """The numbers of the lines that are not as they were written."""
+        for number, line in enumerate(whole.splitlines(), 1):
+            event = _event(line)
+            if event is None:
+                self.damaged.append(number)
+            else:
+                self._remember(event)
+        if self.damaged:
+            logging.getLogger(__name__).warning("%s: left out damaged lines %s", path, self.damaged)
+        self._file = path.open("ab", buffering=0)
+        self._file.truncate(len(whole))  # a line cut short by a crash was never read by anyone
+        try:
+            if not whole:
+                self.write(journal=secrets.token_hex(4))
+        except OSError:
+            self._file.close()
+            raise
+
+    def write(self, **event: Any) -> None:
+        """Append one event; `metrics` (finite or not) stand at `step`.
+
+        Raises OSError where the disk does not take it; the journal then stands as if nothing had
+        been written.
+        """
+        if "metrics" in event:
+            metrics = {
+                name: v
+                for name, v in event["metrics"].items()
+                if event["step"] not in self._told[name]
+            }
+            event = (
+                {**event, "metrics": metrics}
+                if metrics
+                else {k: v for k, v in event.items() if k != "metrics"}
+            )
+            if event.keys() <= {"step"}:
+                return
+        body = json.dumps({"time_ms": int(time.time() * 1000), **event}).encode()[:-1]
+        self._append(body + _CHECKSUM + b"%d}\n" % zlib.crc32(body))
+        self._remember(event)
+
+    def sync(self) -> None:
+        """Return when what has been written is on the disk. Raises OSError."""
+        os.fsync(self._file.fileno())
+
+    def _append(self, line: bytes) -> None:
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+        except OSError:
+            self._file.truncate(end)
+            raise
+
+    def _remember(self, event: dict[str, Any]) -> None:
+        for name in event.get("metrics", ()):
+            self._told[name].add(event["step"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._file:
+            self.sync()
+
+
+def identity(path: Path, end: int) -> str:
+    """Tells one journal, up to byte `end`, from another; empty where there is none.
+
+    By the name that it was given when it was begun and by the checksum of the line that ends there:
+    a disk may lose lines that were read, and those written in their place may end at the same byte.
+    """
+    try:
+        with path.open("rb") as file:
+            name = (_event(file.readline()) or {}).get("journal", "")
+            file.seek(max(0, end - 32))
+            checksum = file.read(min(32, end)).rpartition(_CHECKSUM)[2].strip(b"}\n")
+    except FileNotFoundError:
+        return ""
+    return f"{name}-{checksum.decode(errors='replace')}"
+
+
+def last_state(path: Path) -> str:
+    """The state that the journal's end tells of; empty where it tells of none."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, size - _TAIL))
+        events = [event for line in file.read().splitlines() if (event := _event(line))]
+    return next((event["state"] for event in reversed(events) if "state" in event), "")
+
+
+def read(path: Path, start: int = 0, *, durable: bool = False) -> tuple[list[dict[str, Any]], int]:
+    """The events that stand from byte `start` on, and the byte after the last whole line; damaged
+    lines are left out.
+
+    Where no line ends at `start`, this is not the journal that was read before: it is read from its
+    first line. With `durable`, what is returned is on the disk.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, start - 1))
+            if start and file.read(1) != b"\n":
+                start = file.seek(0)
+            content = file.read()
+            if durable and content:
+                os.fsync(file.fileno())
+    except FileNotFoundError:
+        return [], start
+    whole = content[: content.rfind(b"\n") + 1]
+    events = map(_event, whole.splitlines())
+    return [event for event in events if event is not None], start + len(whole)
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """What a line says; None where it is not as it was written."""
+    body, _, checksum = line.strip().rpartition(_CHECKSUM)
+    if checksum != b"%d}" % zlib.crc32(body):
+        return None
+    event: dict[str, Any] = json.loads(body + b"}")
+    return event

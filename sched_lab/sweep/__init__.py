@@ -1,0 +1,1 @@
+"""From a sweep YAML to its distinct trials; whatever is wrong is told with its line."""

@@ -1,0 +1,295 @@
+"""From a sweep's axes, includes, excludes and overrides to its distinct trials: pure expansion, no
+files, no clock.
+
+A cell is a choice of a value for some settings. The cells are every combination of the axes, less
+those that an entry of `exclude` matches, plus those of `include`; the overrides that match a cell
+are then applied to it in order, and cells that denote the same trial collapse into the first.
+Setting a schedule, a data source or a network discards what earlier choices had set inside it. A
+schedule's parameter, such as `tau`, acts on the schedules that read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sched_lab.errors import Problem, SweepError
+from sched_lab.sweep.cells import MISSING, Assembly, Choice, Choices, Value, plain
+from sched_lab.sweep.located_yaml import KeyPath, Located
+from sched_lab.sweep.settings import FAMILIES, beneath, settings, unknown
+from sched_lab.trainers import schedules
+from sched_lab.trainers.spec import DataSpec, Part, TrialSpec, trial_key
+
+MAX_CELLS = 250_000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A trial of the sweep, and the canonical values of the settings in which the sweep's trials
+    differ.
+    """
+
+    spec: TrialSpec
+    settings: dict[str, Value]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The distinct cells of a sweep in the order written, and how many were collapsed into others
+    or excluded.
+    """
+
+    cells: tuple[Cell, ...]
+    duplicates: int
+    excluded: int
+    axes: tuple[str, ...]
+    warnings: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A cell with the key that names its work."""
+
+    key: str
+    spec: TrialSpec
+    settings: dict[str, Value]
+
+
+def keyed(cells: Iterable[Cell], fingerprint_of: Callable[[DataSpec], str]) -> list[Trial]:
+    """The cells with their keys, the first of each key; `fingerprint_of` is called once for each
+    distinct source.
+    """
+    fingerprints: dict[str, str] = {}
+    trials: dict[str, Trial] = {}
+    for cell in cells:
+        source = cell.spec.data.model_dump_json()
+        if source not in fingerprints:
+            fingerprints[source] = fingerprint_of(cell.spec.data)
+        key = trial_key(cell.spec, fingerprints[source])
+        trials.setdefault(key, Trial(key, cell.spec, cell.settings))
+    return list(trials.values())
+
+
+_Axes = dict[str, list[Choice]]
+_Condition = list[
+    list[list[tuple[str, Value]]]
+]  # all of: any of: all of: this setting has this value
+
+
+class _Override(NamedTuple):
+    """Which cells it applies to, the settings whose earlier choices it discards, and what it
+    sets.
+    """
+
+    when: _Condition
+    discards: frozenset[str]
+    sets: Choices
+
+
+def expand(sweep: Located) -> Grid:
+    """The distinct cells of a sweep whose data has the shape of a `SweepSpec`; raises SweepError
+    with every problem.
+    """
+    data, assembly = sweep.data, Assembly(sweep)
+    axes: _Axes = {}
+    for name, values in data.get("grid", {}).items():
+        if not isinstance(values, list) or not values:
+            assembly.refuse(("grid", name), "must be a list of values, as in [x]")
+        elif _known(assembly, name, ("grid", name)):
+            choices = [
+                _choices(assembly, name, value, ("grid", name, i)) for i, value in enumerate(values)
+            ]
+            axes |= {name: found} if (found := list(itertools.chain(*choices))) else {}
+    includes = [_included(assembly, axes, entry, path) for path, entry in _entries(data, "include")]
+    excludes = {
+        path: _condition(assembly, entry, path) for path, entry in _entries(data, "exclude")
+    }
+    overrides = {
+        path: _override(assembly, entry, path) for path, entry in _entries(data, "overrides")
+    }
+    product = [axes] if "grid" in data or not includes else []
+    if (size := sum(math.prod(map(len, span.values())) for span in product + includes)) > MAX_CELLS:
+        raise SweepError(
+            [sweep.problem(("grid",), f"has {size:,} cells; at most {MAX_CELLS:,} are allowed")]
+        )
+
+    matched: set[KeyPath] = set()
+    kept: list[Choices] = []
+    excluded = 0
+    for cell in _combinations(product):
+        if hits := [
+            path for path, condition in excludes.items() if _matches(assembly, condition, cell)
+        ]:
+            matched.update(hits)
+            excluded += 1
+        else:
+            kept.append(cell)
+    kept += _combinations(includes)
+    if not kept and not assembly.problems:
+        assembly.refuse(("exclude",), "leaves no cell of the grid")
+
+    cells: dict[bytes, Cell] = {}
+    for cell in kept:
+        final = cell
+        for path, override in overrides.items():
+            if _matches(assembly, override.when, final):
+                matched.add(path)
+                final = {
+                    name: c for name, c in final.items() if name not in override.discards
+                } | override.sets
+        if (spec := assembly.trial(final)) is not None:
+            identity = hashlib.sha256(spec.model_dump_json().encode()).digest()
+            cells.setdefault(identity, Cell(spec, _shown(spec, cell)))
+    if assembly.problems:
+        raise SweepError(assembly.problems.values())
+
+    idle = [
+        sweep.problem(path, "matches no cell")
+        for path in (*excludes, *overrides)
+        if path not in matched
+    ]
+    unread = schedules.all_parameters() - assembly.parameters_read
+    idle += [
+        sweep.problem(("grid", name), "is read by no schedule of this sweep")
+        for name in axes
+        if name in unread
+    ]
+    return Grid(tuple(cells.values()), len(kept) - len(cells), excluded, tuple(axes), tuple(idle))
+
+
+def _entries(data: Mapping[str, Any], key: str) -> list[tuple[KeyPath, dict[str, Any]]]:
+    return [((key, i), entry) for i, entry in enumerate(data.get(key, []))]
+
+
+def _known(assembly: Assembly, name: str, path: KeyPath, *further: str) -> bool:
+    options = [*settings(), *further]
+    if name not in options:
+        assembly.refuse(path, unknown(name, options), at_key=True)
+    return name in options
+
+
+def _choices(assembly: Assembly, setting: str, value: Value, path: KeyPath) -> list[Choice]:
+    """The choices that one written value stands for: several, where a schedule's mapping holds
+    lists.
+    """
+    if setting != "schedule" or not isinstance(value, Mapping):
+        return [Choice(setting, value, path)]
+    options = {name: _options(name, given) for name, given in value.items()}
+    if not 0 < math.prod(map(len, options.values())) <= MAX_CELLS:
+        assembly.refuse(path, f"must stand for 1 to {MAX_CELLS:,} schedules")
+        return []
+    combinations = itertools.product(*options.values())
+    return [
+        Choice(setting, dict(zip(options, chosen, strict=True)), path) for chosen in combinations
+    ]
+
+
+def _options(parameter: str, given: Value) -> list[Value]:
+    several = isinstance(given, list) and (
+        parameter != "range" or all(isinstance(item, list) for item in given)
+    )
+    return given if several else [given]
+
+
+def _pinned(assembly: Assembly, entry: Mapping[str, Value], path: KeyPath) -> _Axes:
+    return {
+        name: _choices(assembly, name, value, (*path, name))
+        for name, value in entry.items()
+        if _known(assembly, name, (*path, name))
+    }
+
+
+def _discarded(settings: Iterable[str]) -> frozenset[str]:
+    return frozenset(itertools.chain.from_iterable(map(beneath, settings)))
+
+
+def _included(assembly: Assembly, axes: _Axes, entry: Mapping[str, Value], path: KeyPath) -> _Axes:
+    """The choices of an entry of `include`, and all values of the axes that it leaves out."""
+    pinned = _pinned(assembly, entry, path)
+    return {
+        name: choices for name, choices in axes.items() if name not in _discarded(pinned)
+    } | pinned
+
+
+def _override(assembly: Assembly, entry: Mapping[str, Any], path: KeyPath) -> _Override:
+    pinned = _pinned(assembly, entry["set"], (*path, "set"))
+    for name, choices in pinned.items():
+        if len(choices) > 1:
+            assembly.refuse((*path, "set", name), "must be one schedule, not several")
+    sets = {name: choices[0] for name, choices in pinned.items() if choices}
+    return _Override(
+        _condition(assembly, entry.get("when", {}), (*path, "when")), _discarded(sets), sets
+    )
+
+
+def _condition(assembly: Assembly, entry: Mapping[str, Value], path: KeyPath) -> _Condition:
+    return [
+        [
+            _leaves(assembly, name, value, (*path, name))
+            for value in ([given, *given] if isinstance(given, list) else [given])
+        ]
+        for name, given in entry.items()
+        if _known(assembly, name, (*path, name), "kind")
+    ]
+
+
+def _leaves(assembly: Assembly, name: str, wanted: Value, path: KeyPath) -> list[tuple[str, Value]]:
+    """What a wanted value asks for: of a data source or network, the value of each field that is
+    written.
+    """
+    if name in FAMILIES and isinstance(wanted, str):
+        wanted = {FAMILIES[name].selector: wanted}
+    if name in FAMILIES and isinstance(wanted, Mapping):
+        return [
+            (f"{name}.{field}", plain(value))
+            for field, value in wanted.items()
+            if _known(assembly, f"{name}.{field}", (*path, field))
+        ]
+    if name == "schedule" and isinstance(wanted, str | Mapping):
+        try:
+            wanted = str(schedules.parse(wanted))
+        except (ValueError, ArithmeticError) as error:
+            assembly.refuse(path, str(error))
+    if name == "kind" and isinstance(wanted, str):
+        wanted = schedules.ALIASES.get(wanted, wanted)
+    return [(name, plain(wanted))]
+
+
+def _matches(assembly: Assembly, condition: _Condition, cell: Choices) -> bool:
+    return all(
+        any(
+            all(assembly.value(name, cell) == wanted for name, wanted in leaves)
+            for leaves in alternatives
+        )
+        for alternatives in condition
+    )
+
+
+def _combinations(spans: Iterable[_Axes]) -> Iterator[Choices]:
+    for span in spans:
+        for chosen in itertools.product(*span.values()):
+            yield dict(zip(span, chosen, strict=True))
+
+
+def _shown(spec: TrialSpec, cell: Choices) -> dict[str, Value]:
+    """The canonical values of a cell's settings, without those that its schedule or its network
+    does not have.
+    """
+    shown: dict[str, Value] = {}
+    for name in cell:
+        value: Any = spec
+        if name in schedules.all_parameters():
+            value = dict(spec.noise_schedule.params).get(name, MISSING)
+        else:
+            for step in name.split("."):
+                value = getattr(value, step, MISSING)
+        if isinstance(value, Part):
+            value = value.model_dump(mode="json", exclude_unset=True)
+            value = next(iter(value.values())) if len(value) == 1 else value
+        if value is not MISSING:
+            shown[name] = list(value) if isinstance(value, tuple) else value
+    return shown

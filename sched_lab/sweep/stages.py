@@ -1,0 +1,80 @@
+"""Two stages: the grid is screened with few seeds, then the best cells of each size are confirmed
+with fresh ones.
+
+A cell that was picked because it scored best with some seeds owes part of that score to them (the
+winner's curse), so what is reported comes from the fresh seeds alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from statistics import fmean
+from typing import Any
+
+from sched_lab import names
+from sched_lab.sweep.grid import Cell, Trial
+from sched_lab.trainers.spec import TrialSpec
+
+SCREEN, CONFIRM = "screen", "confirm"
+
+
+def comparable(spec: TrialSpec) -> tuple[Any, ...]:
+    """What two trials must share for their scores to be compared."""
+    judged = spec.score.metric_names[0], spec.sample.count, spec.sample.batch
+    return (
+        spec.resolution,
+        spec.data.model_dump_json(exclude={"flip"}),
+        *judged,
+    )  # flip changes training alone
+
+
+def with_seeds(cells: Iterable[Cell], seeds: range) -> list[Cell]:
+    """Each cell once for each of these seeds, counted from its own."""
+    return [
+        Cell(cell.spec.model_copy(update={"seed": seed}), {**cell.settings, "seed": seed})
+        for cell in cells
+        for seed in (cell.spec.seed + offset for offset in seeds)
+    ]
+
+
+def best(
+    cells: Iterable[Cell],
+    screened: Iterable[Trial],
+    results: Mapping[str, Mapping[str, Any]],
+    keep: int,
+) -> list[Cell]:
+    """The `keep` cells of each size, or fewer, whose mean score over the seeds they were screened
+    with is best.
+
+    Cells that differ in the sampling seed alone count as one, and go on together.
+    """
+    scores: dict[str, list[float]] = defaultdict(list)
+    for trial in screened:
+        score = results[trial.key]["scores"].get(trial.spec.score.metric_names[0])
+        if results[trial.key]["state"] == names.FINISHED and score is not None:
+            scores[_but_seeds(trial.spec)].append(score)
+    kept = []
+    for group in _replicates(cells):
+        scored = [(fmean(scores[key]), alike) for key, alike in group.items() if key in scores]
+        higher = names.higher_is_better(next(iter(group.values()))[0].spec.score.metrics[0])
+        scored.sort(key=lambda each: each[0], reverse=higher)
+        kept += [cell for _, alike in scored[:keep] for cell in alike]
+    return kept
+
+
+def at_most(cells: Iterable[Cell], keep: int) -> int:
+    """How many cells `best` can keep."""
+    return sum(sum(sorted(map(len, group.values()))[-keep:]) for group in _replicates(cells))
+
+
+def _replicates(cells: Iterable[Cell]) -> Iterable[dict[str, list[Cell]]]:
+    """Of cells whose scores compare, those that only seeds tell apart, together."""
+    groups: dict[tuple[Any, ...], dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
+    for cell in cells:
+        groups[comparable(cell.spec)][_but_seeds(cell.spec)].append(cell)
+    return groups.values()
+
+
+def _but_seeds(spec: TrialSpec) -> str:
+    return spec.model_dump_json(exclude={"seed": True, "sample": {"seed"}})

@@ -1,0 +1,76 @@
+"""Trials, settings and times as text that people and MLflow read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sched_lab.sweep.grid import Trial
+from sched_lab.trainers.spec import TrialSpec
+
+
+def label(trial: Trial) -> str:
+    """A trial in the words of its sweep: the settings it differs in, or its size and schedule where
+    it is alone.
+    """
+    spec = trial.spec
+    return settings_text(
+        trial.settings or {"resolution": spec.resolution, "schedule": spec.schedule, "b": spec.b}
+    )
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings as name=value, in the notation of YAML."""
+
+    def text(value: Any) -> str:
+        return (
+            value
+            if isinstance(value, str)
+            else f"{value:g}"
+            if isinstance(value, float)
+            else json.dumps(value)
+        )
+
+    return " ".join(f"{name}={text(value)}" for name, value in settings.items())
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 42s, 3m05s or 2h10m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def flat_params(spec: TrialSpec) -> dict[str, str]:
+    """Every setting of a trial as MLflow params: dotted names, the schedule's own parameters under
+    theirs.
+
+    Text stands as it is, all else as JSON, so that a reader gets the types back.
+    """
+    schedule = spec.noise_schedule
+    values = spec.model_dump(mode="json")
+    network, data = values["train"].pop("network"), values["data"]
+    flat: dict[str, Any] = {
+        "resolution": spec.resolution,
+        "schedule": spec.schedule,
+        "kind": schedule.kind,
+        **dict(schedule.params),
+        "b": spec.b,
+        "seed": spec.seed,
+        **{f"data.{name}": value for name, value in data.items()},
+        "train.network": network.pop("kind"),
+        **{f"train.network.{name}": value for name, value in network.items()},
+        **{
+            f"{part}.{name}": value
+            for part in ("train", "sample", "score")
+            for name, value in values[part].items()
+        },
+        "score.metrics": ",".join(spec.score.metrics),
+    }
+    return {
+        name: value if isinstance(value, str) else json.dumps(value) for name, value in flat.items()
+    }

@@ -1,0 +1,91 @@
+"""Delivers trials' journals to MLflow beside the work, and waits for the last of them at its
+end.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from sched_lab.redaction import redacted
+from sched_lab.sweep.grid import Trial
+from sched_lab.tracking.tracker import Tracker
+
+
+class Courier(threading.Thread):
+    """Delivers the journals of the trials it follows, again and again, beside the work."""
+
+    def __init__(self, tracker: Tracker, period: float = 1.0) -> None:
+        super().__init__(
+            name="mlflow-courier", daemon=True
+        )  # a server that hangs must not keep the driver alive
+        self._tracker, self._period = tracker, period
+        self._followed: dict[str, tuple[Trial, bool]] = {}
+        self._lock = threading.Lock()
+        self._finish, self._give_up = threading.Event(), threading.Event()
+        self._moved = time.monotonic()  # when something was last delivered
+        self.error = ""
+        """Which trial could not be delivered in the last round, and why; empty when all could."""
+
+    def follow(self, trial: Trial, *, running: bool = False) -> None:
+        """Deliver this trial's journal from now on, until its last word.
+
+        While it is `running`, the last word is not taken for one: it may be that of an earlier
+        attempt.
+        """
+        with self._lock:
+            self._followed[trial.key] = trial, running
+
+    @property
+    def waiting(self) -> int:
+        """How many trials that no longer run have a last word that is still to be delivered."""
+        with self._lock:
+            return sum(not running for _, running in self._followed.values())
+
+    def run(self) -> None:
+        while not self._finish.wait(self._period):
+            self._round()
+        self._round(last=True)
+        while self.error and not self._give_up.wait(self._period):
+            self._round(last=True)
+
+    def _round(self, last: bool = False) -> None:
+        with self._lock:
+            followed = self._followed.copy()
+        errors = []
+        for key, (trial, running) in followed.items():
+            try:
+                if self._give_up.is_set():
+                    raise TimeoutError("not delivered in time")
+                complete = self._tracker.deliver(trial)
+            except (
+                Exception
+            ) as error:  # whatever a server or an artifact store raises: the others go on
+                errors.append(redacted(f"trial {key}: {error}".partition("\n")[0]))
+                continue
+            self._moved = time.monotonic()
+            with self._lock:
+                if (last or (complete and not running)) and self._followed[key] is followed[
+                    key
+                ]:  # not followed anew
+                    del self._followed[key]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        self.error = errors[0] + more if errors else ""
+
+    def drain(self, patience: float) -> bool:
+        """Deliver what is left; False when the server took no further trial's journal within
+        `patience` seconds.
+
+        The thread then begins no other delivery. It is alive as long as a request is under way.
+        """
+        self._moved = time.monotonic()
+        self._finish.set()
+        try:
+            while self.is_alive() and (left := self._moved + patience - time.monotonic()) > 0:
+                self.join(left)
+        finally:
+            self._give_up.set()
+        self.join(0.5)  # where no request is under way, it ends at once
+        if self.is_alive() and not self.error:
+            self.error = f"no answer within {patience:g} seconds"
+        return not self.error

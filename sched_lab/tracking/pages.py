@@ -1,0 +1,177 @@
+"""What MLflow's pages show of a sweep and of a run beside numbers: a description in Markdown, and
+pictures.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from sched_lab import names
+from sched_lab.redaction import redacted
+from sched_lab.store.folder import Store
+from sched_lab.tracking.plots import loss_figure, schedule_figure
+from sched_lab.trainers.schedules import Schedule
+from sched_lab.trainers.spec import TrialSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+LEGIBLE = 320  # pixels of a side
+LISTED = 12  # values of an axis, or image sizes, that a description lists
+TRAINING = "workflowType=machine_learning"  # of MLflow's two sets of pages, the one for training
+
+
+def views(cells: Sequence[Mapping[str, Any]], ranked_by: str, time_ms: int) -> dict[str, str]:
+    """What MLflow's menu of views offers for a sweep, by tag of the experiment: the trials of a
+    size, the best first.
+
+    `cells` have `settings` and `params`; their settings and the score become columns. MLflow keeps
+    such a view as JSON of its name, its time and, as JSON once more, its state.
+    """
+    settings = [
+        name
+        for name in dict.fromkeys(chain(*(cell["settings"] for cell in cells)))
+        if name != "resolution"
+    ]
+    columns = [f"metrics.`{ranked_by}`", *(f"params.`{name}`" for name in settings)]
+    if any("stage" in cell for cell in cells):
+        columns.append(f"tags.`{names.STAGE}`")
+    state = {
+        "orderByKey": f"metrics.`{ranked_by}`",
+        "orderByAsc": not names.higher_is_better(ranked_by),
+        "selectedColumns": columns,
+    }
+    return {
+        f"{names.SHARED_VIEW}{_view(size)}": json.dumps(
+            {
+                "name": f"{size}×{size}, the best first",
+                "createdAt": time_ms,
+                "state": json.dumps(state | {"searchFilter": f"params.resolution = '{size}'"}),
+            }
+        )
+        for size in _sizes(cells)
+    }
+
+
+def links(experiment: str, run: str, cells: Sequence[Mapping[str, Any]]) -> str:
+    """Where MLflow's pages show a sweep's report and its trials at each size, in Markdown; `cells`
+    have `params`.
+    """
+    runs = f"#/experiments/{experiment}/runs"
+    trials = [
+        f"[{size}×{size}]({runs}?{TRAINING}&viewStateShareKey={_view(size)})"
+        for size in _sizes(cells)
+    ]
+    report = f"{runs}/{run}/artifacts/{names.REPORT_FOLDER}/{names.REPORT_FILE}?{TRAINING}"
+    return (
+        f"[Report]({report}), there when it has been made. Trials, the best first:"
+        f" {', '.join(trials)}"
+    )
+
+
+def _sizes(cells: Iterable[Mapping[str, Any]]) -> list[int]:
+    return sorted({int(cell["params"]["resolution"]) for cell in cells})[:LISTED]
+
+
+def _view(size: int) -> str:
+    return f"best-{size}"
+
+
+def sweep_note(
+    about: Iterable[str], cells: Iterable[Mapping[str, Any]], store: Store, sweep: str
+) -> str:
+    """What is to be said about a sweep, its axes, and its commands, in Markdown; `cells` have
+    `settings`.
+    """
+    axes: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        for name, value in cell["settings"].items():
+            axes.setdefault(name, {})[value if isinstance(value, str) else json.dumps(value)] = None
+    table = [f"| {name} | {_listed(list(values))} |" for name, values in axes.items()]
+    what = f"{shlex.quote(sweep)} --store {shlex.quote(str(store.root))}"
+    served = (
+        ""
+        if store.local_tracking
+        else f" --tracking-uri {shlex.quote(redacted(store.tracking_uri))}"
+    )
+    paragraphs = [
+        *about,
+        "\n".join(["| axis | values |", "|---|---|", *table] if table else []),
+        f"    sched-lab report {what}{served}\n    sched-lab status {what}",
+    ]
+    return "\n\n".join(filter(None, paragraphs))
+
+
+def trial_note(run_id: str, pictures: Iterable[str]) -> str:
+    """The pictures among a run's artifacts, in Markdown, as MLflow's pages fetch them."""
+    return "\n\n".join(
+        f"![{PurePath(path).stem}](get-artifact?path={quote(path, safe='')}&run_uuid={run_id})"
+        for path in pictures
+    )
+
+
+def _listed(values: Sequence[str]) -> str:
+    shown = ", ".join(values[:LISTED]).replace("|", "\\|")
+    return f"{shown}, … ({len(values)} values)" if len(values) > LISTED else shown
+
+
+@lru_cache(maxsize=128)
+def schedule_png(schedule: Schedule, b: float) -> bytes:
+    """The picture of a schedule: drawing it takes longer than all else in a delivery."""
+    return _png(schedule_figure(schedule, b))
+
+
+def loss_png(spec: TrialSpec, events: Iterable[Mapping[str, Any]]) -> bytes:
+    """The picture of a trial's loss by log-SNR as its journal last tells of it; empty where it does
+    not.
+    """
+    last = {name: value for event in events for name, value in event.get("metrics", {}).items()}
+    losses = {
+        float(name.removeprefix(names.LOSS_BY_LOG_SNR)): loss
+        for name, loss in last.items()
+        if name.startswith(names.LOSS_BY_LOG_SNR)
+    }
+    return _png(loss_figure(spec.noise_schedule, spec.b, losses)) if losses else b""
+
+
+def last_samples_png(folder: Path) -> bytes:
+    """The last grid of samples in a folder, its pixels so large that it can be seen; empty where
+    there is none.
+    """
+    grids = sorted(
+        folder.glob("*.png"), key=lambda grid: (len(grid.name), grid.name)
+    )  # step-1000000 after step-999999
+    if not (grids and (grid := image(grids[-1]))):
+        return b""
+    times = -(-LEGIBLE // max(grid.size))
+    buffer = io.BytesIO()
+    grid.resize((times * grid.width, times * grid.height), 0).save(
+        buffer, "png"
+    )  # 0: each pixel a square
+    return buffer.getvalue()
+
+
+def _png(figure: Figure) -> bytes:
+    picture = io.BytesIO()
+    figure.savefig(picture)
+    return picture.getvalue()
+
+
+def image(path: Path) -> Image | None:
+    """The image in a file; None where it can't be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as found:
+            return found.copy()
+    except OSError:
+        return None

@@ -1,0 +1,3 @@
+"""Image sources: those that come along, the user’s own images, and their preparation for
+training.
+"""
