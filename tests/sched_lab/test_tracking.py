@@ -287,7 +287,7 @@ def test_the_picture_of_a_schedule_is_drawn_once(
         drawn.append((schedule, b))
         return schedule_figure(schedule, b)
 
-    monkeypatch.setattr("sched_lab.mlflow_pages.schedule_figure", draw)
+    monkeypatch.setattr("sched_lab.tracking.pages.schedule_figure", draw)
     tracker = opened(store)
     scales = {"a": 0.31, "b": 0.31, "c": 0.32}
     for key, b in scales.items():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import yaml
 
-DOCKER = Path(__file__).parents[1] / "docker"
+from tests.conftest import ROOT
+
+DOCKER = ROOT / "docker"
 
 
 def test_the_image_is_pinned_and_does_not_run_as_root() -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,10 @@ from torch.testing import assert_close
 from sched_lab.trainers.diffusion import Normalize, Predict
 from sched_lab.trainers.sampling import NoiseSource, SampleNoise, Sampler, draw, sample
 from sched_lab.trainers.schedules import parse
+from tests.conftest import ROOT
 
 TRAJECTORIES: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "data" / "pix2seq_golden.json").read_text()
+    (ROOT / "tests" / "data" / "pix2seq_golden.json").read_text()
 )["trajectories"]
 IMAGE = (3, 4, 4)
 

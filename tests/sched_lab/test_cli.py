@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from sched_lab.store.folder import Store
-from tests.conftest import SMALL_SWEEP, Command
+from tests.conftest import ROOT, SMALL_SWEEP, Command
 
 
 def client(folder: Path) -> MlflowClient:
@@ -23,7 +23,7 @@ def client(folder: Path) -> MlflowClient:
 
 
 def test_schedule_prints_the_golden_gamma(sched_lab: Command) -> None:
-    golden = json.loads((Path(__file__).parent / "data" / "pix2seq_golden.json").read_text())
+    golden = json.loads((ROOT / "tests" / "data" / "pix2seq_golden.json").read_text())
     t = ",".join(map(str, golden["t"]))
     for notation, gamma in golden["gamma"].items():
         said = json.loads(sched_lab("schedule", notation, "--t", t, "--b", 0.5, "--json").stdout)

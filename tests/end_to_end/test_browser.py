@@ -20,8 +20,8 @@ from sched_lab.tracking.client import connect
 from sched_lab.tracking.pages import TRAINING
 from tests.benchmarks import reporting
 from tests.conftest import Command
+from tests.sched_lab.test_dashboard import dashboard
 from tests.servers import free_port
-from tests.test_dashboard import dashboard
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page

@@ -22,8 +22,9 @@ from sched_lab.errors import SweepError
 from sched_lab.sweep.located_yaml import loads
 from sched_lab.sweep.schema import json_schema
 from sched_lab.sweep.spec import Sweep, read_sweep, trials, validated
+from tests.conftest import ROOT
 
-SWEEPS = sorted((Path(__file__).parent.parent / "sweeps").glob("*.yaml"))
+SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 SCHEMA = Draft202012Validator(json_schema())
 
 EXAMPLE = """\
@@ -476,8 +477,11 @@ def test_every_setting_in_the_schema_is_described() -> None:
 def test_reading_sweeps_imports_nothing_heavy() -> None:
     heavy = {"torch", "ray", "mlflow", "pandas", "sklearn", "PIL", "matplotlib"}
     program = (
-        "import sys; from sched_lab.sweep.spec import read_sweep; from sched_lab.yaml_schema import"
-        f" json_schema;json_schema(); read_sweep({str(SWEEPS[0])!r}); print(*sys.modules)"
+        "import sys\n"
+        "from sched_lab.sweep.schema import json_schema\n"
+        "from sched_lab.sweep.spec import read_sweep\n"
+        f"json_schema(), read_sweep({str(SWEEPS[0])!r})\n"
+        "print(*sys.modules)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

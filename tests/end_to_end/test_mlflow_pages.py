@@ -20,9 +20,10 @@ from sched_lab import names
 from sched_lab.store.folder import Store
 from sched_lab.store.journal import Journal
 from sched_lab.sweep.grid import Trial
+from sched_lab.tracking import pages, plots
 from sched_lab.tracking.client import connect
 from sched_lab.tracking.pages import TRAINING
-from sched_lab.tracking.tracker import DELIVERED, Tracker, pages, plots
+from sched_lab.tracking.tracker import DELIVERED, Tracker
 from sched_lab.trainers.schedules import parse
 from sched_lab.trainers.spec import TrialSpec
 

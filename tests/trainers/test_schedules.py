@@ -19,8 +19,9 @@ from numpy.testing import assert_allclose
 from scipy.stats import laplace, logistic, norm
 
 from sched_lab.trainers.schedules import GAMMA_MIN, Array, Schedule, ScheduleError, kinds, parse
+from tests.conftest import ROOT
 
-GOLDEN = json.loads((Path(__file__).parent / "data" / "pix2seq_golden.json").read_text())
+GOLDEN = json.loads((ROOT / "tests" / "data" / "pix2seq_golden.json").read_text())
 INNER = np.linspace(0.001, 0.999, 999)  # away from the ends, where log-SNR is infinite
 
 

@@ -11,7 +11,7 @@ from sched_lab import names
 from sched_lab.analysis.figures import static
 from sched_lab.analysis.statistics import law, ranking
 from sched_lab.trainers import schedules
-from tests.test_law import runs as curves
+from tests.analysis.test_law import runs as curves
 
 FD = "fd_classifier"
 

@@ -1,0 +1,1 @@
+"""Tests of statistics, tables, figures and reports."""
