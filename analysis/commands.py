@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from sched_lab.cli.answers import command
 from sched_lab.cli.options import json_option, store_option, tracking_option
 
 
@@ -84,8 +84,8 @@ def report(
             f"answer of: {written.analysis.main.name}; {apart} trials that do not compare are set"
             " apart"
         )
-    where = f" --store {shlex.quote(store)}" if store else ""
-    click.echo(f"report:    {written.files['html']}\ndashboard: sched-lab dashboard{where}")
+    where = ["--store", store] if store else []
+    click.echo(f"report:    {written.files['html']}\ndashboard: {command('dashboard', *where)}")
 
 
 @click.command(short_help="The best b for images of one size.")

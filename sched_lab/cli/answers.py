@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
+import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from sched_lab.store.folder import Store
 
+PROGRAM = "sched-lab"
+
 
 def print_json(value: object) -> None:
     """Print JSON for programs: nothing in it may be infinite or NaN."""
     click.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def command(*arguments: str) -> str:
+    """A command of sched-lab as the user must type it to run this same installation.
+
+    That is `sched-lab` where the shell finds it so, else the path by which it was called.
+    """
+    called = sys.argv[0]
+    if Path(called).name == "__main__.py":
+        program = [sys.executable, "-m", "sched_lab"]
+    elif Path(called).name != PROGRAM or _is_on_path(called):
+        program = [PROGRAM]
+    else:
+        program = [called]
+    return shlex.join([*program, *arguments])
+
+
+def _is_on_path(called: str) -> bool:
+    found = shutil.which(PROGRAM)
+    return found is not None and Path(found).resolve() == Path(called).resolve()
 
 
 def unknown(what: str, name: str, options: Any, store: Store) -> NoReturn:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from sched_lab import names
-from sched_lab.cli.answers import print_json
+from sched_lab.cli.answers import command, print_json
 from sched_lab.cli.options import file_argument, json_option, store_option, tracking_option
 from sched_lab.cli.plan import print_plan
 from sched_lab.errors import ExitCode
 from sched_lab.redaction import redacted
 from sched_lab.store.folder import Store
+
+if TYPE_CHECKING:
+    from sched_lab.run.submit import Outcome
 
 
 @click.command(short_help="Run what is missing of a sweep.")
@@ -58,75 +60,61 @@ def submit(
         return print_plan(file, where, cells=False, measure=False, as_json=as_json)
     if inline and address:
         raise click.UsageError("--inline runs without Ray: it takes no --address")
-    from rich.console import Console
-
-    from sched_lab.run import plan as planning
+    from sched_lab.run.plan import make
     from sched_lab.run.submit import submit as run
 
-    console = Console(file=sys.stderr, markup=False, emoji=False)
-    plan = planning.make(file, where)
-    outcome = run(plan, inline=inline, address=address, console=console)
-    if plan.to_confirm and not (outcome.undelivered or where.stop_file(plan.sweep.name).exists()):
-        following = planning.make(file, where)
-        if following.stages != plan.stages:
-            plan = following
-            outcome = run(plan, inline=inline, address=address, console=console)
-    states = outcome.states
-    counts = Counter(states.values())
-    failed = [trial for trial in plan.trials if states[trial.key] == names.FAILED]
-    interrupted = where.stop_file(plan.sweep.name).exists()
+    outcome = run(
+        make(file, where), inline=inline, address=address, progress=sys.stderr, abandon=_abandon
+    )
     if as_json:
         print_json(
             {
-                "sweep": plan.sweep.name,
-                "states": dict(counts),
-                "failed": [trial.key for trial in failed],
+                "sweep": outcome.plan.sweep.name,
+                "states": dict(Counter(outcome.states.values())),
+                "failed": [trial.key for trial in outcome.failed],
             }
         )
     else:
-        _print_outcome(plan.sweep.name, plan.trials, counts, failed, where, interrupted)
+        _print_outcome(outcome, where)
     if outcome.undelivered:
         safe = "the results are safe in the store; submit again to deliver them"
         click.echo(redacted(f"error: {outcome.undelivered}: {safe}"), err=True)
-    code = (
-        ExitCode.INTERRUPTED
-        if interrupted
-        else (
-            ExitCode.OUT_OF_REACH
-            if outcome.undelivered
-            else ExitCode.SOME_FAILED
-            if failed
-            else ExitCode.DONE
-        )
-    )
-    if outcome.stuck:  # a thread inside MLflow's code would bring the interpreter down otherwise
+    if outcome.stuck:  # a thread inside MLflow's code would crash the interpreter at its end
         sys.stdout.flush()
-        os._exit(code)
-    sys.exit(code)
+        os._exit(_exit_code(outcome))
+    sys.exit(_exit_code(outcome))
 
 
-def _print_outcome(
-    name: str, trials: Any, counts: Counter[str], failed: list[Any], store: Store, interrupted: bool
-) -> None:
+def _abandon(reason: str) -> NoReturn:
+    click.echo(redacted(f"error: {reason}"), err=True)
+    os._exit(ExitCode.OUT_OF_REACH)
+
+
+def _exit_code(outcome: Outcome) -> ExitCode:
+    if outcome.interrupted:
+        return ExitCode.INTERRUPTED
+    if outcome.undelivered:
+        return ExitCode.OUT_OF_REACH
+    return ExitCode.SOME_FAILED if outcome.failed else ExitCode.DONE
+
+
+def _print_outcome(outcome: Outcome, store: Store) -> None:
     from sched_lab.text import label
 
+    name, counts = outcome.plan.sweep.name, Counter(outcome.states.values())
     summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    click.echo(f"{name}: {len(trials)} cells: {summary}")
-    for trial in failed:
+    click.echo(f"{name}: {len(outcome.states)} cells: {summary}")
+    for trial in outcome.failed:
         result = store.result(trial.key) or {"failure": "", "reason": ""}
-        click.echo(
-            f"  failed  {trial.key}  {label(trial)}: {result['failure']}: {result['reason']}",
-            err=True,
-        )
-    if failed:
-        click.echo(f"  see     sched-lab logs {failed[0].key}", err=True)
-    if interrupted:
+        reason = f"{result['failure']}: {result['reason']}"
+        click.echo(f"  failed  {trial.key}  {label(trial)}: {reason}", err=True)
+    if outcome.failed:
+        click.echo(f"  see     {command('logs', outcome.failed[0].key)}", err=True)
+    if outcome.interrupted:
         click.echo("submit again to go on with what was stopped")
     if counts[names.FINISHED]:
-        where = "" if store.root == Store.at().root else f" --store {shlex.quote(str(store.root))}"
+        where = [] if store.root == Store.at().root else ["--store", str(store.root)]
         if not store.local_tracking and store.tracking_uri != os.environ.get("MLFLOW_TRACKING_URI"):
-            where += f" --tracking-uri {shlex.quote(redacted(store.tracking_uri))}"
-        click.echo(
-            f"report:    sched-lab report {shlex.quote(name)}{where}\ndashboard: sched-lab"
-            f" dashboard{where}"
-        )
+            where += ["--tracking-uri", redacted(store.tracking_uri)]
+        click.echo(f"report:    {command('report', name, *where)}")
+        click.echo(f"dashboard: {command('dashboard', *where)}")

@@ -20,7 +20,7 @@ from sched_lab.store.folder import Store, settled
 from sched_lab.sweep import stages
 from sched_lab.sweep.grid import Cell, Grid, Trial
 from sched_lab.sweep.located_yaml import Located
-from sched_lab.sweep.spec import SweepSpec, read_sweep, trials
+from sched_lab.sweep.spec import Sweep, SweepSpec, read_sweep, trials
 from sched_lab.text import clock, label
 from sched_lab.trainers.scoring import detectors
 
@@ -92,7 +92,11 @@ def make(file: Path, store: Store) -> Plan:
 
     Raises SweepError for a wrong sweep, and where its images can't be read.
     """
-    sweep = read_sweep(file)
+    return against(read_sweep(file), store)
+
+
+def against(sweep: Sweep, store: Store) -> Plan:
+    """As `make`, of a sweep that was read already."""
     run, cells = sweep.spec.run, sweep.grid.cells
 
     def keyed(cells: Iterable[Cell]) -> list[Trial]:

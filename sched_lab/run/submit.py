@@ -1,122 +1,160 @@
-"""Runs what a plan says is missing, keeps MLflow up to date, and lets the user stop it."""
+"""Runs what a sweep lacks in this process: both stages, on Ray or inline, delivered to MLflow."""
 
 from __future__ import annotations
 
-import math
 import os
 import signal
-import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any, NoReturn, TextIO
 
 from rich.console import Console
 
 from sched_lab import names
-from sched_lab.errors import ExitCode, OutOfReach
-from sched_lab.redaction import redacted
 from sched_lab.run.executors import execute_inline, ray_environment
-from sched_lab.run.plan import Plan, check
+from sched_lab.run.listener import HURRY, PATIENCE, Delivery, SweepListener
+from sched_lab.run.plan import Plan, against, check
 from sched_lab.run.progress import Board, shown
 from sched_lab.run.queue import Queue
-from sched_lab.run.worker import Orders, Report, bury, mend
+from sched_lab.run.worker import Orders, mend
+from sched_lab.sweep.grid import Trial
+from sched_lab.sweep.spec import Sweep
 from sched_lab.text import flat_params
-from sched_lab.tracking.courier import Courier
 from sched_lab.tracking.tracker import Tracker
-from sched_lab.trainers.failures import LOST_PROCESS, OUT_OF_MEMORY, disk_is_full
 
-PATIENCE = 30.0  # seconds in which MLflow must take a further trial's results
-MANY = 20  # results whose delivery takes long enough to say so
+Abandon = Callable[[str], NoReturn]
+"""Ends this process, whose main thread waits inside a dead Ray; given the reason."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a submission came to."""
 
+    plan: Plan
+    """What was run: of a sweep with stages, the last one that began."""
     states: dict[str, str]
-    """Of every trial, by key."""
-    undelivered: str
-    """Why MLflow does not have all results yet; empty when it has."""
-    stuck: bool
-    """Whether a request to MLflow is still under way, in a thread that only the end of the process
-    ends.
+    """Of every trial of `plan`, by key: finished, failed, stopped, or missing if it did not begin.
     """
+    interrupted: bool
+    """Whether the user stopped the sweep; submit it again to go on."""
+    undelivered: str
+    """Why MLflow lacks results; empty when it has all. The store has them: submit again."""
+    stuck: bool
+    """Whether a request to MLflow is unanswered, in a thread that ends with the process only."""
+
+    @property
+    def failed(self) -> list[Trial]:
+        return [trial for trial in self.plan.trials if self.states[trial.key] == names.FAILED]
 
 
 def submit(
-    plan: Plan, *, inline: bool = False, address: str | None = None, console: Console
+    plan: Plan,
+    *,
+    inline: bool = False,
+    address: str | None = None,
+    progress: TextIO | None = None,
+    abandon: Abandon | None = None,
 ) -> Outcome:
-    """Run what is missing and bring MLflow up to date.
+    """Run what is missing, the second stage after the first, and bring MLflow up to date.
 
-    `inline` runs in this process, `address` joins a Ray cluster; otherwise Ray is started on this
-    machine. A first Ctrl-C, or `stop`, lets running trials write a checkpoint and end; a second
-    raises KeyboardInterrupt at once. Before anything is spent, raises SweepError where a source
-    can't be judged, and OutOfReach when weights, the cluster or the tracking server aren't there,
-    or another submit is at work on this sweep.
+    `inline` runs the trials in this process. `address` joins a Ray cluster; without it Ray starts
+    on this machine. Progress is written to the stream `progress`. The environment is changed
+    meanwhile, and restored at the end.
+
+    A first Ctrl-C, or `stop`, lets running trials write a checkpoint and end. A second Ctrl-C
+    raises KeyboardInterrupt at once. Where Ray dies and never returns to its caller, `abandon` is
+    called from another thread.
+
+    Before anything is spent, raises SweepError where a source cannot be scored. Raises OutOfReach
+    when weights, the cluster or the tracking server are not there, when Ray dies, or when another
+    submit is at work on this sweep.
     """
+    console = Console(file=progress, quiet=progress is None, markup=False, emoji=False)
+    with _environment_restored():
+        outcome = _stage(plan, inline, address, console, abandon)
+        if plan.to_confirm and not (outcome.undelivered or outcome.interrupted):
+            following = against(Sweep(plan.sweep, plan.grid, plan.source), plan.store)
+            if following.stages != plan.stages:
+                outcome = _stage(following, inline, address, console, abandon)
+    return outcome
+
+
+def _stage(
+    plan: Plan, inline: bool, address: str | None, console: Console, abandon: Abandon | None
+) -> Outcome:
     store, sweep, to_run = plan.store, plan.sweep, plan.to_run
-    doing = "" if not plan.stages else "screening, " if plan.to_confirm else "confirming, "
-    console.print(
-        f"{sweep.name}: {doing}{len(plan.trials)} cells, {len(to_run)} to run, in {store.root}",
-        highlight=False,
-    )
+    stage = "" if not plan.stages else "screening, " if plan.to_confirm else "confirming, "
+    count = f"{len(plan.trials)} cells, {len(to_run)} to run"
+    console.print(f"{sweep.name}: {stage}{count}, in {store.root}", highlight=False)
     check(plan)
     with ExitStack() as stack:
         stack.enter_context(store.held(sweep.name))
         store.stop_file(sweep.name).unlink(missing_ok=True)
         sheet = cells(plan)
         store.write_sweep(sweep.name, plan.source.text, sheet)
-        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(
+        connecting = stack.enter_context(ThreadPoolExecutor(1)).submit(
             Tracker, store, sweep.name
         )  # while Ray starts
         device = "cpu" if sweep.resources.gpu == 0 else "auto"
         if to_run and not inline:
             console.print(f"{'joining' if address else 'starting'} Ray …", highlight=False)
-            os.environ |= ray_environment(address)
-            from sched_lab.run import on_ray, ray_watch
-
-            stack.enter_context(on_ray.cluster(address))
-            if address:
-                on_ray.check_nodes(store.root)
-            per_trial = on_ray.fitting(sweep.resources)
+            per_trial = stack.enter_context(_ray(plan, address))
             device = "auto" if per_trial["gpu"] else "cpu"
-        orders = Orders(
-            sweep.name,
-            str(store.root),
-            max(1, int(sweep.resources.cpu or 1)),
-            device,
-            sweep.run.checkpoint_every,
-        )
-        tracker = opening.result()
+        tracker = connecting.result()
         tracker.open(sweep.description, plan.source.text, sheet, plan.ranked_by)
         queue = Queue(
             store, to_run, [trial for trial in plan.done if plan.states[trial.key] == names.FAILED]
         )
-        following = _Following(plan, queue, tracker, console)
-        stack.enter_context(_interruptible(store.stop_file(sweep.name), following.board))
-        stack.enter_context(following)
-        stack.enter_context(shown(following.board, console))
+        delivery = Delivery(tracker, console)
+        listener = SweepListener(plan, queue, delivery)
+        stack.enter_context(_interruptible(store.stop_file(sweep.name), listener.board))
+        stack.enter_context(_delivered(plan, delivery, listener))
+        stack.enter_context(shown(listener.board, console))
+        orders = _orders(plan, device)
         if inline:
-            execute_inline(queue, orders, following)
+            execute_inline(queue, orders, listener)
         elif to_run:
-            stack.enter_context(
-                ray_watch.watched(address is None, following.stop, following.end_without_ray)
-            )
+            from sched_lab.run import on_ray, ray_watch
+
+            def give_up(reason: str) -> None:
+                delivery.finish(set(_states(plan, listener.board).values()), HURRY)
+                console.show_cursor()
+                if abandon:
+                    abandon(reason)
+
+            stack.enter_context(ray_watch.watched(address is None, listener.stop.enforce, give_up))
             on_ray.execute(
-                queue, run=sweep.run, orders=orders, per_trial=per_trial, listener=following
+                queue, run=sweep.run, orders=orders, per_trial=per_trial, listener=listener
             )
-    return Outcome(following.states, following.undelivered, following.stuck)
+    states = _states(plan, listener.board)
+    return Outcome(plan, states, listener.stop.is_asked, delivery.undelivered, delivery.is_stuck)
+
+
+@contextmanager
+def _ray(plan: Plan, address: str | None) -> Iterator[dict[str, float]]:
+    """Ray meanwhile; gives the CPU and GPU that each trial takes. Raises OutOfReach."""
+    os.environ |= ray_environment(address)
+    from sched_lab.run import on_ray
+
+    with on_ray.cluster(address):
+        if address:
+            on_ray.check_nodes(plan.store.root)
+        yield on_ray.fitting(plan.sweep.resources)
+
+
+def _orders(plan: Plan, device: str) -> Orders:
+    sweep = plan.sweep
+    threads = max(1, int(sweep.resources.cpu or 1))
+    return Orders(sweep.name, str(plan.store.root), threads, device, sweep.run.checkpoint_every)
 
 
 def cells(plan: Plan) -> list[dict[str, Any]]:
-    """Every cell of the sweep: its key, its settings, and those of its params that a table is made
-    of.
-    """
+    """Every cell of the sweep: its key, its settings, and the params that a table shows."""
     params = [flat_params(trial.spec) for trial in plan.trials]
     first = params[0]
     shown = {"resolution", "schedule", "b", "seed"}
@@ -137,160 +175,40 @@ def cells(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-class _Following:
-    """The listener of one submission: keeps the board, has trials tried again, and a courier
-    deliver to MLflow.
-    """
+def _states(plan: Plan, board: Board) -> dict[str, str]:
+    """The state of every trial: `stopped` where it began without an end, else `missing`."""
 
-    def __init__(self, plan: Plan, queue: Queue, tracker: Tracker, console: Console) -> None:
-        self._plan, self._queue, self._tracker, self._console = plan, queue, tracker, console
-        self._failures: dict[str, Counter[str]] = defaultdict(Counter)
-        self._stop_file = plan.store.stop_file(plan.sweep.name)
-        self._courier = Courier(tracker)
-        self.board = Board(plan.store, plan.sweep.name, plan.done, plan.to_run, self._trouble)
-        self.undelivered = ""
-        """Why MLflow does not have all results; empty when it has."""
-        self._running: set[str] = set()
-        self._paused: dict[str, str] = {}  # why, by key
-        self._last: frozenset[str] | None = None  # what ran when the user asked to stop
-
-    def __enter__(self) -> Self:
-        for trial in self._plan.done:  # a run may be missing where another sweep has done the work
-            mend(self._plan.store, trial.key)
-            self._courier.follow(trial)
-        self._courier.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if self._courier.waiting > MANY:
-            self._console.print(
-                f"delivering {self._courier.waiting} results to MLflow …", highlight=False
-            )
-        delivered = self._courier.drain(PATIENCE if kind is None else 2.0)
-        states = set(self.states.values())
-        whole = names.STOPPED if states & {names.STOPPED, names.MISSING} else names.FINISHED
-        try:
-            if delivered:
-                self._tracker.close(names.FAILED if names.FAILED in states else whole)
-            else:
-                self.undelivered = f"MLflow did not take the last results: {self._courier.error}"
-        except OutOfReach as problem:
-            self.undelivered = str(problem)
-
-    @property
-    def stuck(self) -> bool:
-        """Whether the courier still waits for an answer."""
-        return self._courier.is_alive()
-
-    @property
-    def states(self) -> dict[str, str]:
-        """The state of every trial of the sweep: stopped where it began and did not end, missing
-        where it did not.
-        """
-        return {
-            trial.key: self.board.states.get(trial.key) or self._unended(trial.key)
-            for trial in self._plan.trials
-        }
-
-    def _unended(self, key: str) -> str:
-        began = (self._plan.store.trial(key) / names.JOURNAL_FILE).exists()
+    def unended(key: str) -> str:
+        began = (plan.store.trial(key) / names.JOURNAL_FILE).exists()
         return names.STOPPED if began else names.MISSING
 
-    def started(self, key: str) -> None:
-        self._running.add(key)
-        self.board.started(key)
-        self._courier.follow(self.board.trials[key], running=True)
+    return {trial.key: board.states.get(trial.key) or unended(trial.key) for trial in plan.trials}
 
-    def reported(self, key: str, report: Report) -> None:
-        self._pause(key, report.reason if report.state == names.PAUSED else "")
-        if not report.done:
-            return
-        self._running.discard(key)
-        if report.state == names.ELSEWHERE:
-            self._queue.occupied(key)
-            self.board.left(key)
-            return
-        self._courier.follow(self.board.trials[key])
-        if report.state == names.FAILED and self._tried_again(key, report.failure):
-            self._queue.again(key)
-            self.board.left(key)
-        else:
-            self._queue.ended(key, failed=report.state == names.FAILED)
-            self.board.ended(
-                key, report.state, (self._plan.store.result(key) or {}).get("scores", {})
-            )
 
-    def prune(self, key: str) -> None:
-        with suppress(OSError):  # where the file can't be written, the trial just goes on
-            self._plan.store.prune_file(key).touch()
-
-    def lost(self, key: str, told: str) -> None:
-        lines = told.splitlines() or ["its process died without a word"]
-        memory = any(word in told for word in ("OutOfMemoryError", "running low on memory"))
-        reason, failure = redacted(lines[-1]), OUT_OF_MEMORY if memory else LOST_PROCESS
-        while True:
-            try:
-                return self.reported(key, bury(self._plan.store, key, reason, failure))
-            except OSError as error:
-                if not disk_is_full(error) or self._stop_file.exists():
-                    return self.reported(key, Report(0, math.nan, names.FAILED, reason, failure))
-                self._pause(key, f"no space left for {self._plan.store.root}: free some to go on")
-                time.sleep(1.0)
-
-    def _pause(self, key: str, reason: str) -> None:
-        if reason:
-            self._paused[key] = reason
-        else:
-            self._paused.pop(key, None)
-
-    def _trouble(self) -> Iterator[str]:
-        if self._courier.error:
-            yield (
-                f"MLflow: {self._courier.error}; {self._courier.waiting} ended trials are still to"
-                " be delivered"
-            )
-        if self._queue.elsewhere:
-            yield f"{len(self._queue.elsewhere)} of the trials are run by another submit"
-        yield from sorted(set(self._paused.values()))
-
-    def _tried_again(self, key: str, failure: str) -> bool:
-        """Count a failure; whether the sweep's policy has the trial tried again after it."""
-        counts, run = self._failures[key], self._plan.sweep.run
-        counts[failure] += 1
-        by_kind: int | None = getattr(run.retries, failure)
-        within = by_kind is None or counts[failure] <= by_kind
-        return within and counts.total() <= run.max_failures and not self._stop_file.exists()
-
-    def stop(self) -> None:
-        """Have running trials write a checkpoint and stop; returns when they have, or when patience
-        ends.
-        """
-        self._stop_file.touch()
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and any(
-            self._plan.store.busy(key) for key in list(self._running)
-        ):
-            time.sleep(0.5)
-
-    def end_without_ray(self, reason: str) -> None:
-        """End this process, whose main thread waits inside Ray."""
-        self.__exit__(OutOfReach)
-        self._console.show_cursor()
-        self._console.print(f"error: {reason}", highlight=False)
-        os._exit(ExitCode.OUT_OF_REACH)
-
-    def stopping(self) -> bool:
-        if not self._stop_file.exists():
-            return False
-        if self._last is None:
-            self._last = frozenset(self._running)
-        return not self._last & self._running
+@contextmanager
+def _delivered(plan: Plan, delivery: Delivery, listener: SweepListener) -> Iterator[None]:
+    """Deliver the trials' journals meanwhile, and the rest of them at the end."""
+    for trial in plan.done:  # its run is missing where another sweep ran the trial
+        mend(plan.store, trial.key)
+        delivery.follow(trial)
+    delivery.start()
+    patience = HURRY  # after an error
+    try:
+        yield
+        patience = PATIENCE
+    finally:
+        delivery.finish(set(_states(plan, listener.board).values()), patience)
 
 
 @contextmanager
 def _interruptible(stop_file: Path, board: Board) -> Iterator[None]:
-    """Make the first Ctrl-C a request to stop, and the second a KeyboardInterrupt."""
+    """Make the first Ctrl-C a request to stop, and the second a KeyboardInterrupt.
 
+    Does nothing outside the main thread, where Python allows no signal handler.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     asked = False
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
@@ -305,4 +223,15 @@ def _interruptible(stop_file: Path, board: Board) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)
+
+
+@contextmanager
+def _environment_restored() -> Iterator[None]:
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
