@@ -1,19 +1,26 @@
-# Every target sets itself up: a .venv in the checkout, the versions of constraints.txt. Needs Python >= 3.11 and make.
+# Every target sets itself up in .venv, with the versions of constraints.txt. Needs Python >= 3.11 and make.
 PYTHON ?= python3
 ROUNDS ?= 50
 BIN := .venv/bin
+PIP := $(BIN)/pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: setup demo test check bench chaos clean
+.PHONY: setup demo test check docs bench chaos clean
 
-setup: .venv/installed
+setup: .venv/installed-dev
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("sched-lab needs Python 3.11 or later, this is " + sys.version) if sys.version_info < (3, 11) else 0'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
-	touch $@
+	@echo "installing what sched-lab needs into .venv: about 2 minutes, most of it torch, MLflow and Ray …"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) -e .
+	@touch $@
 
-demo: setup
+.venv/installed-dev: .venv/installed
+	@echo "installing what tests, checks and docs need beside it: about half a minute …"
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: .venv/installed
 	$(BIN)/sched-lab submit sweeps/quickstart.yaml
 	$(BIN)/sched-lab report quickstart
 
@@ -28,6 +35,9 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: setup
+	$(BIN)/mkdocs build --strict
+
 bench: setup
 	$(BIN)/python -m tests.benchmarks
 
@@ -35,4 +45,4 @@ chaos: setup
 	$(BIN)/python -m tests.chaos --rounds $(ROUNDS)
 
 clean:
-	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -20,6 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, TextIO
 
+import psutil
+
 from sched_lab.errors import ExitCode, OutOfReach, SweepError
 from sched_lab.redaction import redacted
 from sched_lab.run.plan import Plan, make
@@ -175,6 +177,9 @@ def _serve(answer: Path) -> NoReturn:
 
 def _end_with_parent() -> None:
     sys.stdin.buffer.read()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()  # some of Ray's would stay for a minute
     os._exit(ExitCode.INTERRUPTED)
 
 
