@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import Distribution
+from pathlib import Path
 
 import yaml
 
+from sched_lab import __version__
 from tests.conftest import ROOT
 
 DOCKER = ROOT / "docker"
@@ -26,6 +32,26 @@ def test_every_file_the_image_copies_is_there() -> None:
         if line.startswith("COPY "):
             for source in line.split()[1:-1]:
                 assert (DOCKER.parent / source).exists(), source
+
+
+def test_the_layer_of_dependencies_needs_no_more_than_it_copies(tmp_path: Path) -> None:
+    layer, _, rest = (DOCKER / "Dockerfile").read_text().partition("COPY . .")
+    copies = [line.split()[1:] for line in layer.splitlines() if line.startswith("COPY ")]
+    for *sources, folder in copies:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for source in sources:
+            shutil.copy(ROOT / source, tmp_path / folder)
+    code = "from setuptools.build_meta import *; prepare_metadata_for_build_wheel('.')"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True)
+    (about,) = tmp_path.glob("*.dist-info")
+    needed = Distribution.at(about).requires
+    assert needed is not None
+    assert any(line.startswith("torch>=") for line in needed)
+    assert "pip install" in rest
+
+
+def test_the_version_stands_in_no_docker_file() -> None:
+    assert all(__version__ not in file.read_text() for file in DOCKER.iterdir())
 
 
 def test_compose_publishes_on_loopback_only() -> None:
@@ -54,4 +80,4 @@ def test_every_dependency_of_the_project_is_pinned() -> None:
         if "==" in line
     }
     missing = {re.match(r"[A-Za-z0-9._-]+", d).group().lower() for d in wanted} - pinned  # type: ignore[union-attr]
-    assert missing == set()
+    assert missing == {"sched-lab"}  # in the extra that names other extras
