@@ -152,4 +152,5 @@ def first_rule(error: ValidationError) -> str:
     """The first member that does not fit its model, and the rule that it breaks."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     member = ".".join(map(str, first["loc"]))
-    return f"{member[:80]!r}: {first['msg'][:200]}" if member else first["msg"][:200]
+    text = f"{member[:80]}: {first['msg'][:200]}" if member else first["msg"][:200]
+    return "".join(c if c.isprintable() else "?" for c in text)
