@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from sched_lab.store.records import JournalEvent, parsed, warn
 from sched_lab.trainers.results import State
 
-_TAIL = 2**14  # bytes in which a journal's last state is looked for
+_TAIL = 2**14  # bytes in which a journal's last state is looked for first
 _CHECKSUM = b', "crc": '  # the last entry of a line: the CRC-32 of all before it
 
 
@@ -125,15 +125,20 @@ def identity(path: Path, end: int) -> str:
 
 
 def last_state(path: Path) -> State | None:
-    """The state that the journal's end tells of; None where it tells of none."""
+    """The last state that the journal tells of; None where it tells of none."""
     try:
         size = path.stat().st_size
     except FileNotFoundError:
         return None
+    tail = _TAIL
     with path.open("rb") as file:
-        file.seek(max(0, size - _TAIL))
-        events = [event for line in file.read().splitlines() if (event := _event(line))]
-    return next((event.state for event in reversed(events) if event.state), None)
+        while True:
+            file.seek(max(0, size - tail))
+            events = filter(None, map(_event, reversed(file.read().splitlines())))
+            state = next((event.state for event in events if event.state), None)
+            if state or tail >= size:
+                return state
+            tail *= 16  # a reason may be long
 
 
 def read(path: Path, start: int = 0, *, durable: bool = False) -> tuple[list[JournalEvent], int]:
