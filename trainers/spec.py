@@ -43,7 +43,7 @@ DETECTORS = {
     "inception": "sched_lab.trainers.scoring.detectors:inception",
 }
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=2**63 - 1)]  # sums of products stay floats
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from sched_lab import names
 from sched_lab.cli.answers import command, print_json
 from sched_lab.cli.options import file_argument, json_option, store_option, tracking_option
 from sched_lab.cli.plan import print_plan
 from sched_lab.errors import ExitCode
 from sched_lab.redaction import redacted
 from sched_lab.store.folder import Store
+from sched_lab.trainers.results import State
 
 if TYPE_CHECKING:
     from sched_lab.run.submit import Outcome
@@ -105,14 +105,14 @@ def _print_outcome(outcome: Outcome, store: Store) -> None:
     summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     click.echo(f"{name}: {len(outcome.states)} cells: {summary}")
     for trial in outcome.failed:
-        result = store.result(trial.key) or {"failure": "", "reason": ""}
-        reason = f"{result['failure']}: {result['reason']}"
+        result = store.result(trial.key)
+        reason = f"{result.failure}: {result.reason}" if result else ": "
         click.echo(f"  failed  {trial.key}  {label(trial)}: {reason}", err=True)
     if outcome.failed:
         click.echo(f"  see     {command('logs', outcome.failed[0].key)}", err=True)
     if outcome.interrupted:
         click.echo("submit again to go on with what was stopped")
-    if counts[names.FINISHED]:
+    if counts[State.FINISHED]:
         where = [] if store.root == Store.at().root else ["--store", str(store.root)]
         if not store.local_tracking and store.tracking_uri != os.environ.get("MLFLOW_TRACKING_URI"):
             where += ["--tracking-uri", redacted(store.tracking_uri)]

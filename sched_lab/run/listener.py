@@ -10,26 +10,26 @@ from contextlib import suppress
 
 from rich.console import Console
 
-from sched_lab import names
 from sched_lab.errors import OutOfReach
 from sched_lab.redaction import redacted
 from sched_lab.run.plan import Plan
 from sched_lab.run.progress import Board
 from sched_lab.run.queue import Queue
-from sched_lab.run.worker import Report, bury
+from sched_lab.run.worker import Report, record_lost_process
 from sched_lab.store.folder import Store
 from sched_lab.sweep.grid import Trial
 from sched_lab.sweep.spec import RunSpec
 from sched_lab.tracking.courier import Courier
 from sched_lab.tracking.tracker import Tracker
-from sched_lab.trainers.failures import LOST_PROCESS, OUT_OF_MEMORY, disk_is_full
+from sched_lab.trainers.failures import FailureKind, disk_is_full
+from sched_lab.trainers.results import Failure, State
 
 PATIENCE = 30.0  # seconds in which MLflow must take a further trial's results
 HURRY = 2.0  # the same after an error
 MANY = 20  # results whose delivery takes long enough to say so
 
 
-def is_retried(run: RunSpec, failures: Sequence[str]) -> bool:
+def is_retried(run: RunSpec, failures: Sequence[Failure]) -> bool:
     """Whether a trial is run again after these kinds of failure, the latest last.
 
     `run.retries` limits the latest kind, `run.max_failures` all kinds together.
@@ -68,7 +68,7 @@ class Delivery:
         """Whether a request to MLflow is still unanswered, in a thread that cannot be ended."""
         return self._courier.is_alive()
 
-    def finish(self, states: set[str], patience: float) -> None:
+    def finish(self, states: set[State], patience: float) -> None:
         """Deliver what is left, and give the sweep's run the state that follows from these."""
         if self._courier.waiting > MANY:
             line = f"delivering {self._courier.waiting} results to MLflow …"
@@ -76,9 +76,9 @@ class Delivery:
         if not self._courier.drain(patience):
             self.undelivered = f"MLflow did not take the last results: {self._courier.error}"
             return
-        whole = names.STOPPED if states & {names.STOPPED, names.MISSING} else names.FINISHED
+        whole = State.STOPPED if states & {State.STOPPED, State.MISSING} else State.FINISHED
         try:
-            self._tracker.close(names.FAILED if names.FAILED in states else whole)
+            self._tracker.close(State.FAILED if State.FAILED in states else whole)
         except OutOfReach as problem:
             self.undelivered = str(problem)
 
@@ -119,7 +119,7 @@ class SweepListener:
     def __init__(self, plan: Plan, queue: Queue, delivery: Delivery) -> None:
         self._run, self._store, self._queue = plan.sweep.run, plan.store, queue
         self._delivery = delivery
-        self._failures: dict[str, list[str]] = defaultdict(list)
+        self._failures: dict[str, list[Failure]] = defaultdict(list)
         self._paused: dict[str, str] = {}  # the reason, by key
         self.stop = Stop(plan.store, plan.sweep.name)
         self.board = Board(plan.store, plan.sweep.name, plan.done, plan.to_run, self._trouble)
@@ -137,25 +137,25 @@ class SweepListener:
         self._delivery.follow(self.board.trials[key], running=True)
 
     def reported(self, key: str, report: Report) -> None:
-        self._pause(key, report.reason if report.state == names.PAUSED else "")
+        self._pause(key, report.reason if report.state == State.PAUSED else "")
         if not report.done:
             return
         self.stop.running.discard(key)
-        if report.state == names.ELSEWHERE:
+        if report.state == State.ELSEWHERE:
             self._queue.occupied(key)
             self.board.left(key)
             return
         self._delivery.follow(self.board.trials[key])
-        failed = report.state == names.FAILED
+        failed = report.state == State.FAILED
         if failed and self._is_retried(key, report.failure):
             self._queue.again(key)
             self.board.left(key)
         else:
             self._queue.ended(key, failed=failed)
-            scores = (self._store.result(key) or {}).get("scores", {})
-            self.board.ended(key, report.state, scores)
+            result = self._store.result(key)
+            self.board.ended(key, report.state, result.scores if result else {})
 
-    def _is_retried(self, key: str, failure: str) -> bool:
+    def _is_retried(self, key: str, failure: Failure) -> bool:
         self._failures[key].append(failure)
         return is_retried(self._run, self._failures[key]) and not self.stop.is_asked
 
@@ -167,10 +167,10 @@ class SweepListener:
         reason, failure = _cause(told)
         while True:
             try:
-                return self.reported(key, bury(self._store, key, reason, failure))
+                return self.reported(key, record_lost_process(self._store, key, reason, failure))
             except OSError as error:
                 if not disk_is_full(error) or self.stop.is_asked:
-                    return self.reported(key, Report(0, math.nan, names.FAILED, reason, failure))
+                    return self.reported(key, Report(0, math.nan, State.FAILED, reason, failure))
                 self._pause(key, f"no space left for {self._store.root}: free some to go on")
                 time.sleep(1.0)
 
@@ -184,8 +184,8 @@ class SweepListener:
         return self.stop.is_done
 
 
-def _cause(told: str) -> tuple[str, str]:
+def _cause(told: str) -> tuple[str, FailureKind]:
     """The reason and the kind of failure, from the last words of a worker that died."""
     lines = told.splitlines() or ["its process died without a word"]
     memory = any(word in told for word in ("OutOfMemoryError", "running low on memory"))
-    return redacted(lines[-1]), OUT_OF_MEMORY if memory else LOST_PROCESS
+    return redacted(lines[-1]), FailureKind.OUT_OF_MEMORY if memory else FailureKind.LOST_PROCESS

@@ -11,21 +11,22 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TextIO
+from typing import NoReturn, TextIO
 
 from rich.console import Console
 
-from sched_lab import names
 from sched_lab.run.executors import execute_inline, ray_environment
 from sched_lab.run.listener import HURRY, PATIENCE, Delivery, SweepListener
 from sched_lab.run.plan import Plan, against, check
 from sched_lab.run.progress import Board, shown
 from sched_lab.run.queue import Queue
-from sched_lab.run.worker import Orders, mend
+from sched_lab.run.worker import Orders, complete_journal
+from sched_lab.store.records import CellRow
 from sched_lab.sweep.grid import Trial
 from sched_lab.sweep.spec import Sweep
 from sched_lab.text import flat_params
 from sched_lab.tracking.tracker import Tracker
+from sched_lab.trainers.results import JOURNAL_FILE, State
 
 Abandon = Callable[[str], NoReturn]
 """Ends this process, whose main thread waits inside a dead Ray; given the reason."""
@@ -37,7 +38,7 @@ class Outcome:
 
     plan: Plan
     """What was run: of a sweep with stages, the last one that began."""
-    states: dict[str, str]
+    states: dict[str, State]
     """Of every trial of `plan`, by key: finished, failed, stopped, or missing if it did not begin.
     """
     interrupted: bool
@@ -49,7 +50,7 @@ class Outcome:
 
     @property
     def failed(self) -> list[Trial]:
-        return [trial for trial in self.plan.trials if self.states[trial.key] == names.FAILED]
+        return [trial for trial in self.plan.trials if self.states[trial.key] == State.FAILED]
 
 
 def submit(
@@ -108,7 +109,7 @@ def _stage(
         tracker = connecting.result()
         tracker.open(sweep.description, plan.source.text, sheet, plan.ranked_by)
         queue = Queue(
-            store, to_run, [trial for trial in plan.done if plan.states[trial.key] == names.FAILED]
+            store, to_run, [trial for trial in plan.done if plan.state(trial) == State.FAILED]
         )
         delivery = Delivery(tracker, console)
         listener = SweepListener(plan, queue, delivery)
@@ -153,7 +154,7 @@ def _orders(plan: Plan, device: str) -> Orders:
     return Orders(sweep.name, str(plan.store.root), threads, device, sweep.run.checkpoint_every)
 
 
-def cells(plan: Plan) -> list[dict[str, Any]]:
+def cells(plan: Plan) -> list[CellRow]:
     """Every cell of the sweep: its key, its settings, and the params that a table shows."""
     params = [flat_params(trial.spec) for trial in plan.trials]
     first = params[0]
@@ -165,22 +166,22 @@ def cells(plan: Plan) -> list[dict[str, Any]]:
         if each.get(name) != first.get(name)
     }
     return [
-        {
-            "key": trial.key,
-            "settings": trial.settings,
-            "params": {name: value for name, value in each.items() if name in shown},
-            **({"stage": plan.stages[trial.key]} if trial.key in plan.stages else {}),
-        }
+        CellRow(
+            key=trial.key,
+            settings=trial.settings,
+            params={name: value for name, value in each.items() if name in shown},
+            stage=plan.stages.get(trial.key),
+        )
         for trial, each in zip(plan.trials, params, strict=True)
     ]
 
 
-def _states(plan: Plan, board: Board) -> dict[str, str]:
+def _states(plan: Plan, board: Board) -> dict[str, State]:
     """The state of every trial: `stopped` where it began without an end, else `missing`."""
 
-    def unended(key: str) -> str:
-        began = (plan.store.trial(key) / names.JOURNAL_FILE).exists()
-        return names.STOPPED if began else names.MISSING
+    def unended(key: str) -> State:
+        began = (plan.store.trial(key) / JOURNAL_FILE).exists()
+        return State.STOPPED if began else State.MISSING
 
     return {trial.key: board.states.get(trial.key) or unended(trial.key) for trial in plan.trials}
 
@@ -189,7 +190,7 @@ def _states(plan: Plan, board: Board) -> dict[str, str]:
 def _delivered(plan: Plan, delivery: Delivery, listener: SweepListener) -> Iterator[None]:
     """Deliver the trials' journals meanwhile, and the rest of them at the end."""
     for trial in plan.done:  # its run is missing where another sweep ran the trial
-        mend(plan.store, trial.key)
+        complete_journal(plan.store, trial.key)
         delivery.follow(trial)
     delivery.start()
     patience = HURRY  # after an error

@@ -10,6 +10,7 @@ step that it has is not told again.
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import tempfile
@@ -17,19 +18,21 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from sched_lab import names
 from sched_lab.redaction import redacted
-from sched_lab.store.folder import Store, read_json
+from sched_lab.store.folder import Store
 from sched_lab.store.journal import identity, read
+from sched_lab.store.records import CellRow, JournalEvent, read_object
 from sched_lab.sweep.grid import Trial
 from sched_lab.text import flat_params
 from sched_lab.tracking import pages
 from sched_lab.tracking.client import connect, insist, reaching, without_collection
 from sched_lab.trainers.files import replacing
+from sched_lab.trainers.results import State
 from sched_lab.trainers.spec import TrialSpec
 
 if TYPE_CHECKING:
@@ -44,7 +47,7 @@ LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG = (
 )  # characters that every database of MLflow's takes
 PAGE = 1000  # runs a search: a loaded server still answers within the time that a request may take
 LONGEST_LOG = 2**20  # bytes, the last of a trial's log, that its run keeps
-MLFLOW_STATUS = {
+MLFLOW_STATUS: dict[str, str] = {
     names.FINISHED: "FINISHED",
     names.FAILED: "FAILED",
     names.STOPPED: "KILLED",
@@ -176,7 +179,7 @@ class Tracker:
                 return
 
     def open(
-        self, description: str, yaml_text: str, cells: Sequence[Mapping[str, Any]], ranked_by: str
+        self, description: str, yaml_text: str, cells: Sequence[CellRow], ranked_by: str
     ) -> None:
         """Create or find the sweep's own run, and record there what is being submitted. Raises
         OutOfReach.
@@ -185,9 +188,9 @@ class Tracker:
             insist(lambda: self._open(description, yaml_text, cells, ranked_by))
 
     def _open(
-        self, description: str, yaml_text: str, cells: Sequence[Mapping[str, Any]], ranked_by: str
+        self, description: str, yaml_text: str, cells: Sequence[CellRow], ranked_by: str
     ) -> None:
-        self._stages = {cell["key"]: cell["stage"] for cell in cells if "stage" in cell}
+        self._stages = {cell.key: cell.stage for cell in cells if cell.stage}
         if not self._parent:
             self._take_up()  # an earlier creation may have come through
         if not self._parent:
@@ -208,7 +211,8 @@ class Tracker:
         for tag, view in pages.views(cells, ranked_by, time.time_ns() // 10**6).items():
             self._client.set_experiment_tag(self._experiment, tag, view)
         self._client.log_text(self._parent, yaml_text, names.SWEEP_FILE)
-        self._client.log_dict(self._parent, {"cells": list(cells)}, names.CELLS_FILE)
+        rows = [cell.as_json() for cell in cells]
+        self._client.log_dict(self._parent, {"cells": rows}, names.CELLS_FILE)
         self._client.update_run(self._parent, "RUNNING")
 
     def close(self, state: str) -> None:
@@ -229,10 +233,11 @@ class Tracker:
                 self._tell(
                     run,
                     [
-                        {
-                            "state": names.STOPPED,
-                            "reason": "its process has gone; submit again to go on",
-                        }
+                        JournalEvent(
+                            time_ms=time.time_ns() // 10**6,
+                            state=State.STOPPED,
+                            reason="its process has gone; submit again to go on",
+                        )
                     ],
                     {},
                 )
@@ -246,7 +251,7 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         try:
-            spec = TrialSpec.model_validate(read_json(self._store.trial(key) / names.SPEC_FILE))
+            spec = TrialSpec.model_validate(read_object(self._store.trial(key) / names.SPEC_FILE))
             return self.deliver(Trial(key, spec, {}))
         except (ValueError, MlflowException):  # no trial keeps the sweep from its end
             return False
@@ -270,7 +275,7 @@ class Tracker:
         if not events:
             return run is not None and run.complete
         if run is None:
-            run = self._runs[trial.key] = self._begin(trial, events[0]["time_ms"])
+            run = self._runs[trial.key] = self._begin(trial, events[0].time_ms)
         points = self._untold(run, events)
         self._client.log_batch(
             run.id, list(points.values()), [] if run.has_params else _params(trial.spec)
@@ -279,10 +284,10 @@ class Tracker:
         for name, step in points:
             run.told[name].add(step)
         for event in events:
-            if "file" in event and (folder / event["file"]).exists():
-                self._show(run, folder / event["file"], event["step"], event["time_ms"])
-        said = [event for event in events if "state" in event]
-        if said and said[-1]["state"] != names.RUNNING:
+            if event.file is not None and (folder / event.file).exists():
+                self._show(run, folder / event.file, event.step, event.time_ms)
+        said = [event for event in events if event.state is not None]
+        if said and said[-1].state != State.RUNNING:
             self._describe(run.id, trial)
         journal = identity(path, end)
         self._tell(run, said, {names.STORE: self._store_id, DELIVERED: f"{journal}:{end}"})
@@ -291,21 +296,20 @@ class Tracker:
             run.fresh, run.told = False, {}
         return run.complete
 
-    def _untold(
-        self, run: _Run, events: Iterable[Mapping[str, Any]]
-    ) -> dict[tuple[str, int], Metric]:
+    def _untold(self, run: _Run, events: Iterable[JournalEvent]) -> dict[tuple[str, int], Metric]:
         """The points of these events that the run does not have, by metric and step."""
         from mlflow.entities import Metric
 
         points: dict[tuple[str, int], Metric] = {}
         for event in events:
-            for name, value in event.get("metrics", {}).items():
-                step = event["step"]
+            for name, value in event.metrics.items():
+                step = event.step
                 if name not in run.told:
                     history = [] if run.fresh else self._client.get_metric_history(run.id, name)
                     run.told[name] = {point.step for point in history}
                 if step not in run.told[name]:
-                    points.setdefault((name, step), Metric(name, value, event["time_ms"], step))
+                    known = math.nan if value is None else value
+                    points.setdefault((name, step), Metric(name, known, event.time_ms, step))
         return points
 
     def _show(self, run: _Run, grid: Path, step: int, time_ms: int) -> None:
@@ -328,7 +332,7 @@ class Tracker:
             )
             run.told[names.GALLERY_FOLDER].add(step)
 
-    def _tell(self, run: _Run, said: Sequence[Mapping[str, Any]], last: Mapping[str, str]) -> None:
+    def _tell(self, run: _Run, said: Sequence[JournalEvent], last: Mapping[str, str]) -> None:
         """Bring the run's state up to the last of these events, if there are any; then set the tags
         in `last`.
         """
@@ -337,19 +341,17 @@ class Tracker:
         state, tags = run.state, {}
         for event in said:
             if (
-                "reason" in event or event["state"] != state
+                event.reason is not None or event.state != state
             ):  # an attempt keeps the reason of the retry that it is
-                tags[names.REASON] = _storable(event.get("reason", ""))
-            state = event["state"]
+                tags[names.REASON] = _storable(event.reason or "")
+            state = event.state or state
         if said:
             tags[names.STATE] = state
-            tags[names.FAILURE] = said[-1].get("failure", "") if state == names.FAILED else ""
+            tags[names.FAILURE] = said[-1].failure if state == names.FAILED else ""
             if state == names.RUNNING:
                 self._client.update_run(run.id, MLFLOW_STATUS[state])
             else:
-                self._client.set_terminated(
-                    run.id, MLFLOW_STATUS[state], end_time=said[-1].get("time_ms")
-                )
+                self._client.set_terminated(run.id, MLFLOW_STATUS[state], end_time=said[-1].time_ms)
         self._client.log_batch(
             run.id, tags=[RunTag(name, value) for name, value in {**tags, **last}.items()]
         )
@@ -383,7 +385,8 @@ class Tracker:
         loss, its log.
         """
         folder = self._store.trial(trial.key)
-        environment = (self._store.result(trial.key) or {}).get("environment", {})
+        result = self._store.result(trial.key)
+        environment = result.environment if result else {}
         files = {
             names.SPEC_FILE: trial.spec.model_dump_json(indent=1).encode(),
             names.ENVIRONMENT_FILE: json.dumps(environment, indent=1).encode(),

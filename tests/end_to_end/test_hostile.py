@@ -17,7 +17,9 @@ import pytest
 from PIL import Image
 
 from sched_lab import names
-from sched_lab.store.folder import _RESULT, _SHEET, Store
+from sched_lab.store.folder import Store
+from sched_lab.store.records import CellRow, Holder, JournalEvent, Sheet, TrialResult
+from sched_lab.trainers.spec import TrialSpec
 from tests.conftest import SMALL_SWEEP, Command
 
 TINY = {
@@ -245,7 +247,13 @@ def test_a_file_that_may_not_be_read_is_named(sched_lab: Command, tmp_path: Path
 GARBAGE = {
     "no JSON": b"\x00\xff garbage",
     "a list": b"[1, 2]",
-    "wrong types": json.dumps({key: [{}] for key in (*_RESULT, *_SHEET, "pid", "host")}).encode(),
+    "wrong types": json.dumps(
+        {
+            name: [[{}]]
+            for model in (TrialResult, TrialSpec, JournalEvent, Sheet, CellRow, Holder)
+            for name in model.model_fields
+        }
+    ).encode(),
     "cells of nothing": b'{"name": "plain", "cells": [{}, 3, null]}',
     "too deep": b"[" * 100_000,
 }
@@ -284,6 +292,8 @@ def test_a_store_full_of_garbage_is_answered_with_messages(
             done = sched_lab(*arguments, cwd=tmp_path)
             assert "This is a bug" not in done.stderr, (arguments, done.stderr)
             assert done.returncode in (0, 2, 3), (arguments, done.stderr)
+            if arguments == ("plan", file):
+                assert names.RESULT_FILE in done.stderr
 
 
 @pytest.mark.slow
