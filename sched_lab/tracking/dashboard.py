@@ -15,8 +15,8 @@ import click
 from sched_lab.errors import OutOfReach
 from sched_lab.redaction import redacted
 from sched_lab.store.folder import Store, database_uri
+from sched_lab.tracking.client import is_database
 
-DATABASES = ("mssql", "mysql", "postgresql", "sqlite")
 LOOPBACK = "127.0.0.1"
 
 
@@ -26,7 +26,7 @@ def serve(store: Store, host: str, port: int) -> None:
     Any host but loopback asks who comes for a password. Raises OutOfReach where that has not been
     set up, or the store holds no runs.
     """
-    if not store.tracking_uri.startswith(DATABASES):
+    if not is_database(store.tracking_uri):
         click.echo(f"the runs are on {redacted(store.tracking_uri)}: open that address")
         return
     if store.local_tracking and not (store.root / "mlflow.db").exists():

@@ -28,7 +28,13 @@ from sched_lab.store.journal import identity, read
 from sched_lab.sweep.grid import Trial
 from sched_lab.text import flat_params
 from sched_lab.tracking import pages
-from sched_lab.tracking.client import connect, insist, reaching, without_collection
+from sched_lab.tracking.client import (
+    connect,
+    garbage_collection_disabled,
+    mlflow_session,
+    paged,
+    retrying,
+)
 from sched_lab.trainers.files import replacing
 from sched_lab.trainers.spec import TrialSpec
 
@@ -42,7 +48,6 @@ LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG = (
     6000,
     5000,
 )  # characters that every database of MLflow's takes
-PAGE = 1000  # runs a search: a loaded server still answers within the time that a request may take
 LONGEST_LOG = 2**20  # bytes, the last of a trial's log, that its run keeps
 MLFLOW_STATUS = {
     names.FINISHED: "FINISHED",
@@ -95,7 +100,7 @@ def publish_report(tracking_uri: str, run_id: str, page: Path) -> None:
     """Put a sweep's report beside its run, where the run's description links to it. Raises
     OutOfReach.
     """
-    with reaching(tracking_uri):
+    with mlflow_session(tracking_uri):
         connect(tracking_uri).log_artifact(run_id, str(page), names.REPORT_FOLDER)
 
 
@@ -110,9 +115,9 @@ class Tracker:
         self._parent = ""
         self._runs: dict[str, _Run] = {}
         self._stages: dict[str, str] = {}  # by trial key
-        with reaching(store.tracking_uri):
-            self._experiment = insist(self._open_experiment)
-            insist(self._take_up)
+        with mlflow_session(store.tracking_uri):
+            self._experiment = retrying(self._open_experiment)
+            retrying(self._take_up)
 
     def _open_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self._sweep)
@@ -135,7 +140,7 @@ class Tracker:
         """Learn which runs there are. Of two for one trial, left by a creation whose answer was
         lost, keep one.
         """
-        with without_collection():
+        with garbage_collection_disabled():
             found = [
                 (self._rank(run), run.data.tags.get(names.TRIAL_KEY, ""), _Run.found(run))
                 for run in self._search(f"tags.`{names.ROLE}` != ''{among}")
@@ -165,15 +170,11 @@ class Tracker:
         return self._is_ours(run), _delivered(run)[1], len(run.data.tags), run.info.run_id
 
     def _search(self, filter_string: str) -> Iterable[Run]:
-        token = None
-        while True:
-            page = self._client.search_runs(
-                [self._experiment], filter_string, max_results=PAGE, page_token=token
+        return paged(
+            lambda length, token: self._client.search_runs(
+                [self._experiment], filter_string, max_results=length, page_token=token
             )
-            yield from page
-            token = page.token
-            if not token:
-                return
+        )
 
     def open(
         self, description: str, yaml_text: str, cells: Sequence[Mapping[str, Any]], ranked_by: str
@@ -181,8 +182,8 @@ class Tracker:
         """Create or find the sweep's own run, and record there what is being submitted. Raises
         OutOfReach.
         """
-        with reaching(self._store.tracking_uri):
-            insist(lambda: self._open(description, yaml_text, cells, ranked_by))
+        with mlflow_session(self._store.tracking_uri):
+            retrying(lambda: self._open(description, yaml_text, cells, ranked_by))
 
     def _open(
         self, description: str, yaml_text: str, cells: Sequence[Mapping[str, Any]], ranked_by: str
@@ -215,8 +216,8 @@ class Tracker:
         """Record how the sweep ended; no run stays RUNNING whose trial no process runs. Raises
         OutOfReach.
         """
-        with reaching(self._store.tracking_uri):
-            insist(lambda: self._close(state))
+        with mlflow_session(self._store.tracking_uri):
+            retrying(lambda: self._close(state))
 
     def _close(self, state: str) -> None:
         self._take_up(" and attributes.status = 'RUNNING'")

@@ -254,7 +254,7 @@ def test_a_store_goes_on_with_the_run_of_another_that_has_ended_and_says_so(
 def test_opening_reads_in_pages_without_looking_for_garbage_and_closing_reads_no_ended_run(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sched_lab.tracking.tracker.PAGE", 2)
+    monkeypatch.setattr("sched_lab.tracking.client.PAGE", 2)
     tracker = opened(store)
     for key in "abcd":
         write_steps(store, range(1, 3), key, state=names.FINISHED, reason="")
