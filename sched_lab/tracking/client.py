@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from filelock import FileLock
 
+from sched_lab import names
 from sched_lab.errors import OutOfReach
 from sched_lab.redaction import redacted
 from sched_lab.store.folder import database_file
@@ -27,6 +28,14 @@ PAGE = 1000  # entries a query: a loaded server still answers within a request's
 POSTGRESQL = "postgresql"
 DATABASES = ("sqlite", POSTGRESQL, "mysql", "mssql")
 """What a tracking URI starts with that names a database and no server."""
+LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG = 250, 6000, 5000
+"""Characters of a name, a param and a tag that each of MLflow's databases takes."""
+MLFLOW_STATUS = {  # of a run, by the state of its trial or sweep
+    names.FINISHED: "FINISHED",
+    names.FAILED: "FAILED",
+    names.STOPPED: "KILLED",
+    names.RUNNING: "RUNNING",
+}
 _CREATING = 0x5C4ED1AB  # the advisory lock of PostgreSQL under which MLflow creates its tables
 
 T = TypeVar("T")
@@ -72,8 +81,9 @@ def mlflow_configured() -> Iterator[None]:
         with _lock:
             _entered -= 1
             if not _entered:
-                for name in _added:
-                    os.environ.pop(name, None)
+                for name, value in _added.items():
+                    if os.environ.get(name) == value:
+                        del os.environ[name]
 
 
 @contextmanager
@@ -131,6 +141,13 @@ def retrying(act: Callable[[], T], patience: float = 5.0) -> T:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
+
+
+def storable_text(text: str) -> str:
+    """Text as a tag may hold it: without secrets, short enough, of characters that every database
+    takes.
+    """
+    return redacted(text).replace("\0", "").encode(errors="replace").decode()[:LONGEST_TAG]
 
 
 @contextmanager
