@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 PAGE = 1000  # entries a query: a loaded server still answers within a request's time limit
 POSTGRESQL = "postgresql"
-DATABASES = ("sqlite", POSTGRESQL, "mysql", "mssql")
-"""What a tracking URI starts with that names a database and no server."""
+DATABASES, SERVERS = ("sqlite", POSTGRESQL, "mysql", "mssql"), ("http", "databricks")
+"""What a tracking URI starts with; any other names a folder of files."""
 LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG = 250, 6000, 5000
 """Characters of a name, a param and a tag that each of MLflow's databases takes."""
 MLFLOW_STATUS = {  # of a run, by the state of its trial or sweep
@@ -114,8 +114,13 @@ def connect(uri: str) -> MlflowClient:
 
 
 def is_database(uri: str) -> bool:
-    """Whether MLflow opens a database at this address, rather than asking a server."""
+    """Whether MLflow opens a database at this address."""
     return uri.startswith(DATABASES)
+
+
+def is_server(uri: str) -> bool:
+    """Whether an MLflow server is asked at this address."""
+    return uri.startswith(SERVERS)
 
 
 def paged(query: Callable[[int, str | None], PagedList[T]]) -> Iterator[T]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_TAGS = (TRIAL_KEY, STATE, FAILURE, REASON)  # what a TrialRun has at least
+_TAGS = (TRIAL_KEY, STATE, FAILURE, REASON)  # those that `_from_database` reads
 
 
 class UnknownSweepError(ValueError):
@@ -73,7 +73,9 @@ class SweepRun:
 
 
 def read_sweep_run(name: str, tracking_uri: str) -> SweepRun:
-    """Raises UnknownSweepError, naming the sweeps there are, and OutOfReach."""
+    """The sweep of this name. Raises UnknownSweepError, naming the sweeps there are, and
+    OutOfReach.
+    """
     where = redacted(tracking_uri)
     with mlflow_session(tracking_uri):
         client = _client(tracking_uri)

@@ -14,15 +14,13 @@ from filelock import FileLock
 from sched_lab import names
 from sched_lab.store.folder import Store
 from sched_lab.sweep.grid import Trial
-from sched_lab.tracking.client import LONGEST_NAME, garbage_collection_disabled, paged
+from sched_lab.tracking.client import LONGEST_NAME, garbage_collection_disabled, is_server, paged
 from sched_lab.trainers.files import replacing
 from sched_lab.trainers.spec import TrialSpec
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-SERVERS = ("http", "databricks")  # what the address of one that stores artifacts itself starts with
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,8 @@ def open_experiment(client: MlflowClient, store: Store, store_id: str, sweep: st
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         return Experiment(client, str(found.experiment_id), store, store_id, sweep)
-    served = store.tracking_uri.startswith(SERVERS)
-    location = None if served else (store.artifacts / store.sweep(sweep).name).as_uri()
+    folder = (store.artifacts / store.sweep(sweep).name).as_uri()
+    location = None if is_server(store.tracking_uri) else folder  # a server decides itself
     tags = {names.EXPERIMENT_KIND: "custom_model_development"}
     created = client.create_experiment(sweep, location, tags)
     return Experiment(client, str(created), store, store_id, sweep)
