@@ -46,7 +46,7 @@ def record_submission(
     client.update_run(run_id, "RUNNING")
 
 
-def record_end(experiment: Experiment, run_id: str, state: str) -> None:
+def record_sweep_end(experiment: Experiment, run_id: str, state: str) -> None:
     """Record how the sweep ended."""
     experiment.client.set_tag(run_id, names.STATE, state)
     experiment.client.set_terminated(run_id, MLFLOW_STATUS[state])

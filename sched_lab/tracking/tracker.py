@@ -23,7 +23,7 @@ from sched_lab.tracking.runs import (
     store_identity,
     writable_runs,
 )
-from sched_lab.tracking.sweep_run import create_sweep_run, record_end, record_submission
+from sched_lab.tracking.sweep_run import create_sweep_run, record_submission, record_sweep_end
 from sched_lab.trainers.spec import TrialSpec
 
 _PROCESS_GONE = {"state": names.STOPPED, "reason": "its process has gone; submit again to go on"}
@@ -74,7 +74,7 @@ class Tracker:
             for key, run in self._runs.items():
                 if not (run.complete or self._store.busy(key) or self._ends_by_journal(key)):
                     set_state(self._experiment.client, run, [_PROCESS_GONE], {})
-            record_end(self._experiment, self._parent, state)
+            record_sweep_end(self._experiment, self._parent, state)
 
         with mlflow_session(self._store.tracking_uri):
             retrying(act)
