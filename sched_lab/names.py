@@ -4,6 +4,27 @@ here.
 
 from __future__ import annotations
 
+from enum import StrEnum
+
+from sched_lab.trainers.results import (
+    CHECKPOINT_FILE,
+    JOURNAL_FILE,
+    LOG_FILE,
+    RESULT_FILE,
+    SAMPLES_FOLDER,
+    SPEC_FILE,
+    State,
+)
+
+__all__ = [
+    "CHECKPOINT_FILE",
+    "JOURNAL_FILE",
+    "LOG_FILE",
+    "RESULT_FILE",
+    "SAMPLES_FOLDER",
+    "SPEC_FILE",
+]
+
 # Tags of a run.
 TRIAL_KEY = "sched_lab.trial_key"
 SWEEP = "sched_lab.sweep"
@@ -12,8 +33,8 @@ REASON = "sched_lab.reason"
 STORE = "sched_lab.store"  # the store that writes the run: what its STORE_FILE holds
 # The journal that was delivered to the run, and the byte up to which it was
 DELIVERED = "sched_lab.delivered"
-STAGE = "sched_lab.stage"  # screen or confirm, where the sweep has stages
-FAILURE = "sched_lab.failure"  # the kind of failure: one of sched_lab.trainers.failures.KINDS
+STAGE = "sched_lab.stage"  # one of Stage, where the sweep has stages
+FAILURE = "sched_lab.failure"  # the kind of failure: a sched_lab.trainers.failures.FailureKind
 ROLE = "sched_lab.role"  # `sweep` on the parent run, `trial` on its children
 PARENT = "mlflow.parentRunId"
 EXPERIMENT_KIND = "mlflow.experimentKind"  # of an experiment: what MLflow's pages show of it first
@@ -26,11 +47,16 @@ RANKED_BY = "sched_lab.ranked_by"
 
 ROLE_SWEEP, ROLE_TRIAL = "sweep", "trial"
 
-# Values of STATE, and of `state` in result.json.
-FINISHED, FAILED, STOPPED, RUNNING = "finished", "failed", "stopped", "running"
+# Values of STATE.
+FINISHED, FAILED, STOPPED, RUNNING, PAUSED, ELSEWHERE, INTERRUPTED, MISSING = State
 
-# Further states that a worker or `status` tells of, which stand in no result.
-PAUSED, ELSEWHERE, INTERRUPTED, MISSING = "paused", "elsewhere", "interrupted", "missing"
+
+class Stage(StrEnum):
+    """Values of STAGE: which of its sweep's stages a trial belongs to."""
+
+    SCREEN = "screen"
+    CONFIRM = "confirm"
+
 
 # Metrics beside the scores, which carry their detector's name: fid, fd_<detector>, kid_<detector>,
 # …
@@ -42,19 +68,13 @@ IMAGES_PER_SECOND = "images_per_second"
 
 STORE_FILE = "store.id"  # in the root folder of a store
 
-# Artifacts of a trial's run, and files of its folder.
-SPEC_FILE = "spec.json"
+# Artifacts of a trial's run, beside files of its folder.
 ENVIRONMENT_FILE = "environment.json"
 SCHEDULE_FILE = "schedule.png"
 LOSS_FILE = "loss_by_log_snr.png"
 LAST_SAMPLES_FILE = "samples.png"  # the last grid, enlarged
-SAMPLES_FOLDER = "samples"  # step-001500.png: a grid of samples at that step
-# The same grids, in MLflow's way: its pages show them with a slider over the steps
+# The grids of samples, in MLflow's way: its pages show them with a slider over the steps
 GALLERY_FOLDER = "images"
-RESULT_FILE = "result.json"
-CHECKPOINT_FILE = "checkpoint.safetensors"
-JOURNAL_FILE = "journal.jsonl"
-LOG_FILE = "log.txt"
 REPORT_FILE = "index.html"  # in the folder of a sweep's report
 REPORT_FOLDER = "report"  # on the parent run: the report as last made
 SWEEP_FILE = "sweep.yaml"  # on the parent run: the file as submitted

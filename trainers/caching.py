@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 _SEAL = "seal.json"
+_PARTIAL = ".partial"  # ends the name of a folder that is being made
 _log = logging.getLogger(__name__)
 
 
@@ -34,12 +35,22 @@ def cached(folder: Path, make: Callable[[Path], None]) -> Path:
         from filelock import FileLock
 
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with FileLock(lock_of(folder)):
             if damage := _damage(folder):  # another process may have made it meanwhile
                 if folder.exists():
                     _log.warning("%s is damaged and made again: %s", folder, damage)
                 _replace(folder, make)
     return folder
+
+
+def is_partial(entry: Path) -> bool:
+    """Whether this folder is one that `cached` has not finished."""
+    return entry.suffix == _PARTIAL
+
+
+def lock_of(entry: Path) -> Path:
+    """What `cached` locks while it makes this folder, finished or not."""
+    return entry.with_name(f"{entry.name.removesuffix(_PARTIAL)}.lock")
 
 
 def remembered(cache: Path, key: str, compute: Callable[[], str]) -> str:
@@ -65,7 +76,7 @@ def sha256(file: Path) -> str:
 
 
 def _replace(folder: Path, make: Callable[[Path], None]) -> None:
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial = folder.with_name(folder.name + _PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:

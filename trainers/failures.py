@@ -8,14 +8,18 @@ import errno
 import re
 import sys
 from collections.abc import Iterator
-from typing import Final
+from enum import StrEnum
 
-DIVERGED: Final = "diverged"
-OUT_OF_MEMORY: Final = "out_of_memory"
-BAD_DATA: Final = "bad_data"
-LOST_PROCESS: Final = "lost_process"
-BUG: Final = "bug"
-KINDS: Final = (DIVERGED, OUT_OF_MEMORY, BAD_DATA, LOST_PROCESS, BUG)
+
+class FailureKind(StrEnum):
+    """Why a trial failed."""
+
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out_of_memory"
+    BAD_DATA = "bad_data"
+    LOST_PROCESS = "lost_process"
+    BUG = "bug"
+
 
 _NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|bad_alloc|_STATUS_ALLOC_FAILED"
@@ -36,26 +40,26 @@ class BadData(ValueError):
     """A source's content is missing or broken, or lacks what the trial needs of it."""
 
 
-def kind_of(error: BaseException) -> str:
+def kind_of(error: BaseException) -> FailureKind:
     """The kind of an error: its own, or that of the nearest error behind it that is no bug.
 
     Never `lost_process`: a process that was lost has no error to show.
     """
     for each in chain(error):
         if isinstance(each, Diverged):
-            return DIVERGED
+            return FailureKind.DIVERGED
         if isinstance(each, BadData):
-            return BAD_DATA
+            return FailureKind.BAD_DATA
         if _is_out_of_memory(each):
-            return OUT_OF_MEMORY
-    return BUG
+            return FailureKind.OUT_OF_MEMORY
+    return FailureKind.BUG
 
 
 def gpu_is_lost(error: BaseException) -> bool:
     """Whether the GPU failed other than for want of memory: its process can then do no more work on
     it.
     """
-    return kind_of(error) != OUT_OF_MEMORY and any(
+    return kind_of(error) != FailureKind.OUT_OF_MEMORY and any(
         isinstance(each, RuntimeError) and _GPU_ERROR.search(str(each)) for each in chain(error)
     )
 

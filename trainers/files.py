@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_PART = re.compile(
+    r"\.([1-9]\d{0,8})\.part$"
+)  # the end of a file's name: the process that writes it
 
 
 @contextmanager
@@ -25,6 +30,20 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def is_abandoned(file: Path) -> bool:
+    """Whether `replacing` began this file in a process that is gone from this machine."""
+    part = _PART.search(file.name)
+    if part is None:
+        return False
+    try:
+        os.kill(int(part[1]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def write_json(path: Path, value: Any) -> None:

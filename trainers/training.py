@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sched_lab.trainers.diffusion import loss as diffusion_loss
-from sched_lab.trainers.failures import OUT_OF_MEMORY, Diverged, gpu_is_lost, kind_of
+from sched_lab.trainers.failures import Diverged, FailureKind, gpu_is_lost, kind_of
 from sched_lab.trainers.files import replacing
 from sched_lab.trainers.images import ImageSet
 from sched_lab.trainers.schedules import log_snr
@@ -402,7 +402,7 @@ def load_checkpoint(state: Training, path: Path, key: str) -> None:
     except (SafetensorError, KeyError, TypeError, RuntimeError, OSError, ValueError) as error:
         if (
             isinstance(error, BadCheckpoint)
-            or kind_of(error) == OUT_OF_MEMORY
+            or kind_of(error) == FailureKind.OUT_OF_MEMORY
             or gpu_is_lost(error)
         ):
             raise  # for want of memory, nothing is wrong with the file

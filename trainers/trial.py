@@ -12,11 +12,11 @@ import traceback
 from collections import defaultdict
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,9 +24,18 @@ from torch import Tensor
 
 from sched_lab.trainers import sampling
 from sched_lab.trainers.data.prepare import prepare
-from sched_lab.trainers.failures import DIVERGED, BadData, Diverged, chain
-from sched_lab.trainers.files import replacing, write_json
+from sched_lab.trainers.failures import BadData, Diverged, FailureKind, chain
+from sched_lab.trainers.files import replacing
 from sched_lab.trainers.images import ImageSet
+from sched_lab.trainers.results import (
+    CHECKPOINT_FILE,
+    RESULT_FILE,
+    SAMPLES_FOLDER,
+    SET_ASIDE,
+    State,
+    TrialResult,
+    write_result,
+)
 from sched_lab.trainers.scoring import detectors, scores
 from sched_lab.trainers.spec import TrialSpec
 from sched_lab.trainers.training import (
@@ -41,12 +50,6 @@ from sched_lab.trainers.training import (
 )
 
 log = logging.getLogger(__name__)
-
-FINISHED: Final = "finished"
-FAILED: Final = "failed"
-CHECKPOINT_FILE = "checkpoint.safetensors"
-RESULT_FILE = "result.json"
-SAMPLES_FOLDER = "samples"
 
 
 @dataclass(frozen=True)
@@ -79,24 +82,6 @@ class Evaluation:
     """Standard errors within the run of those scores that have one, at the last evaluation."""
     loss_by_log_snr: dict[float, float]
     grid: str  # the sample grid's file, relative to the trial's folder
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """What a trial came to; `scores` and `uncertainty` are those of the last evaluation, empty when
-    there was none.
-    """
-
-    key: str
-    state: str  # FINISHED or FAILED
-    reason: str = ""
-    failure: str = ""  # the kind, of `sched_lab.trainers.failures`, where the trial failed
-    step: int = 0
-    scores: dict[str, float] = field(default_factory=dict)
-    uncertainty: dict[str, float] = field(default_factory=dict)
-    loss: float = float("nan")
-    seconds: dict[str, float] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
 
 
 Event = TrainProgress | Beat | Saving | Sampled | Evaluation
@@ -224,24 +209,26 @@ def _run(
         save_checkpoint(state, checkpoint, key)
         raise
     except Diverged as reason:
-        outcome, why, failure = FAILED, str(reason), DIVERGED
+        end: dict[str, Any] = {
+            "state": State.FAILED,
+            "reason": str(reason),
+            "failure": FailureKind.DIVERGED,
+        }
     else:
-        outcome, why, failure = FINISHED, "", ""
+        end = {"state": State.FINISHED, "reason": "", "failure": ""}
     seconds = {**clock, "total": sum(clock.values())}
     about = environment(on) | ({"micro_batches": str(pieces)} if pieces > 1 else {})
     result = TrialResult(
-        key,
-        outcome,
-        why,
-        failure,
-        state.step,
-        final.scores,
-        final.uncertainty,
-        state.loss,
-        seconds,
-        about,
+        key=key,
+        **end,
+        step=state.step,
+        scores=final.scores,
+        uncertainty=final.uncertainty,
+        loss=state.loss,
+        seconds=seconds,
+        environment=about,
     )
-    write_json(folder / RESULT_FILE, asdict(result))
+    write_result(folder, result)
     checkpoint.unlink(missing_ok=True)
     return result
 
@@ -261,7 +248,7 @@ def _start(
         try:
             load_checkpoint(state, checkpoint, key)
         except BadCheckpoint as error:
-            aside = checkpoint.with_suffix(".bad")
+            aside = checkpoint.with_suffix(SET_ASIDE)
             checkpoint.replace(aside)
             log.warning("starting again: %s; set aside as %s", error, aside.name)
             state = fresh()

@@ -32,9 +32,10 @@ def plan(file: Path, store: str | None, cells: bool, measure: bool, as_json: boo
 
 
 def print_plan(file: Path, store: Store, cells: bool, measure: bool, as_json: bool) -> None:
-    from sched_lab.run import plan as planning
+    from sched_lab.run import plan_text
+    from sched_lab.run.plan import make, warnings
 
-    plan = planning.make(file, store)
+    plan = make(file, store)
     seconds = plan.expected_seconds
     if measure and plan.to_run:
         from sched_lab.run.probe import probe
@@ -45,9 +46,9 @@ def print_plan(file: Path, store: Store, cells: bool, measure: bool, as_json: bo
         except ValueError as error:  # of images that can't be prepared
             raise click.UsageError(str(error)) from error
     if as_json:
-        return print_json(planning.record(plan, seconds))
-    for warning in planning.warnings(plan):
+        return print_json(plan_text.record(plan, seconds))
+    for warning in warnings(plan):
         click.echo(f"warning: {warning}", err=True)
-    for line in planning.lines(plan, seconds, cells):
+    for line in plan_text.lines(plan, seconds, cells):
         click.echo(line)
     return None

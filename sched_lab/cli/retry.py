@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import click
 
-from sched_lab import names
 from sched_lab.cli.answers import print_json, the_one, unknown
 from sched_lab.cli.options import json_option, store_option
 from sched_lab.store.folder import Store
-from sched_lab.trainers.failures import KINDS
+from sched_lab.trainers.failures import FailureKind
+from sched_lab.trainers.results import State
 
 
 @click.command(short_help="Have failed trials run again.")
 @click.argument("sweep")
 @click.argument("keys", nargs=-1)
-@click.option("--kind", type=click.Choice(KINDS), help="Only those that failed in this way.")
+@click.option(
+    "--kind",
+    type=click.Choice([kind.value for kind in FailureKind]),
+    help="Only those that failed in this way.",
+)
 @store_option
 @json_option
 def retry(
@@ -31,7 +35,7 @@ def retry(
       sched-lab retry quickstart
       sched-lab retry quickstart 3f2a --kind out_of_memory
     """
-    from sched_lab.run.worker import reopen
+    from sched_lab.run.worker import remove_result
     from sched_lab.store.inspection import cell_states, find
 
     where = Store.at(store)
@@ -40,13 +44,13 @@ def retry(
         unknown("sweep", sweep, sweeps, where)
     meant = {the_one(find(where, key), key, where) for key in keys}
     failed = [
-        row["key"]
-        for row in cell_states(where, sweeps[sweep])
-        if row["state"] == names.FAILED
-        and kind in (None, row["failure"])
-        and (not meant or row["key"] in meant)
+        each.cell.key
+        for each in cell_states(where, sweeps[sweep])
+        if each.state == State.FAILED
+        and kind in (None, each.failure)
+        and (not meant or each.cell.key in meant)
     ]
-    reopened = [key for key in failed if reopen(where, key)]
+    reopened = [key for key in failed if remove_result(where, key)]
     if as_json:
         return print_json({"sweep": sweep, "retried": reopened})
     if not reopened:
@@ -55,7 +59,7 @@ def retry(
         )
     by = where.holder(sweep)
     when = (
-        f"by the submit at work (process {by.get('pid')}), or the next one"
+        f"by the submit at work (process {by.pid}), or the next one"
         if by is not None
         else "when the sweep is submitted again"
     )

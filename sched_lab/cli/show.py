@@ -25,17 +25,16 @@ def show(key: str, store: str | None, as_json: bool) -> None:
     where = Store.at(store)
     trial = describe(where, the_one(find(where, key), key, where))
     if as_json:
-        return print_json(trial)
+        return print_json(vars(trial))
     for name in ("key", "state", "failure", "reason", "step", "loss"):
-        if trial.get(name) not in (None, ""):
-            value = trial[name]
+        if (value := getattr(trial, name)) not in (None, ""):
             click.echo(f"{name:<10} {f'{value:.6g}' if isinstance(value, float) else value}")
     for name, value in {
-        **trial["scores"],
-        **{f"seconds {k}": v for k, v in trial["seconds"].items()},
+        **trial.scores,
+        **{f"seconds {k}": v for k, v in trial.seconds.items()},
     }.items():
         click.echo(f"{name:<24} {'missing' if value is None else f'{value:.6g}'}")
-    for name, value in trial["params"].items():
+    for name, value in trial.params.items():
         click.echo(f"{name:<28} {value}")
-    click.echo(f"folder     {trial['folder']}")
+    click.echo(f"folder     {trial.folder}")
     return None

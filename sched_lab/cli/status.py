@@ -23,7 +23,7 @@ def status(sweep: str | None, store: str | None, as_json: bool) -> None:
       sched-lab status
       sched-lab status quickstart
     """
-    from sched_lab.store.inspection import cell_states, trial_line
+    from sched_lab.store.inspection import cell_states
 
     where = Store.at(store)
     sweeps = where.sweeps()
@@ -32,12 +32,12 @@ def status(sweep: str | None, store: str | None, as_json: bool) -> None:
             unknown("sweep", sweep, sweeps, where)
         rows = cell_states(where, sweeps[sweep])
         if as_json:
-            return print_json(rows)
+            return print_json([row.as_json() for row in rows])
         for row in rows:
-            click.echo(trial_line(row))
+            click.echo(str(row))
         return None
     counts = {
-        name: Counter(row["state"] for row in cell_states(where, cells))
+        name: Counter(row.state for row in cell_states(where, cells))
         for name, cells in sweeps.items()
     }
     if as_json:

@@ -11,13 +11,13 @@ from typing import Any
 
 import click
 
-from sched_lab import names
 from sched_lab.cli.answers import print_json
 from sched_lab.cli.options import file_argument, json_option, store_option, tracking_option
 from sched_lab.cli.plan import print_plan
 from sched_lab.errors import ExitCode
 from sched_lab.redaction import redacted
 from sched_lab.store.folder import Store
+from sched_lab.trainers.results import State
 
 
 @click.command(short_help="Run what is missing of a sweep.")
@@ -73,13 +73,13 @@ def submit(
             outcome = run(plan, inline=inline, address=address, console=console)
     states = outcome.states
     counts = Counter(states.values())
-    failed = [trial for trial in plan.trials if states[trial.key] == names.FAILED]
+    failed = [trial for trial in plan.trials if states[trial.key] == State.FAILED]
     interrupted = where.stop_file(plan.sweep.name).exists()
     if as_json:
         print_json(
             {
                 "sweep": plan.sweep.name,
-                "states": dict(counts),
+                "states": counts,
                 "failed": [trial.key for trial in failed],
             }
         )
@@ -106,23 +106,26 @@ def submit(
 
 
 def _print_outcome(
-    name: str, trials: Any, counts: Counter[str], failed: list[Any], store: Store, interrupted: bool
+    name: str,
+    trials: Any,
+    counts: Counter[State],
+    failed: list[Any],
+    store: Store,
+    interrupted: bool,
 ) -> None:
     from sched_lab.text import label
 
     summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     click.echo(f"{name}: {len(trials)} cells: {summary}")
     for trial in failed:
-        result = store.result(trial.key) or {"failure": "", "reason": ""}
-        click.echo(
-            f"  failed  {trial.key}  {label(trial)}: {result['failure']}: {result['reason']}",
-            err=True,
-        )
+        result = store.result(trial.key)
+        why = f"{result.failure}: {result.reason}" if result else ": "
+        click.echo(f"  failed  {trial.key}  {label(trial)}: {why}", err=True)
     if failed:
         click.echo(f"  see     sched-lab logs {failed[0].key}", err=True)
     if interrupted:
         click.echo("submit again to go on with what was stopped")
-    if counts[names.FINISHED]:
+    if counts[State.FINISHED]:
         where = "" if store.root == Store.at().root else f" --store {shlex.quote(str(store.root))}"
         if not store.local_tracking and store.tracking_uri != os.environ.get("MLFLOW_TRACKING_URI"):
             where += f" --tracking-uri {shlex.quote(redacted(store.tracking_uri))}"

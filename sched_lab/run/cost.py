@@ -5,6 +5,7 @@ trials already run.
 from __future__ import annotations
 
 import heapq
+import logging
 import math
 import os
 from collections import defaultdict
@@ -13,9 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from sched_lab import names
-from sched_lab.store.folder import Store, read_json
+from pydantic import ValidationError
+
+from sched_lab.store.folder import Store
+from sched_lab.store.records import first_rule, read_object
+from sched_lab.trainers.results import RESULT_FILE, SPEC_FILE, State
 from sched_lab.trainers.spec import TrialSpec
+
+log = logging.getLogger(__name__)
 
 TRAINING_PASSES = 3.0  # a backward pass costs about two forward ones
 HISTORY = 500  # finished trials looked at, the newest first
@@ -54,21 +60,30 @@ class Rates:
 
 
 def measured(store: Store, keys: Iterable[str]) -> Rates:
-    """The rates of the newest finished trials among `keys`."""
+    """The rates of the newest finished trials among `keys`. Those whose seconds are not known, or
+    whose spec no longer fits, are left out; the log names one of the latter.
+    """
     newest = heapq.nlargest(
-        HISTORY, keys, key=lambda key: _modified(store.trial(key) / names.RESULT_FILE)
+        HISTORY, keys, key=lambda key: _modified(store.trial(key) / RESULT_FILE)
     )
     seen: dict[tuple[str, int], list[float]] = defaultdict(list)
+    unfit = []
     for key in newest:
-        result, raw = store.result(key), read_json(store.trial(key) / names.SPEC_FILE)
-        if result is None or raw is None or result["state"] != names.FINISHED:
+        result, file = store.result(key), store.trial(key) / SPEC_FILE
+        if result is None or result.state != State.FINISHED or "total" not in result.seconds:
+            continue
+        raw = read_object(file)
+        if raw is None:
             continue
         try:
             spec = TrialSpec.model_validate(raw)
-        except ValueError:  # of a plug-in or a file that is no longer there
+        except ValidationError as error:  # also of a plug-in or a file that is no longer there
+            unfit.append(f"{file}: {first_rule(error)}")
             continue
         network = spec.train.network.model_dump_json()
-        seen[network, spec.resolution].append(result["seconds"]["total"] / passes(spec))
+        seen[network, spec.resolution].append(result.seconds["total"] / passes(spec))
+    if unfit:
+        log.warning("the estimate leaves out %d finished trials, such as %s", len(unfit), unfit[0])
     return Rates({group: fmean(rates) for group, rates in seen.items()})
 
 

@@ -4,24 +4,22 @@ will cost.
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from sched_lab import names
 from sched_lab.errors import OutOfReach, SweepError
+from sched_lab.names import Stage
 from sched_lab.run import cost
-from sched_lab.store.folder import Store, settled
+from sched_lab.store.folder import Store
 from sched_lab.sweep import stages
 from sched_lab.sweep.grid import Cell, Grid, Trial
 from sched_lab.sweep.located_yaml import Located
 from sched_lab.sweep.spec import SweepSpec, read_sweep, trials
-from sched_lab.text import clock, label
+from sched_lab.trainers.results import State, TrialResult
 from sched_lab.trainers.scoring import detectors
 
 
@@ -33,9 +31,8 @@ class Plan:
     source: Located
     grid: Grid
     trials: tuple[Trial, ...]
-    states: dict[str, str]  # of the trials that have ended
-    settled: frozenset[str]  # the keys of those whose end stands for good
-    stages: dict[str, str]  # of the trials, where the sweep has stages
+    results: dict[str, TrialResult]  # of the trials that have ended, by key
+    stages: dict[str, Stage]  # of the trials, by key, where the sweep has stages
     store: Store = field(repr=False)
 
     @cached_property
@@ -54,10 +51,20 @@ class Plan:
         return [trial for trial in self.trials if self._is_done(trial)]
 
     def _is_done(self, trial: Trial) -> bool:
-        stopped_early = (
-            self.states.get(trial.key) == names.STOPPED and self.sweep.run.early_stop != "none"
-        )
-        return trial.key in self.settled or stopped_early
+        result = self.results.get(trial.key)
+        if result is None:
+            return False
+        stopped_early = result.state == State.STOPPED and self.sweep.run.early_stop != "none"
+        return result.is_final or stopped_early
+
+    def state(self, trial: Trial) -> State:
+        """How a trial ended; `missing` where it has not."""
+        result = self.results.get(trial.key)
+        return result.state if result else State.MISSING
+
+    def count(self, state: State) -> int:
+        """How many trials ended so."""
+        return sum(result.state == state for result in self.results.values())
 
     @property
     def to_confirm(self) -> int:
@@ -65,7 +72,7 @@ class Plan:
         has no stages.
         """
         run = self.sweep.run
-        if run.screen is None or run.confirm is None or stages.CONFIRM in self.stages.values():
+        if run.screen is None or run.confirm is None or Stage.CONFIRM in self.stages.values():
             return 0
         return stages.at_most(self.grid.cells, run.screen.keep) * run.confirm.seeds
 
@@ -103,28 +110,24 @@ def make(file: Path, store: Store) -> Plan:
     )
     there = store.trial_keys()
     results = _results(store, planned, there)
-    stage = {}
+    stage: dict[str, Stage] = {}
     if run.screen is not None and run.confirm is not None:
-        stage = {trial.key: stages.SCREEN for trial in planned}
+        stage = {trial.key: Stage.SCREEN for trial in planned}
         if results.keys() == stage.keys():
             kept = stages.best(cells, planned, results, run.screen.keep)
             fresh = range(run.screen.seeds, run.screen.seeds + run.confirm.seeds)
             confirming = keyed(stages.with_seeds(kept, fresh))
             planned += confirming
             results |= _results(store, confirming, there)
-            stage |= {trial.key: stages.CONFIRM for trial in confirming}
-    states = {key: str(result["state"]) for key, result in results.items()}
-    standing = frozenset(key for key, result in results.items() if settled(result))
-    return Plan(
-        sweep.spec, sweep.source, sweep.grid, tuple(planned), states, standing, stage, store
-    )
+            stage |= {trial.key: Stage.CONFIRM for trial in confirming}
+    return Plan(sweep.spec, sweep.source, sweep.grid, tuple(planned), results, stage, store)
 
 
 def _results(
     store: Store, planned: Iterable[Trial], there: Container[str]
-) -> dict[str, dict[str, Any]]:
-    found = {trial.key: store.result(trial.key) for trial in planned if trial.key in there}
-    return {key: result for key, result in found.items() if result}
+) -> dict[str, TrialResult]:
+    read = {trial.key: store.result(trial.key) for trial in planned if trial.key in there}
+    return {key: result for key, result in read.items() if result}
 
 
 def check(plan: Plan) -> None:
@@ -166,81 +169,3 @@ def warnings(plan: Plan) -> list[str]:
             " cluster"
         )
     return found
-
-
-def record(plan: Plan, seconds: float) -> dict[str, Any]:
-    """The plan as JSON values; `seconds` is the compute expected for what is to run, NaN when that
-    is not known.
-    """
-    states, gpu = Counter(plan.states.values()), plan.sweep.resources.gpu
-    known = math.isfinite(seconds)
-    return {
-        "sweep": plan.sweep.name,
-        "cells": len(plan.trials),
-        "duplicates": plan.grid.duplicates,
-        "excluded": plan.grid.excluded,
-        "finished": states[names.FINISHED],
-        "failed": states[names.FAILED],
-        "to_run": len(plan.to_run),
-        "expected_seconds": seconds if known else None,
-        "expected_gpu_hours": seconds * gpu / 3600 if known and gpu is not None else None,
-        "to_confirm": plan.to_confirm,
-        "warnings": warnings(plan),
-        "trials": [
-            {"key": trial.key, "state": _state(plan, trial), "settings": trial.settings}
-            for trial in plan.trials
-        ],
-    }
-
-
-def lines(plan: Plan, seconds: float, cells: bool) -> Iterator[str]:
-    """The plan as text; `cells` adds a line for each trial."""
-    if cells:
-        for trial in plan.trials:
-            yield f"{trial.key}  {_state(plan, trial):<9} {label(trial)}"
-    states, axes = Counter(plan.states.values()), " x ".join(plan.grid.axes)
-    yield f"sweep      {plan.sweep.name}"
-    yield f"cells      {len(plan.trials)}{f' ({axes})' if axes else ''}"
-    if plan.grid.duplicates:
-        yield f"collapsed  {plan.grid.duplicates} that denote the same trial as another"
-    if plan.grid.excluded:
-        yield f"excluded   {plan.grid.excluded}"
-    yield f"finished   {states[names.FINISHED]}"
-    if failed := [trial for trial in plan.trials if plan.states.get(trial.key) == names.FAILED]:
-        left = sum(trial.key in plan.settled for trial in failed)
-        again = f"{len(failed) - left} to be run again" if len(failed) > left else ""
-        diverged = (
-            f"{left} diverged and left so (sched-lab retry has them run again)" if left else ""
-        )
-        yield f"failed     {len(failed)}: {', '.join(part for part in (again, diverged) if part)}"
-    yield f"to run     {len(plan.to_run)}"
-    if plan.sweep.run.confirm is not None:
-        yield f"stages     {_stages(plan, plan.sweep.run.confirm.seeds)}"
-    yield f"expected   {_cost(plan, seconds)}"
-
-
-def _stages(plan: Plan, seeds: int) -> str:
-    whole, needed = len(plan.grid.cells) * seeds, len(plan.trials) + plan.to_confirm
-    saved = f"{needed} trials in all, the whole grid with {seeds} seeds takes {whole}"
-    if plan.to_confirm:
-        return f"screening; up to {plan.to_confirm} trials follow to confirm the best; {saved}"
-    return f"confirming {Counter(plan.stages.values())[stages.CONFIRM] // seeds} cells; {saved}"
-
-
-def _state(plan: Plan, trial: Trial) -> str:
-    return plan.states.get(trial.key, "missing")
-
-
-def _cost(plan: Plan, seconds: float) -> str:
-    if not plan.to_run:
-        return "nothing: no trial is left to run"
-    if not math.isfinite(seconds):
-        return (
-            "unknown until a trial with this network has finished in this store; --measure times a"
-            " few steps"
-        )
-    gpu = plan.sweep.resources.gpu
-    return (
-        f"{clock(seconds)} of compute on one"
-        f" slot{f', {seconds * gpu / 3600:.2g} GPU-hours' if gpu else ''}"
-    )

@@ -21,6 +21,7 @@ from sched_lab.store.folder import Store
 from sched_lab.store.journal import read
 from sched_lab.sweep.grid import Trial
 from sched_lab.text import clock, label
+from sched_lab.trainers.results import JOURNAL_FILE, State
 
 PLAIN_PERIOD = 30.0  # seconds between lines where there is no terminal
 
@@ -34,15 +35,15 @@ class _Running:
     step: int = 0
     sampled: int = 0
     evaluations: int = 0
-    loss: float = float("nan")
+    loss: float | None = None
 
     def follow(self, store: Store) -> None:
-        events, self.read_to = read(store.trial(self.trial.key) / names.JOURNAL_FILE, self.read_to)
+        events, self.read_to = read(store.trial(self.trial.key) / JOURNAL_FILE, self.read_to)
         for event in events:
-            self.step = max(self.step, event.get("step", 0))
-            self.loss = event.get("metrics", {}).get(names.LOSS, self.loss)
-            self.sampled = event["sampled"][0] if "sampled" in event else 0
-            self.evaluations += "file" in event
+            self.step = max(self.step, event.step)
+            self.loss = event.metrics.get(names.LOSS, self.loss)
+            self.sampled = event.sampled[0] if event.sampled else 0
+            self.evaluations += event.file is not None
 
     @property
     def fraction(self) -> float:
@@ -55,7 +56,8 @@ class _Running:
         spec = self.trial.spec
         if self.sampled:
             return f"sampling {self.sampled}/{spec.sample.count}"
-        loss = "" if self.loss != self.loss else f"  loss {self.loss:.4f}"
+        known = self.loss is not None and self.loss == self.loss
+        loss = f"  loss {self.loss:.4f}" if known else ""
         return f"training {self.step}/{spec.train.steps}{loss}"
 
 
@@ -73,7 +75,7 @@ class Board:
         """`trouble` says what is out of the ordinary at the moment."""
         self._store, self.sweep, self._trouble = store, sweep, trouble
         self.trials = {trial.key: trial for trial in [*done, *to_run]}
-        self.states: dict[str, str] = {}
+        self.states: dict[str, State] = {}
         self.best: dict[int, tuple[float, Trial]] = {}
         self._running: dict[str, _Running] = {}
         self._begun = time.monotonic()
@@ -82,9 +84,9 @@ class Board:
         self._work_done = 0.0
         self._said = ""
         for trial in done:
-            result = store.result(trial.key) or {}
-            self.states[trial.key] = result.get("state", names.STOPPED)
-            self._rank(trial, result.get("scores", {}))
+            result = store.result(trial.key)
+            self.states[trial.key] = result.state if result else State.STOPPED
+            self._rank(trial, result.scores if result else {})
 
     def say(self, notice: str) -> None:
         """Show this notice from now on."""
@@ -108,12 +110,12 @@ class Board:
         with self._lock:
             self._running.pop(key, None)
 
-    def ended(self, key: str, state: str, scores: Mapping[str, float]) -> None:
+    def ended(self, key: str, state: State, scores: Mapping[str, float | None]) -> None:
         with self._lock:
             self._running.pop(key, None)
             self._work_done += passes(self.trials[key].spec)
             self.states[key] = state
-            if state == names.FINISHED:
+            if state == State.FINISHED:
                 self._rank(self.trials[key], scores)
 
     def _rank(self, trial: Trial, scores: Mapping[str, float | None]) -> None:
@@ -127,7 +129,7 @@ class Board:
         ):
             self.best[size] = (score, trial)
 
-    def count(self, state: str) -> int:
+    def count(self, state: State) -> int:
         return Counter(self.states.values())[state]
 
     @property
@@ -150,12 +152,12 @@ class Board:
         for item in self.running:
             item.follow(self._store)
         parts = [
-            f"{self.count(names.FINISHED)}/{len(self.trials)} cells done",
+            f"{self.count(State.FINISHED)}/{len(self.trials)} cells done",
             f"{len(self.running)} running",
         ]
         parts += [
             f"{self.count(state)} {state}"
-            for state in (names.FAILED, names.STOPPED)
+            for state in (State.FAILED, State.STOPPED)
             if self.count(state)
         ]
         left = self.seconds_left()

@@ -13,22 +13,23 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 
-from sched_lab import names
 from sched_lab.errors import ExitCode, OutOfReach
 from sched_lab.redaction import redacted
 from sched_lab.run.executors import execute_inline, ray_environment
 from sched_lab.run.plan import Plan, check
 from sched_lab.run.progress import Board, shown
 from sched_lab.run.queue import Queue
-from sched_lab.run.worker import Orders, Report, bury, mend
+from sched_lab.run.worker import Orders, Report, complete_journal, record_lost_process
+from sched_lab.store.records import CellRow
 from sched_lab.text import flat_params
 from sched_lab.tracking.courier import Courier
 from sched_lab.tracking.tracker import Tracker
-from sched_lab.trainers.failures import LOST_PROCESS, OUT_OF_MEMORY, disk_is_full
+from sched_lab.trainers.failures import FailureKind, disk_is_full
+from sched_lab.trainers.results import JOURNAL_FILE, Failure, State
 
 PATIENCE = 30.0  # seconds in which MLflow must take a further trial's results
 MANY = 20  # results whose delivery takes long enough to say so
@@ -38,7 +39,7 @@ MANY = 20  # results whose delivery takes long enough to say so
 class Outcome:
     """What a submission came to."""
 
-    states: dict[str, str]
+    states: dict[str, State]
     """Of every trial, by key."""
     undelivered: str
     """Why MLflow does not have all results yet; empty when it has."""
@@ -95,7 +96,7 @@ def submit(
         tracker = opening.result()
         tracker.open(sweep.description, plan.source.text, sheet, plan.ranked_by)
         queue = Queue(
-            store, to_run, [trial for trial in plan.done if plan.states[trial.key] == names.FAILED]
+            store, to_run, [trial for trial in plan.done if plan.state(trial) == State.FAILED]
         )
         following = _Following(plan, queue, tracker, console)
         stack.enter_context(_interruptible(store.stop_file(sweep.name), following.board))
@@ -113,7 +114,7 @@ def submit(
     return Outcome(following.states, following.undelivered, following.stuck)
 
 
-def cells(plan: Plan) -> list[dict[str, Any]]:
+def cells(plan: Plan) -> list[CellRow]:
     """Every cell of the sweep: its key, its settings, and those of its params that a table is made
     of.
     """
@@ -127,12 +128,12 @@ def cells(plan: Plan) -> list[dict[str, Any]]:
         if each.get(name) != first.get(name)
     }
     return [
-        {
-            "key": trial.key,
-            "settings": trial.settings,
-            "params": {name: value for name, value in each.items() if name in shown},
-            **({"stage": plan.stages[trial.key]} if trial.key in plan.stages else {}),
-        }
+        CellRow(
+            key=trial.key,
+            settings=trial.settings,
+            params={name: value for name, value in each.items() if name in shown},
+            stage=plan.stages.get(trial.key),
+        )
         for trial, each in zip(plan.trials, params, strict=True)
     ]
 
@@ -144,7 +145,7 @@ class _Following:
 
     def __init__(self, plan: Plan, queue: Queue, tracker: Tracker, console: Console) -> None:
         self._plan, self._queue, self._tracker, self._console = plan, queue, tracker, console
-        self._failures: dict[str, Counter[str]] = defaultdict(Counter)
+        self._failures: dict[str, Counter[Failure]] = defaultdict(Counter)
         self._stop_file = plan.store.stop_file(plan.sweep.name)
         self._courier = Courier(tracker)
         self.board = Board(plan.store, plan.sweep.name, plan.done, plan.to_run, self._trouble)
@@ -156,7 +157,7 @@ class _Following:
 
     def __enter__(self) -> Self:
         for trial in self._plan.done:  # a run may be missing where another sweep has done the work
-            mend(self._plan.store, trial.key)
+            complete_journal(self._plan.store, trial.key)
             self._courier.follow(trial)
         self._courier.start()
         return self
@@ -168,10 +169,10 @@ class _Following:
             )
         delivered = self._courier.drain(PATIENCE if kind is None else 2.0)
         states = set(self.states.values())
-        whole = names.STOPPED if states & {names.STOPPED, names.MISSING} else names.FINISHED
+        whole = State.STOPPED if states & {State.STOPPED, State.MISSING} else State.FINISHED
         try:
             if delivered:
-                self._tracker.close(names.FAILED if names.FAILED in states else whole)
+                self._tracker.close(State.FAILED if State.FAILED in states else whole)
             else:
                 self.undelivered = f"MLflow did not take the last results: {self._courier.error}"
         except OutOfReach as problem:
@@ -183,7 +184,7 @@ class _Following:
         return self._courier.is_alive()
 
     @property
-    def states(self) -> dict[str, str]:
+    def states(self) -> dict[str, State]:
         """The state of every trial of the sweep: stopped where it began and did not end, missing
         where it did not.
         """
@@ -192,9 +193,9 @@ class _Following:
             for trial in self._plan.trials
         }
 
-    def _unended(self, key: str) -> str:
-        began = (self._plan.store.trial(key) / names.JOURNAL_FILE).exists()
-        return names.STOPPED if began else names.MISSING
+    def _unended(self, key: str) -> State:
+        began = (self._plan.store.trial(key) / JOURNAL_FILE).exists()
+        return State.STOPPED if began else State.MISSING
 
     def started(self, key: str) -> None:
         self._running.add(key)
@@ -202,23 +203,22 @@ class _Following:
         self._courier.follow(self.board.trials[key], running=True)
 
     def reported(self, key: str, report: Report) -> None:
-        self._pause(key, report.reason if report.state == names.PAUSED else "")
+        self._pause(key, report.reason if report.state == State.PAUSED else "")
         if not report.done:
             return
         self._running.discard(key)
-        if report.state == names.ELSEWHERE:
+        if report.state == State.ELSEWHERE:
             self._queue.occupied(key)
             self.board.left(key)
             return
         self._courier.follow(self.board.trials[key])
-        if report.state == names.FAILED and self._tried_again(key, report.failure):
+        if report.state == State.FAILED and self._tried_again(key, report.failure):
             self._queue.again(key)
             self.board.left(key)
         else:
-            self._queue.ended(key, failed=report.state == names.FAILED)
-            self.board.ended(
-                key, report.state, (self._plan.store.result(key) or {}).get("scores", {})
-            )
+            self._queue.ended(key, failed=report.state == State.FAILED)
+            result = self._plan.store.result(key)
+            self.board.ended(key, report.state, result.scores if result else {})
 
     def prune(self, key: str) -> None:
         with suppress(OSError):  # where the file can't be written, the trial just goes on
@@ -227,13 +227,15 @@ class _Following:
     def lost(self, key: str, told: str) -> None:
         lines = told.splitlines() or ["its process died without a word"]
         memory = any(word in told for word in ("OutOfMemoryError", "running low on memory"))
-        reason, failure = redacted(lines[-1]), OUT_OF_MEMORY if memory else LOST_PROCESS
+        reason = redacted(lines[-1])
+        failure = FailureKind.OUT_OF_MEMORY if memory else FailureKind.LOST_PROCESS
         while True:
             try:
-                return self.reported(key, bury(self._plan.store, key, reason, failure))
+                report = record_lost_process(self._plan.store, key, reason, failure)
+                return self.reported(key, report)
             except OSError as error:
                 if not disk_is_full(error) or self._stop_file.exists():
-                    return self.reported(key, Report(0, math.nan, names.FAILED, reason, failure))
+                    return self.reported(key, Report(0, math.nan, State.FAILED, reason, failure))
                 self._pause(key, f"no space left for {self._plan.store.root}: free some to go on")
                 time.sleep(1.0)
 
@@ -253,7 +255,7 @@ class _Following:
             yield f"{len(self._queue.elsewhere)} of the trials are run by another submit"
         yield from sorted(set(self._paused.values()))
 
-    def _tried_again(self, key: str, failure: str) -> bool:
+    def _tried_again(self, key: str, failure: Failure) -> bool:
         """Count a failure; whether the sweep's policy has the trial tried again after it."""
         counts, run = self._failures[key], self._plan.sweep.run
         counts[failure] += 1

@@ -10,19 +10,31 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from sched_lab import names
 from sched_lab.errors import OutOfReach
 from sched_lab.redaction import Redacting, redacted
-from sched_lab.store.folder import Store, settled
+from sched_lab.store.folder import Store
 from sched_lab.store.journal import Journal, last_state, read
-from sched_lab.trainers.failures import OUT_OF_MEMORY, disk_is_full, gpu_is_lost, kind_of
+from sched_lab.trainers.failures import FailureKind, disk_is_full, gpu_is_lost, kind_of
 from sched_lab.trainers.files import write_json
+from sched_lab.trainers.results import (
+    CHECKPOINT_FILE,
+    JOURNAL_FILE,
+    LOG_FILE,
+    RESULT_FILE,
+    SET_ASIDE,
+    SPEC_FILE,
+    Failure,
+    State,
+    TrialResult,
+    write_result,
+)
 from sched_lab.trainers.spec import TrialSpec
 
 if TYPE_CHECKING:
@@ -50,13 +62,13 @@ class Report:
 
     step: int
     score: float  # of the metric that ranks; NaN where there is none
-    state: str
+    state: State
     reason: str = ""
-    failure: str = ""  # its kind, where the trial failed
+    failure: Failure = ""
 
     @property
     def done(self) -> bool:
-        return self.state not in (names.RUNNING, names.PAUSED)
+        return self.state not in (State.RUNNING, State.PAUSED)
 
 
 def work(key: str, spec: TrialSpec, orders: Orders) -> Generator[Report, None, None]:
@@ -74,98 +86,114 @@ def work(key: str, spec: TrialSpec, orders: Orders) -> Generator[Report, None, N
         try:
             with store.claimed(key) as mine:
                 if not mine:
-                    last = Report(0, math.nan, names.ELSEWHERE)
+                    last = _elsewhere()
                 elif failed:
-                    last = _failed(failed, key, store)
+                    last = _record_failure(store, key, failed)
                 else:
-                    last = _settled(store, key) or (yield from _attempt(key, spec, orders, store))
+                    last = _final(store, key) or (yield from _attempt(key, spec, orders, store))
         except Exception as error:
             if gpu_is_lost(error):  # for this process; the next one may have it back
                 raise OutOfReach(f"the GPU failed: {error}") from error
             if disk_is_full(error):
-                yield Report(
-                    0, math.nan, names.PAUSED, f"no space left for {store.root}: free some to go on"
-                )
+                reason = f"no space left for {store.root}: free some to go on"
+                yield Report(0, math.nan, State.PAUSED, reason)
                 if not _await_room(store, key, orders):
                     last = _stopped(0, math.nan)
             elif failed is None:
                 failed = error
             else:  # not even that can be written down
-                last = Report(0, math.nan, names.FAILED, _told(failed), kind_of(failed))
+                last = Report(0, math.nan, State.FAILED, _told(failed), kind_of(failed))
     yield last
 
 
-def bury(store: Store, key: str, reason: str, failure: str) -> Report:
-    """What has become of a trial whose process died: it may have come to its end before that, else
-    it failed so.
-    """
+def record_lost_process(store: Store, key: str, reason: str, failure: FailureKind) -> Report:
+    """Record that a trial's process died, unless the trial had come to its end before that."""
     with store.claimed(key) as mine:
         if not mine:
-            return Report(0, math.nan, names.ELSEWHERE)
-        return _settled(store, key) or conclude(store, key, names.FAILED, reason, failure)
+            return _elsewhere()
+        return _final(store, key) or record_end(store, key, State.FAILED, reason, failure)
 
 
-def reopen(store: Store, key: str) -> bool:
+def remove_result(store: Store, key: str) -> bool:
     """Take away a trial's result, so that it is run again; False when some process runs it now."""
     with store.claimed(key, patience=0.5) as mine:
         if mine:
-            (store.trial(key) / names.RESULT_FILE).unlink(missing_ok=True)
-            with Journal(store.trial(key) / names.JOURNAL_FILE) as journal:
-                journal.write(state=names.STOPPED, reason="to be run again")
+            (store.trial(key) / RESULT_FILE).unlink(missing_ok=True)
+            with Journal(store.trial(key) / JOURNAL_FILE) as journal:
+                journal.write(state=State.STOPPED, reason="to be run again")
         return mine
 
 
-def mend(store: Store, key: str) -> None:
-    """Have the journal tell of the end that the result tells of: a process may have died between
-    writing the two.
+def complete_journal(store: Store, key: str) -> None:
+    """Add to the journal the end that the result tells of, where a process died between writing
+    the two.
     """
     result = store.result(key)
-    if result is not None and last_state(store.trial(key) / names.JOURNAL_FILE) != result["state"]:
+    if result is not None and _lacks_end(store, result):
         with store.claimed(key, patience=0) as mine:
             if mine:
-                _tell_end(store, key, result)
+                _write_end(store, result)
 
 
-def _settled(store: Store, key: str) -> Report | None:
-    """The end of a trial that another submit was faster to run."""
-    result = store.result(key)
-    if result is None or not settled(result):
-        return None
-    if last_state(store.trial(key) / names.JOURNAL_FILE) != result["state"]:
-        _tell_end(store, key, result)
-    return Report(result["step"], math.nan, result["state"], result["reason"], result["failure"])
-
-
-def _tell_end(store: Store, key: str, result: Mapping[str, Any]) -> None:
-    seconds = {
-        f"{names.SECONDS}{phase}": value for phase, value in result.get("seconds", {}).items()
-    }
-    end = {name: result[name] for name in ("step", "state", "reason", "failure")}
-    with Journal(store.trial(key) / names.JOURNAL_FILE) as journal:
-        journal.write(metrics={**result["scores"], **seconds}, **end)
-
-
-def conclude(
-    store: Store, key: str, state: str, reason: str, failure: str = "", step: int = 0
+def record_end(
+    store: Store,
+    key: str,
+    state: Literal[State.FAILED, State.STOPPED],
+    reason: str,
+    failure: Failure = "",
+    step: int = 0,
 ) -> Report:
     """Record an end that the trial did not come to by itself, in its result and in its journal."""
-    result = {
-        "key": key,
-        "state": state,
-        "reason": reason,
-        "failure": failure,
-        "step": step,
-        "scores": {},
-    }
-    write_json(store.trial(key) / names.RESULT_FILE, result)
-    _tell_end(store, key, result)
-    return Report(step, math.nan, state, reason, failure)
+    result = TrialResult(key=key, state=state, reason=reason, failure=failure, step=step, scores={})
+    write_result(store.trial(key), result)
+    _write_end(store, result)
+    return _report(result)
 
 
-def _failed(error: Exception, key: str, store: Store) -> Report:
-    with (store.trial(key) / names.LOG_FILE).open("a") as log:
+def _elsewhere() -> Report:
+    return Report(0, math.nan, State.ELSEWHERE)
+
+
+def _stopped(step: int, score: float) -> Report:
+    return Report(step, score, State.STOPPED, "stopped by the user")
+
+
+def _report(result: TrialResult, score: float = math.nan) -> Report:
+    return Report(result.step, score, result.state, result.reason, result.failure)
+
+
+def _final(store: Store, key: str) -> Report | None:
+    """The end of a trial that another submit was faster to run."""
+    result = store.result(key)
+    if result is None or not result.is_final:
+        return None
+    if _lacks_end(store, result):
+        _write_end(store, result)
+    return _report(result)
+
+
+def _lacks_end(store: Store, result: TrialResult) -> bool:
+    return last_state(store.trial(result.key) / JOURNAL_FILE) != result.state
+
+
+def _write_end(store: Store, result: TrialResult) -> None:
+    """Write what a result says to its trial's journal."""
+    scores = {name: math.nan if v is None else v for name, v in result.scores.items()}
+    seconds = {f"{names.SECONDS}{phase}": value for phase, value in result.seconds.items()}
+    with Journal(store.trial(result.key) / JOURNAL_FILE) as journal:
+        journal.write(
+            metrics=scores | seconds,
+            step=result.step,
+            state=result.state,
+            reason=result.reason,
+            failure=result.failure,
+        )
+
+
+def _record_failure(store: Store, key: str, error: Exception) -> Report:
+    with (store.trial(key) / LOG_FILE).open("a") as log:
         log.write(redacted("".join(traceback.format_exception(error))))
-    return conclude(store, key, names.FAILED, _told(error), kind_of(error))
+    return record_end(store, key, State.FAILED, _told(error), kind_of(error))
 
 
 def _told(error: Exception) -> str:
@@ -176,14 +204,12 @@ def _await_room(store: Store, key: str, orders: Orders) -> bool:
     """True when the store's disk takes a file again as large as the trial's next checkpoint; False
     at a stop.
     """
-    probe, checkpoint = store.root / f"room.{key}.part", store.trial(key) / names.CHECKPOINT_FILE
+    probe, checkpoint = store.root / f"room.{key}.part", store.trial(key) / CHECKPOINT_FILE
     size = ROOM + (2 * checkpoint.stat().st_size if checkpoint.exists() else 0)
     while not store.stop_file(orders.sweep).exists():
         try:
-            with probe.open("wb") as file:
-                os.posix_fallocate(
-                    file.fileno(), 0, size
-                )  # unlike a look at what is free, this minds quotas
+            with probe.open("wb") as file:  # unlike a look at what is free, this minds quotas
+                os.posix_fallocate(file.fileno(), 0, size)
             return True
         except OSError as error:
             if not disk_is_full(error):
@@ -197,86 +223,107 @@ def _await_room(store: Store, key: str, orders: Orders) -> bool:
 def _attempt(
     key: str, spec: TrialSpec, orders: Orders, store: Store
 ) -> Generator[Report, None, Report]:
+    """Run the trial to its end, from its checkpoint where it has one, unless it is stopped."""
     import torch
-
-    from sched_lab.trainers.trial import Saving, run
 
     stop_file, prune_file = store.stop_file(orders.sweep), store.prune_file(key)
     if stop_file.exists():
         return _stopped(0, math.nan)
     torch.set_num_threads(orders.threads)
     folder = store.trial(key)
-    log = folder / names.LOG_FILE
-    (folder / names.RESULT_FILE).unlink(missing_ok=True)
+    (folder / RESULT_FILE).unlink(missing_ok=True)
     prune_file.unlink(missing_ok=True)
-    write_json(folder / names.SPEC_FILE, spec.model_dump(mode="json"))
-    score, result = math.nan, None
-    with _log_to(log):
+    write_json(folder / SPEC_FILE, spec.model_dump(mode="json"))
+    with _log_to(folder / LOG_FILE):
         journal = _open_journal(folder)
     with journal:
-        pieces = _micro_batches(folder / names.JOURNAL_FILE, spec)
+        pieces = _micro_batches(folder / JOURNAL_FILE, spec)
         journal.write(
-            state=names.RUNNING, pid=os.getpid(), host=platform.node(), micro_batches=pieces
+            state=State.RUNNING, pid=os.getpid(), host=platform.node(), micro_batches=pieces
         )
-        trial = run(
-            spec,
-            key=key,
-            folder=folder,
-            cache=store.cache,
-            device=orders.device,
-            checkpoint_seconds=orders.checkpoint_seconds,
-            micro_batches=pieces,
-        )
-        with closing(trial) as events:
-            while True:
+        with closing(_events(key, spec, orders, store, pieces)) as events:
+            end, step, score = yield from _follow(events, spec, journal, (stop_file, prune_file))
+        if end == stop_file:
+            stopped = _stopped(step, score)
+            journal.write(state=stopped.state, reason=stopped.reason)
+            return stopped
+    if isinstance(end, TrialResult):
+        _write_end(store, end)
+        return _report(end, score)
+    prune_file.unlink()
+    return record_end(store, key, State.STOPPED, f"stopped early at step {step}", step=step)
+
+
+def _events(
+    key: str, spec: TrialSpec, orders: Orders, store: Store, pieces: int
+) -> Generator[Event | TrialResult, None, None]:
+    """What happens in the trial, and its result; what it prints meanwhile goes to its log."""
+    from sched_lab.trainers.trial import run
+
+    trial = run(
+        spec,
+        key=key,
+        folder=store.trial(key),
+        cache=store.cache,
+        device=orders.device,
+        checkpoint_seconds=orders.checkpoint_seconds,
+        micro_batches=pieces,
+    )
+    with closing(trial):
+        while True:
+            with _log_to(store.trial(key) / LOG_FILE):
                 try:
-                    with _log_to(log):
-                        event = next(events)
+                    event: Event | TrialResult = next(trial)
                 except StopIteration as end:
-                    result = end.value
-                    break
-                if isinstance(event, Saving):
-                    journal.sync()  # what a checkpoint has behind it must never be lost
-                    continue
-                scores = _note(event, journal)
-                if scores:
-                    journal.sync()  # before the result says that these are told
-                    score = scores[spec.score.metric_names[0]]
-                    if event.step == spec.train.steps:
-                        continue  # the result comes next
-                    yield Report(event.step, score, names.RUNNING)
-                if stop_file.exists():
-                    journal.sync()
-                    events.close()
-                    stopped = _stopped(event.step, score)
-                    journal.write(state=stopped.state, reason=stopped.reason)
-                    return stopped
-                if prune_file.exists():
-                    break
-    if result is None:
-        prune_file.unlink()
-        return conclude(
-            store, key, names.STOPPED, f"stopped early at step {event.step}", step=event.step
-        )
-    _tell_end(store, key, asdict(result))
-    return Report(result.step, score, result.state, result.reason, result.failure)
+                    event = end.value
+            yield event
+
+
+def _follow(
+    events: Iterator[Event | TrialResult], spec: TrialSpec, journal: Journal, asks: Sequence[Path]
+) -> Generator[Report, None, tuple[TrialResult | Path, int, float]]:
+    """Write the events down and report the scores, until the trial ends or a file of `asks` is
+    there.
+
+    Returns the trial's result, or that file; the last step; the last score.
+    """
+    from sched_lab.trainers.trial import Saving
+
+    score = math.nan
+    for event in events:
+        if isinstance(event, TrialResult):
+            return event, event.step, score
+        if isinstance(event, Saving):
+            journal.sync()  # what a checkpoint has behind it must never be lost
+            continue
+        if scores := _note(event, journal):
+            journal.sync()  # before the result says that these are told
+            score = scores[spec.score.metric_names[0]]
+            if event.step == spec.train.steps:
+                continue  # the result comes next
+            yield Report(event.step, score, State.RUNNING)
+        for file in asks:
+            if file.exists():
+                journal.sync()
+                return file, event.step, score
+    raise RuntimeError("a trial ended without a result")
 
 
 def _open_journal(folder: Path) -> Journal:
     """The trial's journal. Where lines of it are damaged, the trial starts again, to tell again
     what they told.
     """
-    journal = Journal(folder / names.JOURNAL_FILE)
+    journal = Journal(folder / JOURNAL_FILE)
     if not journal.damaged:
         return journal
     with journal:
-        aside = folder / f"{names.JOURNAL_FILE}.bad"
-        (folder / names.JOURNAL_FILE).replace(aside)
-        (folder / names.CHECKPOINT_FILE).unlink(missing_ok=True)
+        aside = folder / f"{JOURNAL_FILE}{SET_ASIDE}"
+        (folder / JOURNAL_FILE).replace(aside)
+        (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     logging.getLogger(__name__).warning(
         "starting again, since the journal is damaged; set aside as %s", aside.name
     )
-    return Journal(folder / names.JOURNAL_FILE)
+    return Journal(folder / JOURNAL_FILE)
 
 
 def _micro_batches(journal: Path, spec: TrialSpec) -> int:
@@ -284,7 +331,7 @@ def _micro_batches(journal: Path, spec: TrialSpec) -> int:
     out.
     """
     events, _ = read(journal)
-    times = sum(event.get("failure") == OUT_OF_MEMORY for event in events)
+    times = sum(event.failure == FailureKind.OUT_OF_MEMORY for event in events)
     return int(min(2**times, spec.train.batch))
 
 
@@ -310,10 +357,6 @@ def _note(event: Event, journal: Journal) -> Mapping[str, float]:
             )
             return event.scores
     return {}
-
-
-def _stopped(step: int, score: float) -> Report:
-    return Report(step, score, names.STOPPED, "stopped by the user")
 
 
 @contextmanager

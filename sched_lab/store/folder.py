@@ -5,29 +5,27 @@ and reports.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 from filelock import FileLock, Timeout
 
 from sched_lab import names
 from sched_lab.errors import OutOfReach
-from sched_lab.trainers.failures import DIVERGED
+from sched_lab.store.records import CellRow, Holder, Sheet, TrialResult, read_record, warn
 from sched_lab.trainers.files import replacing, write_json
+from sched_lab.trainers.results import RESULT_FILE
 
 _SQLITE = "sqlite:///"
+STOP_FILE = "stop"
 _SUBMIT_LOCK, _SUBMIT_FILE, _TRIAL_LOCK = "submit.lock", "submit.json", "claim.lock"
-_RESULT = {"key": str, "state": str, "reason": str, "failure": str, "step": int, "scores": dict}
-_SHEET = {"name": str, "cells": list}
-_CELL = {"key": str, "settings": dict}
+_UNNAMED = Holder(pid=0, host="a host that is not named")
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Store:
 
     def trial(self, key: str) -> Path:
         """The folder of one trial."""
-        return self.root / "trials" / key
+        return self.root.joinpath("trials", key)
 
     def sweep(self, name: str) -> Path:
         """The folder of one sweep: the cells last submitted, and whether it was asked to stop."""
@@ -77,41 +75,44 @@ class Store:
 
     def stop_file(self, name: str) -> Path:
         """The file whose presence asks a sweep's trials to checkpoint and stop."""
-        return self.sweep(name) / "stop"
+        return self.sweep(name) / STOP_FILE
 
-    def result(self, key: str) -> dict[str, Any] | None:
+    def result(self, key: str) -> TrialResult | None:
         """What a trial came to, as it stands in its folder; None while it has not ended, or the
         file is damaged.
         """
-        result = read_json(self.trial(key) / names.RESULT_FILE)
-        return result if _has(result, _RESULT) else None
+        file = self.trial(key) / RESULT_FILE
+        result = read_record(file, TrialResult)
+        if result is not None and result.key != key:
+            return warn(file, "ignored: it is another trial's")
+        return result
 
     def trial_keys(self) -> set[str]:
         """The keys of all trials that have a folder."""
         trials = self.root / "trials"
         return {entry.name for entry in os.scandir(trials)} if trials.is_dir() else set()
 
-    def write_sweep(self, name: str, yaml_text: str, cells: list[dict[str, Any]]) -> None:
+    def write_sweep(self, name: str, yaml_text: str, cells: Iterable[CellRow]) -> None:
         """Keep what was last submitted under this name."""
         folder = self.sweep(name)
-        write_json(folder / names.CELLS_FILE, {"name": name, "cells": cells})
+        sheet = {"name": name, "cells": [cell.as_json() for cell in cells]}
+        write_json(folder / names.CELLS_FILE, sheet)
         with replacing(folder / names.SWEEP_FILE) as part:
             part.write_text(yaml_text)
 
-    def sweeps(self) -> dict[str, list[dict[str, Any]]]:
+    def sweeps(self) -> dict[str, tuple[CellRow, ...]]:
         """The cells of every sweep submitted to this store, by the sweep's name, the last submitted
         first.
         """
-        files = sorted(
-            (self.root / "sweeps").glob(f"*/{names.CELLS_FILE}"),
-            key=lambda file: file.stat().st_mtime,
-            reverse=True,
-        )
-        sheets = [sheet for sheet in map(read_json, files) if sheet and _has(sheet, _SHEET)]
-        return {
-            sheet["name"]: [cell for cell in sheet["cells"] if _has(cell, _CELL)]
-            for sheet in sheets
-        }
+        files = (self.root / "sweeps").glob(f"*/{names.CELLS_FILE}")
+        sheets = {}
+        for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+            sheet = read_record(file, Sheet)
+            if sheet is not None and safe_name(sheet.name) != file.parent.name:
+                warn(file, "ignored: it is another sweep's")
+            elif sheet is not None:
+                sheets[sheet.name] = sheet.cells
+        return sheets
 
     @contextmanager
     def held(self, sweep: str) -> Iterator[None]:
@@ -126,20 +127,21 @@ class Store:
             with FileLock(
                 folder / _SUBMIT_LOCK, timeout=0.5
             ):  # a look at the lock takes it for a moment
-                write_json(folder / _SUBMIT_FILE, {"pid": os.getpid(), "host": platform.node()})
+                holder = Holder(pid=os.getpid(), host=platform.node())
+                write_json(folder / _SUBMIT_FILE, holder.model_dump())
                 yield
         except Timeout:
-            by = self.holder(sweep) or {}
-            who = f"process {by.get('pid')} on {by.get('host')}"
             raise OutOfReach(
-                f"another submit of {sweep} is at work on {self.root} ({who}): wait for it, or"
-                " stop it"
+                f"another submit of {sweep} is at work on {self.root}"
+                f" ({self.holder(sweep) or _UNNAMED}): wait for it, or stop it"
             ) from None
 
-    def holder(self, sweep: str) -> dict[str, Any] | None:
+    def holder(self, sweep: str) -> Holder | None:
         """The process whose submit of this sweep is at work; None when there is none."""
         folder = self.sweep(sweep)
-        return (read_json(folder / _SUBMIT_FILE) or {}) if locked(folder / _SUBMIT_LOCK) else None
+        if not locked(folder / _SUBMIT_LOCK):
+            return None
+        return read_record(folder / _SUBMIT_FILE, Holder) or _UNNAMED
 
     @contextmanager
     def claimed(self, key: str, patience: float = 2.0) -> Iterator[bool]:
@@ -176,31 +178,6 @@ def locked(path: Path) -> bool:
         return False
     except BlockingIOError:
         return True
-
-
-def settled(result: Mapping[str, Any] | None) -> bool:
-    """Whether a trial's result stands for good: it finished, or it diverged and would do so
-    again.
-    """
-    return result is not None and (
-        result["state"] == names.FINISHED or result["failure"] == DIVERGED
-    )
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None where there is no such file or it holds something else."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _has(value: object, members: Mapping[str, type]) -> bool:
-    """Whether a JSON value is an object with these members."""
-    return isinstance(value, dict) and all(
-        isinstance(value.get(name), kind) for name, kind in members.items()
-    )
 
 
 def database_uri(file: Path) -> str:

@@ -5,7 +5,6 @@ is never touched.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,12 +13,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sched_lab import names
 from sched_lab.errors import OutOfReach
-from sched_lab.store.folder import Store, locked
-
-# Sched_lab.trainers.trial has the name too, and torch with it
-_CHECKPOINT = "checkpoint.safetensors"
+from sched_lab.store.folder import STOP_FILE, Store, locked
+from sched_lab.trainers.caching import is_partial, lock_of
+from sched_lab.trainers.files import is_abandoned
+from sched_lab.trainers.results import CHECKPOINT_FILE, SET_ASIDE, State
 
 
 @dataclass(frozen=True)
@@ -76,20 +74,15 @@ def _alone_with(store: Store, path: Path) -> Iterator[Iterable[tuple[str, Path]]
     elif kind == "sweeps":
         yield _of_sweep(path.parent) if store.holder(name) is None else ()
     else:  # whoever reads a finished entry takes no lock
-        with FileLock(_lock_of(path), timeout=0):
+        with FileLock(lock_of(path), timeout=0):
             yield _of_entry(path, all_of_it=not _users(store))
 
 
 def _users(store: Store) -> list[str]:
     """Who is at work on the store, in words."""
     sweeps, trials = _folders(store.root / "sweeps"), _folders(store.root / "trials")
-    holders = {
-        folder.name: by for folder in sweeps if (by := store.holder(folder.name)) is not None
-    }
-    submits = [
-        f"the submit of {name} (process {by.get('pid')} on {by.get('host')})"
-        for name, by in holders.items()
-    ]
+    holders = {folder.name: store.holder(folder.name) for folder in sweeps}
+    submits = [f"the submit of {name} ({holder})" for name, holder in holders.items() if holder]
     return submits or [f"trial {folder.name}" for folder in trials if store.busy(folder.name)]
 
 
@@ -100,13 +93,13 @@ def _of_trials(store: Store) -> Iterator[tuple[str, Path]]:
 
 
 def _of_trial(store: Store, folder: Path) -> Iterator[tuple[str, Path]]:
-    state = (store.result(folder.name) or {}).get("state")
+    result = store.result(folder.name)
     for file in _files(folder):
-        if file.name == _CHECKPOINT and state == names.FINISHED:
+        if file.name == CHECKPOINT_FILE and result and result.state == State.FINISHED:
             yield "checkpoint of a finished trial", file
-        elif file.suffix == ".bad" and state is not None:
+        elif file.suffix == SET_ASIDE and result:
             yield "damaged checkpoint", file
-        elif _is_abandoned(file):
+        elif is_abandoned(file):
             yield "unfinished file", file
 
 
@@ -118,45 +111,24 @@ def _of_sweeps(store: Store) -> Iterator[tuple[str, Path]]:
 
 def _of_sweep(folder: Path) -> Iterator[tuple[str, Path]]:
     for file in _files(folder):
-        if file.name == "stop":
+        if file.name == STOP_FILE:
             yield "stop file that nobody reads", file
-        elif _is_abandoned(file):
+        elif is_abandoned(file):
             yield "unfinished file", file
 
 
 def _of_cache(store: Store, all_of_it: bool) -> Iterator[tuple[str, Path]]:
     for kind in _folders(store.cache):
         for entry in _folders(kind):
-            if not locked(_lock_of(entry)):
+            if not locked(lock_of(entry)):
                 yield from _of_entry(entry, all_of_it)
 
 
 def _of_entry(entry: Path, all_of_it: bool) -> Iterator[tuple[str, Path]]:
-    if entry.suffix == ".partial":
+    if is_partial(entry):
         yield "unfinished cache", entry
     elif all_of_it:
         yield f"cache: {entry.parent.name}", entry
-
-
-def _lock_of(entry: Path) -> Path:
-    """What sched_lab.trainers.caching locks while it makes an entry."""
-    return entry.with_name(f"{entry.name.removesuffix('.partial')}.lock")
-
-
-def _is_abandoned(file: Path) -> bool:
-    """Whether this is a file that a process was writing, and that process is gone from this
-    machine.
-    """
-    found = re.search(r"\.([1-9]\d{0,8})\.part$", file.name)
-    if found is None:
-        return False
-    try:
-        os.kill(int(found[1]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
 
 
 def _folders(parent: Path) -> list[Path]:

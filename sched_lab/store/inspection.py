@@ -5,84 +5,121 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from sched_lab import names
-from sched_lab.store.folder import Store, read_json
+from pydantic import ValidationError
+
+from sched_lab.store.folder import Store
 from sched_lab.store.journal import read
+from sched_lab.store.records import CellRow, first_rule, read_object, warn
 from sched_lab.text import clock, flat_params, settings_text
+from sched_lab.trainers.results import JOURNAL_FILE, SPEC_FILE, Failure, Score, State
 from sched_lab.trainers.spec import TrialSpec
 
 
-def cell_states(store: Store, cells: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each cell with its state and reason; `heard` is how many seconds ago a trial without a result
-    last wrote.
-    """
-    rows = []
-    for cell in cells:
-        row = {
-            **cell,
-            "state": names.MISSING,
-            "reason": "",
-            "failure": "",
-            "scores": {},
-            "heard": None,
-        }
-        if result := store.result(cell["key"]):
-            row |= {name: result[name] for name in ("state", "reason", "failure", "scores")}
-        else:
-            events, _ = read(store.trial(cell["key"]) / names.JOURNAL_FILE)
-            said = [event for event in events if "state" in event]
-            if said:
-                row |= {"state": said[-1]["state"], "reason": said[-1].get("reason", "")}
-                if row["state"] == names.RUNNING and not store.busy(cell["key"]):
-                    row["state"] = names.INTERRUPTED  # its process is gone
-                row["heard"] = round(time.time() - events[-1]["time_ms"] / 1000, 1)
-        rows.append(row)
-    return rows
+@dataclass(frozen=True)
+class CellState:
+    """How a cell of a sweep stands."""
 
+    cell: CellRow
+    state: State = State.MISSING
+    reason: str = ""
+    failure: Failure = ""
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    heard: float | None = None
+    """Seconds since a trial without a result last wrote."""
 
-def trial_line(row: Mapping[str, Any]) -> str:
-    """A cell's state in one line."""
-    settings = settings_text(row["settings"])
-    scores = " ".join(
-        f"{name}={'missing' if v is None else f'{v:.4g}'}" for name, v in row["scores"].items()
-    )
-    heard = f"last heard of {clock(row['heard'])} ago" if row["heard"] is not None else ""
-    stage = f"{row['stage']:<7}" if "stage" in row else ""
-    return "  ".join(
-        part
-        for part in (
-            row["key"],
-            stage,
-            f"{row['state']:<9}",
-            settings,
-            scores,
-            row["reason"],
-            heard,
+    def as_json(self) -> dict[str, Any]:
+        """The cell's members, then these."""
+        mine = {name: value for name, value in vars(self).items() if name != "cell"}
+        return self.cell.as_json() | mine
+
+    def __str__(self) -> str:
+        scores = " ".join(
+            f"{name}={'missing' if v is None else f'{v:.4g}'}" for name, v in self.scores.items()
         )
-        if part
+        parts = (
+            self.cell.key,
+            self.cell.stage and f"{self.cell.stage:<7}",
+            f"{self.state:<9}",
+            settings_text(self.cell.settings),
+            scores,
+            self.reason,
+            "" if self.heard is None else f"last heard of {clock(self.heard)} ago",
+        )
+        return "  ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that a trial's folder says of it; None and empty where it has no result."""
+
+    key: str
+    state: State
+    reason: str
+    failure: Failure
+    scores: Mapping[str, Score]
+    step: int | None
+    loss: float | None
+    environment: dict[str, str] | None
+    seconds: dict[str, float]
+    params: dict[str, str]
+    folder: str
+
+
+def cell_states(store: Store, cells: Iterable[CellRow]) -> list[CellState]:
+    """How each of these cells stands."""
+    return [_state(store, cell) for cell in cells]
+
+
+def _state(store: Store, cell: CellRow) -> CellState:
+    if result := store.result(cell.key):
+        return CellState(cell, result.state, result.reason, result.failure, result.scores)
+    events, _ = read(store.trial(cell.key) / JOURNAL_FILE)
+    last = next((event for event in reversed(events) if event.state), None)
+    if last is None or last.state is None:
+        return CellState(cell)
+    orphaned = last.state == State.RUNNING and not store.busy(cell.key)
+    return CellState(
+        cell,
+        State.INTERRUPTED if orphaned else last.state,
+        last.reason or "",
+        heard=round(time.time() - events[-1].time_ms / 1000, 1),
     )
 
 
 def find(store: Store, key: str) -> list[str]:
     """The keys of trials that begin with `key`."""
-    return sorted(found for found in store.trial_keys() if found.startswith(key))
+    return sorted(known for known in store.trial_keys() if known.startswith(key))
 
 
-def describe(store: Store, key: str) -> dict[str, Any]:
-    """A trial's params, state, scores, seconds and folder."""
-    row = cell_states(store, [{"key": key, "settings": {}}])[0]
-    raw = read_json(store.trial(key) / names.SPEC_FILE)
+def describe(store: Store, key: str) -> Description:
+    """What the store says of a trial. A spec that no longer fits is one param, as it stands."""
+    cell = CellRow.model_construct(key=key, settings={})  # a folder may have any name
+    standing, result = _state(store, cell), store.result(key)
+    return Description(
+        key,
+        standing.state,
+        standing.reason,
+        standing.failure,
+        standing.scores,
+        step=result.step if result else None,
+        loss=result.loss if result else None,
+        environment=(result.environment or None) if result else None,
+        seconds=result.seconds if result else {},
+        params=_params(store, key),
+        folder=str(store.trial(key)),
+    )
+
+
+def _params(store: Store, key: str) -> dict[str, str]:
+    file = store.trial(key) / SPEC_FILE
+    spec = read_object(file)
+    if spec is None:
+        return {}
     try:
-        params = flat_params(TrialSpec.model_validate(raw)) if raw else {}
-    except ValueError:  # of a plug-in or a file that is no longer there
-        params = {"spec": json.dumps(raw)}
-    result = store.result(key) or {}
-    return {
-        **{name: row[name] for name in ("key", "state", "reason", "failure", "scores")},
-        **{name: result.get(name) for name in ("step", "loss", "environment")},
-        "seconds": result.get("seconds", {}),
-        "params": params,
-        "folder": str(store.trial(key)),
-    }
+        return flat_params(TrialSpec.model_validate(spec))
+    except ValidationError as error:  # also of a plug-in or a file that is no longer there
+        warn(file, f"shown as it stands: {first_rule(error)}")
+        return {"spec": json.dumps(spec)}

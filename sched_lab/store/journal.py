@@ -19,6 +19,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import ValidationError
+
+from sched_lab.store.records import JournalEvent, parsed, warn
+from sched_lab.trainers.results import State
+
 _TAIL = 2**14  # bytes in which a journal's last state is looked for
 _CHECKSUM = b', "crc": '  # the last entry of a line: the CRC-32 of all before it
 
@@ -53,10 +58,10 @@ class Journal:
             raise
 
     def write(self, **event: Any) -> None:
-        """Append one event; `metrics` (finite or not) stand at `step`.
+        """Append one event: members of `JournalEvent`, but for the time.
 
         Raises OSError where the disk does not take it; the journal then stands as if nothing had
-        been written.
+        been written. Raises ValueError where the members do not fit.
         """
         if "metrics" in event:
             metrics = {
@@ -71,9 +76,11 @@ class Journal:
             )
             if event.keys() <= {"step"}:
                 return
-        body = json.dumps({"time_ms": int(time.time() * 1000), **event}).encode()[:-1]
+        event = {"time_ms": int(time.time() * 1000), **event}
+        fitting = JournalEvent.model_validate(event, strict=False)
+        body = json.dumps(event).encode()[:-1]
         self._append(body + _CHECKSUM + b"%d}\n" % zlib.crc32(body))
-        self._remember(event)
+        self._remember(fitting)
 
     def sync(self) -> None:
         """Return when what has been written is on the disk. Raises OSError."""
@@ -88,9 +95,9 @@ class Journal:
             self._file.truncate(end)
             raise
 
-    def _remember(self, event: dict[str, Any]) -> None:
-        for name in event.get("metrics", ()):
-            self._told[name].add(event["step"])
+    def _remember(self, event: JournalEvent) -> None:
+        for name in event.metrics:
+            self._told[name].add(event.step)
 
     def __enter__(self) -> Self:
         return self
@@ -108,7 +115,8 @@ def identity(path: Path, end: int) -> str:
     """
     try:
         with path.open("rb") as file:
-            name = (_event(file.readline()) or {}).get("journal", "")
+            begun = _event(file.readline())
+            name = begun.journal if begun else ""
             file.seek(max(0, end - 32))
             checksum = file.read(min(32, end)).rpartition(_CHECKSUM)[2].strip(b"}\n")
     except FileNotFoundError:
@@ -116,21 +124,21 @@ def identity(path: Path, end: int) -> str:
     return f"{name}-{checksum.decode(errors='replace')}"
 
 
-def last_state(path: Path) -> str:
-    """The state that the journal's end tells of; empty where it tells of none."""
+def last_state(path: Path) -> State | None:
+    """The state that the journal's end tells of; None where it tells of none."""
     try:
         size = path.stat().st_size
     except FileNotFoundError:
-        return ""
+        return None
     with path.open("rb") as file:
         file.seek(max(0, size - _TAIL))
         events = [event for line in file.read().splitlines() if (event := _event(line))]
-    return next((event["state"] for event in reversed(events) if "state" in event), "")
+    return next((event.state for event in reversed(events) if event.state), None)
 
 
-def read(path: Path, start: int = 0, *, durable: bool = False) -> tuple[list[dict[str, Any]], int]:
+def read(path: Path, start: int = 0, *, durable: bool = False) -> tuple[list[JournalEvent], int]:
     """The events that stand from byte `start` on, and the byte after the last whole line; damaged
-    lines are left out.
+    lines are left out, and the journal is named in the log.
 
     Where no line ends at `start`, this is not the journal that was read before: it is read from its
     first line. With `durable`, what is returned is on the disk.
@@ -146,14 +154,19 @@ def read(path: Path, start: int = 0, *, durable: bool = False) -> tuple[list[dic
     except FileNotFoundError:
         return [], start
     whole = content[: content.rfind(b"\n") + 1]
-    events = map(_event, whole.splitlines())
-    return [event for event in events if event is not None], start + len(whole)
+    lines = whole.splitlines()
+    events = [event for event in map(_event, lines) if event is not None]
+    if len(events) < len(lines):
+        warn(path, "left out damaged lines")
+    return events, start + len(whole)
 
 
-def _event(line: bytes) -> dict[str, Any] | None:
+def _event(line: bytes) -> JournalEvent | None:
     """What a line says; None where it is not as it was written."""
     body, _, checksum = line.strip().rpartition(_CHECKSUM)
     if checksum != b"%d}" % zlib.crc32(body):
         return None
-    event: dict[str, Any] = json.loads(body + b"}")
-    return event
+    try:
+        return parsed(body + b"}", JournalEvent.model_validate_json)
+    except ValidationError:  # of another version, or written by other means
+        return None

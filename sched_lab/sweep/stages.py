@@ -14,9 +14,8 @@ from typing import Any
 
 from sched_lab import names
 from sched_lab.sweep.grid import Cell, Trial
+from sched_lab.trainers.results import State, TrialResult
 from sched_lab.trainers.spec import TrialSpec
-
-SCREEN, CONFIRM = "screen", "confirm"
 
 
 def comparable(spec: TrialSpec) -> tuple[Any, ...]:
@@ -41,7 +40,7 @@ def with_seeds(cells: Iterable[Cell], seeds: range) -> list[Cell]:
 def best(
     cells: Iterable[Cell],
     screened: Iterable[Trial],
-    results: Mapping[str, Mapping[str, Any]],
+    results: Mapping[str, TrialResult],
     keep: int,
 ) -> list[Cell]:
     """The `keep` cells of each size, or fewer, whose mean score over the seeds they were screened
@@ -51,8 +50,9 @@ def best(
     """
     scores: dict[str, list[float]] = defaultdict(list)
     for trial in screened:
-        score = results[trial.key]["scores"].get(trial.spec.score.metric_names[0])
-        if results[trial.key]["state"] == names.FINISHED and score is not None:
+        result = results[trial.key]
+        score = result.scores.get(trial.spec.score.metric_names[0])
+        if result.state == State.FINISHED and score is not None:
             scores[_but_seeds(trial.spec)].append(score)
     kept = []
     for group in _replicates(cells):

@@ -28,7 +28,8 @@ def log_artifacts(
 ) -> None:
     """Log the artifacts of the trial `key`, and a note that shows its pictures."""
     folder = store.trial(key)
-    environment = (store.result(key) or {}).get("environment", {})
+    result = store.result(key)
+    environment = result.environment if result else {}
     files = {
         names.SPEC_FILE: spec.model_dump_json(indent=1).encode(),
         names.ENVIRONMENT_FILE: json.dumps(environment, indent=1).encode(),

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from filelock import FileLock
 
-from sched_lab import names
 from sched_lab.errors import OutOfReach
 from sched_lab.redaction import redacted
 from sched_lab.store.folder import database_file
+from sched_lab.trainers.results import State
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,10 +31,10 @@ DATABASES, SERVERS = ("sqlite", POSTGRESQL, "mysql", "mssql"), ("http", "databri
 LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG = 250, 6000, 5000
 """Characters of a name, a param and a tag that each of MLflow's databases takes."""
 MLFLOW_STATUS = {  # of a run, by the state of its trial or sweep
-    names.FINISHED: "FINISHED",
-    names.FAILED: "FAILED",
-    names.STOPPED: "KILLED",
-    names.RUNNING: "RUNNING",
+    State.FINISHED: "FINISHED",
+    State.FAILED: "FAILED",
+    State.STOPPED: "KILLED",
+    State.RUNNING: "RUNNING",
 }
 _CREATING = 0x5C4ED1AB  # the advisory lock of PostgreSQL under which MLflow creates its tables
 

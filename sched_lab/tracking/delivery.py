@@ -7,30 +7,36 @@ that the run has is not sent again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sched_lab import names
 from sched_lab.store.journal import identity
+from sched_lab.store.records import JournalEvent
 from sched_lab.sweep.grid import Trial
 from sched_lab.text import flat_params
 from sched_lab.tracking import pages
 from sched_lab.tracking.artifacts import log_artifacts
 from sched_lab.tracking.client import LONGEST_NAME, LONGEST_PARAM, MLFLOW_STATUS, storable_text
 from sched_lab.tracking.runs import Experiment, TrialProgress
+from sched_lab.trainers.results import State
 from sched_lab.trainers.spec import TrialSpec
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
 
+States = Sequence[tuple[State, JournalEvent]]
+"""Those events that tell of a state, with it."""
+
 
 def deliver_events(
     experiment: Experiment,
     run: TrialProgress,
     trial: Trial,
-    events: Sequence[Mapping[str, Any]],
+    events: Sequence[JournalEvent],
     end: int,
 ) -> None:
     """Send events, which end at byte `end` of the trial's journal, and note in `run` what has
@@ -47,10 +53,10 @@ def deliver_events(
     for name, step in points:
         run.steps[name].add(step)
     for event in events:
-        if "file" in event and (folder / event["file"]).exists():
-            _log_samples(client, run, folder / event["file"], event["step"], event["time_ms"])
-    states = [event for event in events if "state" in event]
-    if states and states[-1]["state"] != names.RUNNING:
+        if event.file is not None and (folder / event.file).exists():
+            _log_samples(client, run, folder / event.file, event.step, event.time_ms)
+    states = [(event.state, event) for event in events if event.state is not None]
+    if states and states[-1][0] != State.RUNNING:
         log_artifacts(client, run.run_id, trial.spec, experiment.store, trial.key)
     journal = identity(folder / names.JOURNAL_FILE, end)
     delivered = {names.STORE: experiment.store_id, names.DELIVERED: f"{journal}:{end}"}
@@ -61,54 +67,52 @@ def deliver_events(
 
 
 def set_state(
-    client: MlflowClient,
-    run: TrialProgress,
-    states: Sequence[Mapping[str, Any]],
-    tags: Mapping[str, str],
+    client: MlflowClient, run: TrialProgress, states: States, tags: Mapping[str, str]
 ) -> None:
     """Bring the run to the last of these states, if there are any; then set further tags."""
     from mlflow.entities import RunTag
 
     if states:
+        state, event = states[-1]
         tags = {**_state_tags(run.state, states), **tags}
-        status = MLFLOW_STATUS[states[-1]["state"]]
-        if states[-1]["state"] == names.RUNNING:
-            client.update_run(run.run_id, status)
+        if state == State.RUNNING:
+            client.update_run(run.run_id, MLFLOW_STATUS[state])
         else:
-            client.set_terminated(run.run_id, status, end_time=states[-1].get("time_ms"))
+            client.set_terminated(run.run_id, MLFLOW_STATUS[state], end_time=event.time_ms)
     client.log_batch(run.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
     if states:
-        run.state = states[-1]["state"]
+        run.state = state
 
 
-def _state_tags(before: str, states: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _state_tags(before: str, states: States) -> dict[str, str]:
     """What a run's tags say of its state after these events."""
     tags = {}
-    for event in states:
+    for state, event in states:
         # A retry gives its reason; the attempt that it begins says nothing, and keeps it.
-        if "reason" in event or event["state"] != before:
-            tags[names.REASON] = storable_text(event.get("reason", ""))
-        before = event["state"]
+        if event.reason is not None or state != before:
+            tags[names.REASON] = storable_text(event.reason or "")
+        before = str(state)
     tags[names.STATE] = before
-    tags[names.FAILURE] = states[-1].get("failure", "") if before == names.FAILED else ""
+    tags[names.FAILURE] = str(states[-1][1].failure) if before == State.FAILED else ""
     return tags
 
 
 def _missing_points(
-    client: MlflowClient, run: TrialProgress, events: Iterable[Mapping[str, Any]]
+    client: MlflowClient, run: TrialProgress, events: Iterable[JournalEvent]
 ) -> dict[tuple[str, int], Metric]:
     """The points of these events that the run does not have, by metric and step."""
     from mlflow.entities import Metric
 
     points: dict[tuple[str, int], Metric] = {}
     for event in events:
-        for name, value in event.get("metrics", {}).items():
-            step = event["step"]
+        step = event.step
+        for name, value in event.metrics.items():
             if name not in run.steps:
                 history = [] if run.fresh else client.get_metric_history(run.run_id, name)
                 run.steps[name] = {point.step for point in history}
             if step not in run.steps[name]:
-                points.setdefault((name, step), Metric(name, value, event["time_ms"], step))
+                number = math.nan if value is None else value
+                points.setdefault((name, step), Metric(name, number, event.time_ms, step))
     return points
 
 

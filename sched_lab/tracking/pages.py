@@ -7,16 +7,17 @@ from __future__ import annotations
 import io
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from sched_lab import names
 from sched_lab.redaction import redacted
 from sched_lab.store.folder import Store
+from sched_lab.store.records import CellRow, JournalEvent
 from sched_lab.tracking.plots import loss_figure, schedule_figure
 from sched_lab.trainers.schedules import Schedule
 from sched_lab.trainers.spec import TrialSpec
@@ -30,7 +31,7 @@ LISTED = 12  # values of an axis, or image sizes, that a description lists
 TRAINING = "workflowType=machine_learning"  # selects MLflow's pages for training
 
 
-def views(cells: Sequence[Mapping[str, Any]], ranked_by: str, time_ms: int) -> dict[str, str]:
+def views(cells: Sequence[CellRow], ranked_by: str, time_ms: int) -> dict[str, str]:
     """One view per image size for MLflow's menu, by tag of the experiment: its trials, the best
     first.
 
@@ -39,11 +40,11 @@ def views(cells: Sequence[Mapping[str, Any]], ranked_by: str, time_ms: int) -> d
     """
     settings = [
         name
-        for name in dict.fromkeys(chain(*(cell["settings"] for cell in cells)))
+        for name in dict.fromkeys(chain(*(cell.settings for cell in cells)))
         if name != "resolution"
     ]
     columns = [f"metrics.`{ranked_by}`", *(f"params.`{name}`" for name in settings)]
-    if any("stage" in cell for cell in cells):
+    if any(cell.stage for cell in cells):
         columns.append(f"tags.`{names.STAGE}`")
     state = {
         "orderByKey": f"metrics.`{ranked_by}`",
@@ -62,7 +63,7 @@ def views(cells: Sequence[Mapping[str, Any]], ranked_by: str, time_ms: int) -> d
     }
 
 
-def links(experiment: str, run: str, cells: Sequence[Mapping[str, Any]]) -> str:
+def links(experiment: str, run: str, cells: Sequence[CellRow]) -> str:
     """Links to a sweep's report and to its trials at each size, in Markdown; `cells` have
     `params`.
     """
@@ -78,23 +79,21 @@ def links(experiment: str, run: str, cells: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _sizes(cells: Iterable[Mapping[str, Any]]) -> list[int]:
-    return sorted({int(cell["params"]["resolution"]) for cell in cells})[:LISTED]
+def _sizes(cells: Iterable[CellRow]) -> list[int]:
+    return sorted({int(cell.params["resolution"]) for cell in cells})[:LISTED]
 
 
 def _view_key(size: int) -> str:
     return f"best-{size}"
 
 
-def sweep_note(
-    about: Iterable[str], cells: Iterable[Mapping[str, Any]], store: Store, sweep: str
-) -> str:
+def sweep_note(about: Iterable[str], cells: Iterable[CellRow], store: Store, sweep: str) -> str:
     """What there is to say about a sweep, its axes and its commands, in Markdown; `cells` have
     `settings`.
     """
     axes: dict[str, dict[str, None]] = {}
     for cell in cells:
-        for name, value in cell["settings"].items():
+        for name, value in cell.settings.items():
             axes.setdefault(name, {})[value if isinstance(value, str) else json.dumps(value)] = None
     table = [f"| {name} | {_listed(list(values))} |" for name, values in axes.items()]
     what = f"{shlex.quote(sweep)} --store {shlex.quote(str(store.root))}"
@@ -130,13 +129,13 @@ def schedule_png(schedule: Schedule, b: float) -> bytes:
     return _png(schedule_figure(schedule, b))
 
 
-def loss_png(spec: TrialSpec, events: Iterable[Mapping[str, Any]]) -> bytes:
+def loss_png(spec: TrialSpec, events: Iterable[JournalEvent]) -> bytes:
     """The picture of a trial's last loss by log-SNR; empty where its journal has none."""
-    last = {name: value for event in events for name, value in event.get("metrics", {}).items()}
+    last = {name: value for event in events for name, value in event.metrics.items()}
     losses = {
         float(name.removeprefix(names.LOSS_BY_LOG_SNR)): loss
         for name, loss in last.items()
-        if name.startswith(names.LOSS_BY_LOG_SNR)
+        if loss is not None and name.startswith(names.LOSS_BY_LOG_SNR)
     }
     return _png(loss_figure(spec.noise_schedule, spec.b, losses)) if losses else b""
 

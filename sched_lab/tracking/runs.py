@@ -16,6 +16,7 @@ from sched_lab.store.folder import Store
 from sched_lab.sweep.grid import Trial
 from sched_lab.tracking.client import LONGEST_NAME, garbage_collection_disabled, is_server, paged
 from sched_lab.trainers.files import replacing
+from sched_lab.trainers.results import State
 from sched_lab.trainers.spec import TrialSpec
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class TrialProgress:
     """A trial's run, and how far its journal has been delivered to it."""
 
     run_id: str
-    state: str = names.RUNNING
+    state: str = State.RUNNING
     journal: str = ""
     """The identity of the journal that was delivered last."""
     end: int = 0
@@ -52,7 +53,7 @@ class TrialProgress:
 
     @property
     def complete(self) -> bool:
-        return self.state != names.RUNNING
+        return self.state != State.RUNNING
 
 
 def open_experiment(client: MlflowClient, store: Store, store_id: str, sweep: str) -> Experiment:
@@ -95,11 +96,11 @@ def find_or_create_run(
         names.TRIAL_KEY: trial.key,
         names.SWEEP: experiment.sweep,
         names.STORE: experiment.store_id,
-        names.STATE: names.RUNNING,
+        names.STATE: str(State.RUNNING),
         names.PARENT: parent,
     }
     if stage is not None:
-        tags[names.STAGE] = stage
+        tags[names.STAGE] = str(stage)
     created = experiment.client.create_run(experiment.id, start_ms, tags, run_name(trial.spec))
     return TrialProgress(created.info.run_id)
 
@@ -136,7 +137,7 @@ def _may_write(experiment: Experiment, run: Run) -> bool:
     """Whether no other store is at work on the run. Where one was and has died, only that one
     ends its run.
     """
-    return _is_ours(experiment, run) or run.data.tags.get(names.STATE) != names.RUNNING
+    return _is_ours(experiment, run) or run.data.tags.get(names.STATE) != State.RUNNING
 
 
 def _is_ours(experiment: Experiment, run: Run) -> bool:
@@ -151,7 +152,7 @@ def _rank(experiment: Experiment, run: Run) -> tuple[bool, int, int, str]:
 
 
 def _progress(run: Run) -> TrialProgress:
-    state = run.data.tags.get(names.STATE, names.RUNNING)
+    state = run.data.tags.get(names.STATE, State.RUNNING)
     has_params = bool(run.data.params)
     return TrialProgress(run.info.run_id, state, *_delivered(run), has_params, fresh=False)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sched_lab import names
+from sched_lab.store.records import CellRow
 from sched_lab.tracking import pages
 from sched_lab.tracking.client import MLFLOW_STATUS, storable_text
 from sched_lab.tracking.runs import Experiment
+from sched_lab.trainers.results import State
 
 
 def create_sweep_run(experiment: Experiment) -> str:
@@ -28,7 +29,7 @@ def record_submission(
     run_id: str,
     description: str,
     yaml_text: str,
-    cells: Sequence[Mapping[str, Any]],
+    cells: Sequence[CellRow],
     ranked_by: str,
 ) -> None:
     """Record what is being submitted, and describe it on MLflow's pages."""
@@ -42,11 +43,11 @@ def record_submission(
     for tag, view in pages.views(cells, ranked_by, time.time_ns() // 10**6).items():
         client.set_experiment_tag(experiment.id, tag, view)
     client.log_text(run_id, yaml_text, names.SWEEP_FILE)
-    client.log_dict(run_id, {"cells": list(cells)}, names.CELLS_FILE)
+    client.log_dict(run_id, {"cells": [cell.as_json() for cell in cells]}, names.CELLS_FILE)
     client.update_run(run_id, "RUNNING")
 
 
-def record_sweep_end(experiment: Experiment, run_id: str, state: str) -> None:
+def record_sweep_end(experiment: Experiment, run_id: str, state: State) -> None:
     """Record how the sweep ended."""
-    experiment.client.set_tag(run_id, names.STATE, state)
+    experiment.client.set_tag(run_id, names.STATE, str(state))
     experiment.client.set_terminated(run_id, MLFLOW_STATUS[state])

@@ -6,13 +6,14 @@ Trials never speak to MLflow: the driver reads their journals and sends it what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sched_lab import names
-from sched_lab.store.folder import Store, read_json
+from sched_lab.store.folder import Store
 from sched_lab.store.journal import identity, read
+from sched_lab.store.records import CellRow, JournalEvent, read_record
 from sched_lab.sweep.grid import Trial
 from sched_lab.tracking.client import connect, mlflow_configured, mlflow_session, retrying
 from sched_lab.tracking.delivery import deliver_events, set_state
@@ -24,9 +25,8 @@ from sched_lab.tracking.runs import (
     writable_runs,
 )
 from sched_lab.tracking.sweep_run import create_sweep_run, record_submission, record_sweep_end
+from sched_lab.trainers.results import State
 from sched_lab.trainers.spec import TrialSpec
-
-_PROCESS_GONE = {"state": names.STOPPED, "reason": "its process has gone; submit again to go on"}
 
 
 class Tracker:
@@ -45,12 +45,12 @@ class Tracker:
             retrying(self._adopt_runs)
 
     def open(
-        self, description: str, yaml_text: str, cells: Sequence[Mapping[str, Any]], ranked_by: str
+        self, description: str, yaml_text: str, cells: Sequence[CellRow], ranked_by: str
     ) -> None:
         """Create or find the sweep's own run, and record there what is being submitted. Raises
         OutOfReach.
         """
-        self._stages = {cell["key"]: cell["stage"] for cell in cells if "stage" in cell}
+        self._stages = {cell.key: cell.stage for cell in cells if cell.stage}
 
         def act() -> None:
             if not self._parent:
@@ -64,16 +64,19 @@ class Tracker:
         with mlflow_session(self._store.tracking_uri):
             retrying(act)
 
-    def close(self, state: str) -> None:
+    def close(self, state: State) -> None:
         """Record how the sweep ended; no run stays RUNNING whose trial no process runs. Raises
         OutOfReach.
         """
+
+        reason = "its process has gone; submit again to go on"
+        gone = JournalEvent(time_ms=time.time_ns() // 10**6, reason=reason)
 
         def act() -> None:
             self._adopt_runs(" and attributes.status = 'RUNNING'")
             for key, run in self._runs.items():
                 if not (run.complete or self._store.busy(key) or self._ends_by_journal(key)):
-                    set_state(self._experiment.client, run, [_PROCESS_GONE], {})
+                    set_state(self._experiment.client, run, [(State.STOPPED, gone)], {})
             record_sweep_end(self._experiment, self._parent, state)
 
         with mlflow_session(self._store.tracking_uri):
@@ -100,7 +103,7 @@ class Tracker:
                         self._parent,
                         trial,
                         self._stages.get(trial.key),
-                        events[0]["time_ms"],
+                        events[0].time_ms,
                     )
                 deliver_events(self._experiment, run, trial, events, end)
         return run is not None and run.complete
@@ -122,8 +125,8 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         try:
-            spec = TrialSpec.model_validate(read_json(self._store.trial(key) / names.SPEC_FILE))
-            return self.deliver(Trial(key, spec, {}))
+            spec = read_record(self._store.trial(key) / names.SPEC_FILE, TrialSpec)
+            return spec is not None and self.deliver(Trial(key, spec, {}))
         except (ValueError, MlflowException):  # no trial keeps the sweep from its end
             return False
 

@@ -28,10 +28,8 @@ def kill_driver(lab: Lab, driver: Driver, luck: random.Random) -> str:
 
 def kill_trial(lab: Lab, driver: Driver, luck: random.Random) -> str:
     def running() -> list[psutil.Process]:
-        said = [
-            [event for event in events if "state" in event] for events in lab.journals().values()
-        ]
-        pids = [states[-1]["pid"] for states in said if states and "pid" in states[-1]]
+        said = [[event for event in events if event.state] for events in lab.journals().values()]
+        pids = [states[-1].pid for states in said if states and states[-1].pid]
         return sorted(
             (each for each in driver.left() if each.pid in pids),
             key=lambda each: pids.index(each.pid),

@@ -14,12 +14,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from sched_lab import names
 from sched_lab.store.journal import read
+from sched_lab.store.records import JournalEvent
 from tests.servers import MlflowServer
 
 PROGRAM = str(Path(sys.executable).with_name("sched-lab"))
@@ -180,7 +180,7 @@ class Lab:
         if self._outage is not None:
             self._outage.result()
 
-    def journals(self) -> dict[str, list[dict[str, Any]]]:
+    def journals(self) -> dict[str, list[JournalEvent]]:
         """The events of every trial's journal, by key."""
         files = sorted(self.store.glob(f"trials/*/{names.JOURNAL_FILE}"))
         return {file.parent.name: read(file)[0] for file in files}
@@ -188,11 +188,11 @@ class Lab:
     def losses(self, keys: Collection[str]) -> int:
         """How many losses these trials have reported."""
         told = (event for key, events in self.journals().items() if key in keys for event in events)
-        return sum(names.LOSS in event.get("metrics", ()) for event in told)
+        return sum(names.LOSS in event.metrics for event in told)
 
     def attempts(self) -> int:
         """How often a process took up a trial."""
-        return sum("pid" in event for events in self.journals().values() for event in events)
+        return sum(event.pid is not None for events in self.journals().values() for event in events)
 
     def strays(self) -> list[psutil.Process]:
         """The living processes that have the round's folder in their command, working folder or

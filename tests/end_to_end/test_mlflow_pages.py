@@ -19,6 +19,7 @@ from PIL import Image
 from sched_lab import names
 from sched_lab.store.folder import Store
 from sched_lab.store.journal import Journal
+from sched_lab.store.records import CellRow
 from sched_lab.sweep.grid import Trial
 from sched_lab.tracking import pages, plots
 from sched_lab.tracking.client import connect
@@ -29,11 +30,11 @@ from sched_lab.trainers.spec import TrialSpec
 
 TRIAL = Trial("a", TrialSpec(), {})
 CELLS = [
-    {
-        "key": "",
-        "settings": {"schedule": schedule, "b": b, "seed": seed},
-        "params": {"resolution": "64"},
-    }
+    CellRow(
+        key="a",
+        settings={"schedule": schedule, "b": b, "seed": seed},
+        params={"resolution": "64"},
+    )
     for schedule in ("linear", "cosine@0.2,1,1")
     for b in (0.5, 1.0)
     for seed in range(20)

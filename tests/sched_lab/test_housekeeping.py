@@ -20,7 +20,7 @@ from sched_lab.errors import OutOfReach
 from sched_lab.store.folder import Store, locked
 from sched_lab.store.housekeeping import delete, leftovers
 from sched_lab.trainers.files import write_json
-from sched_lab.trainers.trial import CHECKPOINT_FILE
+from sched_lab.trainers.results import CHECKPOINT_FILE
 from tests.conftest import Command
 
 NOBODY = 999_999_999  # above the largest number of a process

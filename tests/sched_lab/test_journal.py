@@ -21,13 +21,13 @@ def test_events_are_read_in_order_and_only_beyond_the_offset(tmp_path: Path) -> 
     with Journal(tmp_path / "j") as journal:
         journal.write(state="running")
         events, end = read(tmp_path / "j")
-        assert [event.get("state") for event in events] == [
+        assert [event.state for event in events] == [
             None,
             "running",
         ]  # the first line names the journal
         journal.write(step=5, metrics={"loss": 0.5})
     events, end = read(tmp_path / "j", end)
-    assert [(event["step"], event["metrics"]) for event in events] == [(5, {"loss": 0.5})]
+    assert [(event.step, event.metrics) for event in events] == [(5, {"loss": 0.5})]
     assert read(tmp_path / "j", end) == ([], end)
 
 
@@ -39,7 +39,7 @@ def test_a_line_cut_short_is_not_read_and_is_overwritten(tmp_path: Path) -> None
     assert len(read(path)[0]) == 2
     with Journal(path) as journal:
         journal.write(step=2, metrics={"loss": 2.0})
-    assert [event.get("step") for event in read(path)[0]] == [None, 1, 2]
+    assert [event.step for event in read(path)[0]] == [0, 1, 2]
 
 
 def test_a_resumed_trial_does_not_tell_a_step_twice(tmp_path: Path) -> None:
@@ -51,14 +51,14 @@ def test_a_resumed_trial_does_not_tell_a_step_twice(tmp_path: Path) -> None:
         for step in (10, 20, 30):
             journal.write(step=step, metrics={"loss": 1.0})
         journal.write(step=20, metrics={"fd_random": 3.0})
-    told = [(event["step"], *event["metrics"]) for event in read(path)[0][1:]]
+    told = [(event.step, *event.metrics) for event in read(path)[0][1:]]
     assert told == [(10, "loss"), (20, "loss"), (30, "loss"), (20, "fd_random")]
 
 
 def test_a_value_that_is_not_a_number_stays_one(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as journal:
         journal.write(step=1, metrics={"loss": math.nan})
-    assert math.isnan(read(tmp_path / "j")[0][1]["metrics"]["loss"])
+    assert math.isnan(read(tmp_path / "j")[0][1].metrics["loss"])
 
 
 def test_a_missing_journal_holds_nothing(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_an_end_that_repeats_known_metrics_is_still_told(tmp_path: Path) -> None
         with Journal(path) as journal:
             journal.write(state="running")
             journal.write(step=3, metrics={"seconds/total": 1.0}, state="failed")
-    assert [event["state"] for event in read(path)[0][1:]] == [
+    assert [event.state for event in read(path)[0][1:]] == [
         "running",
         "failed",
         "running",
@@ -112,7 +112,7 @@ def test_every_line_is_one_json_object(tmp_path: Path) -> None:
         json.loads((tmp_path / "j").read_text().splitlines()[1])["reason"]
         == 'two\nlines, "crc": 5}'
     )
-    assert read(tmp_path / "j")[0][1]["reason"] == 'two\nlines, "crc": 5}'
+    assert read(tmp_path / "j")[0][1].reason == 'two\nlines, "crc": 5}'
 
 
 @pytest.mark.parametrize("damage", [b"\0" * 8, b"7", b"\n", b"\xff\r{"])
@@ -126,13 +126,13 @@ def test_a_damaged_line_is_left_out_named_and_told_again(
     content = path.read_bytes()
     at = content.index(b"0.25", content.index(b'"step": 2'))
     path.write_bytes(content[:at] + damage + content[at + len(damage) :])
-    assert [event.get("step") for event in read(path)[0]] == [None, 1, 3]
+    assert [event.step for event in read(path)[0]] == [0, 1, 3]
     with caplog.at_level(logging.WARNING), Journal(path) as journal:
         for step in (1, 2, 3, 4):
             journal.write(step=step, metrics={"loss": 0.25})
     assert str(path) in caplog.text
     assert "[3" in caplog.text
-    assert [event.get("step") for event in read(path)[0]] == [None, 1, 3, 2, 4]
+    assert [event.step for event in read(path)[0]] == [0, 1, 3, 2, 4]
 
 
 def test_a_journal_that_is_shorter_than_what_was_read_is_read_from_its_first_line(
@@ -144,7 +144,7 @@ def test_a_journal_that_is_shorter_than_what_was_read_is_read_from_its_first_lin
         journal.write(step=2, metrics={"loss": 1.0})
     _, end = read(path)
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
-    assert [event.get("step") for event in read(path, end)[0]] == [None, 1]
+    assert [event.step for event in read(path, end)[0]] == [0, 1]
 
 
 FILL = """
@@ -171,7 +171,7 @@ def test_a_write_that_does_not_fit_leaves_nothing_behind_and_can_be_made_again(
     command = [sys.executable, "-c", FILL, str(tmp_path / "j")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "OSError True\n"
-    assert [event.get("step") for event in read(tmp_path / "j")[0]] == [None, 1, 2]
+    assert [event.step for event in read(tmp_path / "j")[0]] == [0, 1, 2]
 
 
 def test_what_was_written_can_be_read_before_the_journal_is_closed(tmp_path: Path) -> None:

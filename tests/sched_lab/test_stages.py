@@ -17,6 +17,7 @@ from sched_lab.sweep.located_yaml import loads
 from sched_lab.sweep.spec import validated
 from sched_lab.sweep.stages import at_most, best, with_seeds
 from sched_lab.tracking.client import connect
+from sched_lab.trainers.results import State, TrialResult
 from sched_lab.trainers.spec import TrialSpec
 from tests.conftest import SMALL_SWEEP, Command
 
@@ -47,10 +48,11 @@ def screened(
     for trial in trials:
         score = scores[trial.spec.resolution, trial.spec.b, trial.spec.seed]
         name = trial.spec.score.metric_names[0]
-        results[trial.key] = {
-            "state": "failed" if score is None else "finished",
-            "scores": {} if score is None else {name: score},
-        }
+        results[trial.key] = TrialResult(
+            key=trial.key,
+            state=State.FAILED if score is None else State.FINISHED,
+            scores={} if score is None else {name: score},
+        )
     return trials, results
 
 
@@ -82,7 +84,7 @@ def test_cells_that_sampling_seeds_or_flips_tell_apart_are_one_or_compete() -> N
     def kept(cells: list[Cell], scores: list[float]) -> list[Cell]:
         trials = [Trial(f"{i}", each.spec, {}) for i, each in enumerate(cells)]
         results = {
-            f"{i}": {"state": "finished", "scores": {"fd_random": score}}
+            f"{i}": TrialResult(key=f"{i}", state=State.FINISHED, scores={"fd_random": score})
             for i, score in enumerate(scores)
         }
         return best(cells, trials, results, keep=1)

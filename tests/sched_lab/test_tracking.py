@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from sched_lab import names
 from sched_lab.errors import OutOfReach
-from sched_lab.run.worker import conclude
+from sched_lab.run.worker import record_end
 from sched_lab.store.folder import Store
 from sched_lab.store.journal import Journal, read
 from sched_lab.sweep.grid import Trial
@@ -31,6 +31,7 @@ from sched_lab.tracking.client import connect, mlflow_configured
 from sched_lab.tracking.courier import Courier
 from sched_lab.tracking.plots import schedule_figure
 from sched_lab.tracking.tracker import Tracker
+from sched_lab.trainers.failures import FailureKind
 from sched_lab.trainers.files import write_json
 from sched_lab.trainers.schedules import Schedule
 from sched_lab.trainers.spec import TrialSpec
@@ -164,7 +165,7 @@ def test_a_run_whose_process_was_killed_is_brought_to_an_end_unless_another_runs
     for key in "abc":
         write_steps(store, range(1, 3), key)
         tracker.deliver(trial(key))
-    conclude(store, "b", names.FAILED, "no", "bug")
+    record_end(store, "b", names.FAILED, "no", FailureKind.BUG)
     write_json(store.trial("b") / names.SPEC_FILE, SPEC.model_dump(mode="json"))
     with store.claimed("c"):
         tracker.close(names.STOPPED)
