@@ -38,16 +38,16 @@ def report(
       sched-lab report quickstart
     """
     from sched_lab.analysis.report.write import answer_records, write_report
-    from sched_lab.analysis.runs import UnknownSweepError
     from sched_lab.analysis.text.render import terminal
     from sched_lab.errors import OutOfReach
     from sched_lab.store.folder import Store
-    from sched_lab.tracking.client import without_collection
+    from sched_lab.tracking.client import garbage_collection_disabled
+    from sched_lab.tracking.reader import UnknownSweepError
     from sched_lab.tracking.tracker import publish_report
 
     lab = Store.at(store, tracking_uri)
     try:
-        with without_collection():
+        with garbage_collection_disabled():
             written = write_report(name, lab.tracking_uri, out or lab.report(name))
     except UnknownSweepError as error:
         raise click.UsageError(str(error)) from error
@@ -123,9 +123,10 @@ def recommend(
       sched-lab recommend headline --size 64
     """
     from sched_lab.analysis.report.findings import fitted
-    from sched_lab.analysis.runs import UnknownSweepError, read_sweep
+    from sched_lab.analysis.runs import read_sweep
     from sched_lab.analysis.statistics import law
     from sched_lab.store.folder import Store
+    from sched_lab.tracking.reader import UnknownSweepError
 
     try:
         best = fitted(read_sweep(name, Store.at(store, tracking_uri).tracking_uri), schedule)

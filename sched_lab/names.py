@@ -31,6 +31,8 @@ SWEEP = "sched_lab.sweep"
 STATE = "sched_lab.state"
 REASON = "sched_lab.reason"
 STORE = "sched_lab.store"  # the store that writes the run: what its STORE_FILE holds
+# The journal that was delivered to the run, and the byte up to which it was
+DELIVERED = "sched_lab.delivered"
 STAGE = "sched_lab.stage"  # one of Stage, where the sweep has stages
 FAILURE = "sched_lab.failure"  # the kind of failure: a sched_lab.trainers.failures.FailureKind
 ROLE = "sched_lab.role"  # `sweep` on the parent run, `trial` on its children

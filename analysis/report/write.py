@@ -28,10 +28,11 @@ from sched_lab.analysis.report.findings import (
     report_tables,
 )
 from sched_lab.analysis.report.page import Samples, page
-from sched_lab.analysis.runs import artifact_text, read_sweep, sample_grid
+from sched_lab.analysis.runs import read_sweep
 from sched_lab.analysis.statistics import law, ranking
 from sched_lab.analysis.text import render, tables, wording
 from sched_lab.names import ENVIRONMENT_FILE, FINISHED, SECONDS, SWEEP_FILE
+from sched_lab.tracking.reader import artifact_text, sample_grid
 from sched_lab.trainers import schedules
 
 if TYPE_CHECKING:

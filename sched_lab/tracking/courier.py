@@ -9,6 +9,7 @@ import time
 
 from sched_lab.redaction import redacted
 from sched_lab.sweep.grid import Trial
+from sched_lab.tracking.client import mlflow_configured
 from sched_lab.tracking.tracker import Tracker
 
 
@@ -16,40 +17,40 @@ class Courier(threading.Thread):
     """Delivers the journals of the trials it follows, again and again, beside the work."""
 
     def __init__(self, tracker: Tracker, period: float = 1.0) -> None:
-        super().__init__(
-            name="mlflow-courier", daemon=True
-        )  # a server that hangs must not keep the driver alive
+        # A daemon: a server that hangs must not keep the driver alive.
+        super().__init__(name="mlflow-courier", daemon=True)
         self._tracker, self._period = tracker, period
         self._followed: dict[str, tuple[Trial, bool]] = {}
         self._lock = threading.Lock()
         self._finish, self._give_up = threading.Event(), threading.Event()
-        self._moved = time.monotonic()  # when something was last delivered
+        self._progressed = time.monotonic()  # when a trial was last delivered
         self.error = ""
-        """Which trial could not be delivered in the last round, and why; empty when all could."""
+        """Which trial the last round could not deliver, and why; empty when it delivered all."""
 
     def follow(self, trial: Trial, *, running: bool = False) -> None:
-        """Deliver this trial's journal from now on, until its last word.
+        """Deliver this trial's journal from now on, until the trial's end.
 
-        While it is `running`, the last word is not taken for one: it may be that of an earlier
-        attempt.
+        An end in the journal of a `running` trial may be that of an earlier attempt: the trial is
+        followed further.
         """
         with self._lock:
             self._followed[trial.key] = trial, running
 
     @property
     def waiting(self) -> int:
-        """How many trials that no longer run have a last word that is still to be delivered."""
+        """How many trials that no longer run have an end that is still to be delivered."""
         with self._lock:
             return sum(not running for _, running in self._followed.values())
 
     def run(self) -> None:
-        while not self._finish.wait(self._period):
-            self._round()
-        self._round(last=True)
-        while self.error and not self._give_up.wait(self._period):
-            self._round(last=True)
+        with mlflow_configured():
+            while not self._finish.wait(self._period):
+                self._deliver_all()
+            self._deliver_all(last=True)
+            while self.error and not self._give_up.wait(self._period):
+                self._deliver_all(last=True)
 
-    def _round(self, last: bool = False) -> None:
+    def _deliver_all(self, last: bool = False) -> None:
         with self._lock:
             followed = self._followed.copy()
         errors = []
@@ -58,16 +59,13 @@ class Courier(threading.Thread):
                 if self._give_up.is_set():
                     raise TimeoutError("not delivered in time")
                 complete = self._tracker.deliver(trial)
-            except (
-                Exception
-            ) as error:  # whatever a server or an artifact store raises: the others go on
+            except Exception as error:  # of a server or an artifact store: the others go on
                 errors.append(redacted(f"trial {key}: {error}".partition("\n")[0]))
                 continue
-            self._moved = time.monotonic()
+            self._progressed = time.monotonic()
             with self._lock:
-                if (last or (complete and not running)) and self._followed[key] is followed[
-                    key
-                ]:  # not followed anew
+                followed_anew = self._followed[key] is not followed[key]
+                if (last or (complete and not running)) and not followed_anew:
                     del self._followed[key]
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         self.error = errors[0] + more if errors else ""
@@ -78,10 +76,10 @@ class Courier(threading.Thread):
 
         The thread then begins no other delivery. It is alive as long as a request is under way.
         """
-        self._moved = time.monotonic()
+        self._progressed = time.monotonic()
         self._finish.set()
         try:
-            while self.is_alive() and (left := self._moved + patience - time.monotonic()) > 0:
+            while self.is_alive() and (left := self._progressed + patience - time.monotonic()) > 0:
                 self.join(left)
         finally:
             self._give_up.set()

@@ -15,31 +15,33 @@ import click
 from sched_lab.errors import OutOfReach
 from sched_lab.redaction import redacted
 from sched_lab.store.folder import Store, database_uri
+from sched_lab.tracking.client import is_database
 
-DATABASES = ("mssql", "mysql", "postgresql", "sqlite")
 LOOPBACK = "127.0.0.1"
 
 
 def serve(store: Store, host: str, port: int) -> None:
     """Replace this process by MLflow's server on the store; with a server elsewhere, say where.
 
-    Any host but loopback asks who comes for a password. Raises OutOfReach where that has not been
-    set up, or the store holds no runs.
+    Any host but loopback asks visitors for a password. Raises OutOfReach where none was set up, or
+    the store holds no runs.
     """
-    if not store.tracking_uri.startswith(DATABASES):
+    if not is_database(store.tracking_uri):
         click.echo(f"the runs are on {redacted(store.tracking_uri)}: open that address")
         return
     if store.local_tracking and not (store.root / "mlflow.db").exists():
         raise OutOfReach(
             f"{store.root} holds no runs yet: submit a sweep first, or name the store with --store"
         )
-    names = _reached_as(host, port)
-    # In the environment and not in the arguments, which every user of the machine can read.
+    addresses = _addresses(host, port)
+    # Not in the arguments, which every user of the machine can read.
     environment = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(names),
-        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}" for name in names),
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(addresses),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(
+            f"http://{address}" for address in addresses
+        ),
         **os.environ,
         "MLFLOW_BACKEND_STORE_URI": store.tracking_uri,
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": store.artifacts.as_uri(),
@@ -50,7 +52,7 @@ def serve(store: Store, host: str, port: int) -> None:
         arguments += ["--app-name", "basic-auth"]
     _check_free(host, port)
     click.echo(
-        f"dashboard: http://{names[0]}   (Ctrl-C ends it; choose Model training, top left)",
+        f"dashboard: http://{addresses[0]}   (Ctrl-C ends it; choose Model training, top left)",
         err=True,
     )
     sys.stderr.flush()
@@ -58,9 +60,7 @@ def serve(store: Store, host: str, port: int) -> None:
 
 
 def _check_free(host: str, port: int) -> None:
-    """Raise OutOfReach where nothing can listen at this address: MLflow would say so in its log
-    alone.
-    """
+    """Raise OutOfReach where nothing can listen at this address; MLflow only logs that."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
@@ -82,23 +82,23 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _reached_as(host: str, port: int) -> list[str]:
+def _addresses(host: str, port: int) -> list[str]:
     """HOST:PORT as browsers may write it for a server that listens at `host`, the likeliest
     first.
     """
     if _is_loopback(host):
-        found = [host, LOOPBACK, "localhost"]
+        hosts = [host, LOOPBACK, "localhost"]
     elif host in ("0.0.0.0", "::"):
-        found = [_address_outside(), socket.gethostname(), socket.getfqdn(), LOOPBACK, "localhost"]
+        hosts = [_address_outside(), socket.gethostname(), socket.getfqdn(), LOOPBACK, "localhost"]
     else:
-        found = [host]
+        hosts = [host]
     return [
-        f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in dict.fromkeys(found)
+        f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in dict.fromkeys(hosts)
     ]
 
 
 def _address_outside() -> str:
-    """This machine's address in the network it uses by default; nothing is sent to find out."""
+    """This machine's address in its default network; to learn it sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # an address for documentation: nobody's
@@ -108,8 +108,8 @@ def _address_outside() -> str:
 
 
 def _login(folder: Path) -> dict[str, str]:
-    """The environment of MLflow's login, whose users are kept in `folder`. Raises OutOfReach,
-    saying what to set.
+    """The environment of MLflow's login, whose users stand in `folder`. Raises OutOfReach where no
+    password is set.
     """
     users = folder / "users.db"
     if find_spec("flask_wtf") is None:

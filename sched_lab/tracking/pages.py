@@ -1,4 +1,4 @@
-"""What MLflow's pages show of a sweep and of a run beside numbers: a description in Markdown, and
+"""What MLflow's pages show beside numbers: a sweep's and a run's description in Markdown, and
 pictures.
 """
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 LEGIBLE = 320  # pixels of a side
 LISTED = 12  # values of an axis, or image sizes, that a description lists
-TRAINING = "workflowType=machine_learning"  # of MLflow's two sets of pages, the one for training
+TRAINING = "workflowType=machine_learning"  # selects MLflow's pages for training
 
 
 def views(cells: Sequence[CellRow], ranked_by: str, time_ms: int) -> dict[str, str]:
-    """What MLflow's menu of views offers for a sweep, by tag of the experiment: the trials of a
-    size, the best first.
+    """One view per image size for MLflow's menu, by tag of the experiment: its trials, the best
+    first.
 
     `cells` have `settings` and `params`; their settings and the score become columns. MLflow keeps
-    such a view as JSON of its name, its time and, as JSON once more, its state.
+    a view as JSON of its name, its time and its state; the state is JSON text.
     """
     settings = [
         name
@@ -52,7 +52,7 @@ def views(cells: Sequence[CellRow], ranked_by: str, time_ms: int) -> dict[str, s
         "selectedColumns": columns,
     }
     return {
-        f"{names.SHARED_VIEW}{_view(size)}": json.dumps(
+        f"{names.SHARED_VIEW}{_view_key(size)}": json.dumps(
             {
                 "name": f"{size}×{size}, the best first",
                 "createdAt": time_ms,
@@ -64,12 +64,12 @@ def views(cells: Sequence[CellRow], ranked_by: str, time_ms: int) -> dict[str, s
 
 
 def links(experiment: str, run: str, cells: Sequence[CellRow]) -> str:
-    """Where MLflow's pages show a sweep's report and its trials at each size, in Markdown; `cells`
-    have `params`.
+    """Links to a sweep's report and to its trials at each size, in Markdown; `cells` have
+    `params`.
     """
     runs = f"#/experiments/{experiment}/runs"
     trials = [
-        f"[{size}×{size}]({runs}?{TRAINING}&viewStateShareKey={_view(size)})"
+        f"[{size}×{size}]({runs}?{TRAINING}&viewStateShareKey={_view_key(size)})"
         for size in _sizes(cells)
     ]
     report = f"{runs}/{run}/artifacts/{names.REPORT_FOLDER}/{names.REPORT_FILE}?{TRAINING}"
@@ -83,12 +83,12 @@ def _sizes(cells: Iterable[CellRow]) -> list[int]:
     return sorted({int(cell.params["resolution"]) for cell in cells})[:LISTED]
 
 
-def _view(size: int) -> str:
+def _view_key(size: int) -> str:
     return f"best-{size}"
 
 
 def sweep_note(about: Iterable[str], cells: Iterable[CellRow], store: Store, sweep: str) -> str:
-    """What is to be said about a sweep, its axes, and its commands, in Markdown; `cells` have
+    """What there is to say about a sweep, its axes and its commands, in Markdown; `cells` have
     `settings`.
     """
     axes: dict[str, dict[str, None]] = {}
@@ -125,14 +125,12 @@ def _listed(values: Sequence[str]) -> str:
 
 @lru_cache(maxsize=128)
 def schedule_png(schedule: Schedule, b: float) -> bytes:
-    """The picture of a schedule: drawing it takes longer than all else in a delivery."""
+    """The picture of a schedule, cached: to draw it takes longer than the rest of a delivery."""
     return _png(schedule_figure(schedule, b))
 
 
 def loss_png(spec: TrialSpec, events: Iterable[JournalEvent]) -> bytes:
-    """The picture of a trial's loss by log-SNR as its journal last tells of it; empty where it does
-    not.
-    """
+    """The picture of a trial's last loss by log-SNR; empty where its journal has none."""
     last = {name: value for event in events for name, value in event.metrics.items()}
     losses = {
         float(name.removeprefix(names.LOSS_BY_LOG_SNR)): loss
@@ -143,19 +141,16 @@ def loss_png(spec: TrialSpec, events: Iterable[JournalEvent]) -> bytes:
 
 
 def last_samples_png(folder: Path) -> bytes:
-    """The last grid of samples in a folder, its pixels so large that it can be seen; empty where
-    there is none.
-    """
-    grids = sorted(
-        folder.glob("*.png"), key=lambda grid: (len(grid.name), grid.name)
-    )  # step-1000000 after step-999999
+    """The last grid of samples in a folder, enlarged to be legible; empty where there is none."""
+    # step-1000000 comes after step-999999
+    grids = sorted(folder.glob("*.png"), key=lambda grid: (len(grid.name), grid.name))
     if not (grids and (grid := image(grids[-1]))):
         return b""
     times = -(-LEGIBLE // max(grid.size))
+    nearest = 0  # PIL's filter that makes each pixel a square
+    enlarged = grid.resize((times * grid.width, times * grid.height), nearest)
     buffer = io.BytesIO()
-    grid.resize((times * grid.width, times * grid.height), 0).save(
-        buffer, "png"
-    )  # 0: each pixel a square
+    enlarged.save(buffer, "png")
     return buffer.getvalue()
 
 
@@ -170,7 +165,7 @@ def image(path: Path) -> Image | None:
     from PIL import Image
 
     try:
-        with Image.open(path) as found:
-            return found.copy()
+        with Image.open(path) as opened:
+            return opened.copy()
     except OSError:
         return None

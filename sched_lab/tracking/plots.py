@@ -1,5 +1,5 @@
-"""The pictures that a run keeps: its schedule, which `sched-lab schedule --plot` writes too, and
-its loss.
+"""The figures that a run keeps: its schedule, also for `sched-lab schedule --plot`, and its
+loss.
 """
 
 from __future__ import annotations
@@ -33,15 +33,14 @@ def schedule_figure(schedule: Schedule, b: float) -> Figure:
 
 
 def loss_figure(schedule: Schedule, b: float, losses: Mapping[float, float]) -> Figure:
-    """The loss in each bin of log-SNR, by its centre, against the density that uniform t puts on
+    """The loss in each bin of log-SNR, by the bin's centre, with the density that uniform t puts on
     log-SNR.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.4))
-    figure.subplots_adjust(
-        left=0.13, right=0.87, bottom=0.15, top=0.9
-    )  # to work them out would double the time
+    # Fixed margins: to compute them would double the time.
+    figure.subplots_adjust(left=0.13, right=0.87, bottom=0.15, top=0.9)
     loss = figure.subplots()
     centres = sorted(losses)
     loss.bar(centres, [losses[centre] for centre in centres], width=1.8, color="#0072b2", alpha=0.6)

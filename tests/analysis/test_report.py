@@ -25,8 +25,9 @@ from sched_lab.analysis import runs as reading
 from sched_lab.analysis.commands import report
 from sched_lab.analysis.report.findings import analyse
 from sched_lab.analysis.report.write import write, write_report
-from sched_lab.analysis.runs import UnknownSweepError, load_runs, read_sweep, sample_grid
+from sched_lab.analysis.runs import load_runs, read_sweep
 from sched_lab.errors import OutOfReach
+from sched_lab.tracking.reader import UnknownSweepError, sample_grid
 from tests.conftest import Command
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def test_scores_are_those_of_the_last_step_of_finished_trials_only(frame: pd.Dat
 def test_paging_gives_the_same_rows(
     uri: str, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "PAGE", 4)
+    monkeypatch.setattr("sched_lab.tracking.client.PAGE", 4)
     pd.testing.assert_frame_equal(load_runs("scale", uri), frame)
 
 

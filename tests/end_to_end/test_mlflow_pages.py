@@ -24,7 +24,7 @@ from sched_lab.sweep.grid import Trial
 from sched_lab.tracking import pages, plots
 from sched_lab.tracking.client import connect
 from sched_lab.tracking.pages import TRAINING
-from sched_lab.tracking.tracker import DELIVERED, Tracker
+from sched_lab.tracking.tracker import Tracker
 from sched_lab.trainers.schedules import parse
 from sched_lab.trainers.spec import TrialSpec
 
@@ -90,7 +90,7 @@ def test_the_gallery_has_each_grid_once_however_often_it_is_delivered(store: Sto
     evaluate(store, 10, 20)
     opened(store).deliver(TRIAL)
     client_of(store).delete_tag(
-        run_of(store).info.run_id, DELIVERED
+        run_of(store).info.run_id, names.DELIVERED
     )  # as a driver leaves it that was killed there
     evaluate(store, 30)
     opened(store).deliver(TRIAL)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import secrets
 import subprocess
 import sys
@@ -26,10 +27,10 @@ from sched_lab.run.worker import record_end
 from sched_lab.store.folder import Store
 from sched_lab.store.journal import Journal, read
 from sched_lab.sweep.grid import Trial
-from sched_lab.tracking.client import connect
+from sched_lab.tracking.client import connect, mlflow_configured
 from sched_lab.tracking.courier import Courier
 from sched_lab.tracking.plots import schedule_figure
-from sched_lab.tracking.tracker import DELIVERED, Tracker
+from sched_lab.tracking.tracker import Tracker
 from sched_lab.trainers.failures import FailureKind
 from sched_lab.trainers.files import write_json
 from sched_lab.trainers.schedules import Schedule
@@ -113,7 +114,7 @@ def test_a_delivery_that_is_repeated_adds_nothing(store: Store) -> None:
     opened(store).deliver(trial())
     (run,) = runs(store)
     connect(store.tracking_uri).delete_tag(
-        run.info.run_id, DELIVERED
+        run.info.run_id, names.DELIVERED
     )  # as a driver leaves it that was killed there
     write_steps(store, range(1, 6))
     opened(store).deliver(trial())
@@ -255,13 +256,13 @@ def test_a_store_goes_on_with_the_run_of_another_that_has_ended_and_says_so(
 def test_opening_reads_in_pages_without_looking_for_garbage_and_closing_reads_no_ended_run(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sched_lab.tracking.tracker.PAGE", 2)
+    monkeypatch.setattr("sched_lab.tracking.client.PAGE", 2)
     tracker = opened(store)
     for key in "abcd":
         write_steps(store, range(1, 3), key, state=names.FINISHED, reason="")
         tracker.deliver(trial(key))
     collecting, read_runs = [], []
-    search = type(tracker._client).search_runs
+    search = type(tracker._experiment.client).search_runs
 
     def watched(*arguments: Any, **named: Any) -> Any:
         page = search(*arguments, **named)
@@ -269,7 +270,7 @@ def test_opening_reads_in_pages_without_looking_for_garbage_and_closing_reads_no
         read_runs.extend(page)
         return page
 
-    monkeypatch.setattr(type(tracker._client), "search_runs", watched)
+    monkeypatch.setattr(type(tracker._experiment.client), "search_runs", watched)
     tracker = opened(store)
     assert collecting == [False] * 3
     assert gc.isenabled()
@@ -277,6 +278,46 @@ def test_opening_reads_in_pages_without_looking_for_garbage_and_closing_reads_no
     assert len(read_runs) == 5
     tracker.close(names.FINISHED)
     assert len(read_runs) == 6  # the sweep's own
+
+
+def test_tracking_leaves_the_environment_as_it_was(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "3")
+    before = dict(os.environ)
+    write_steps(store, range(1, 3), state=names.FINISHED, reason="")
+    tracker = opened(store)
+    courier = Courier(tracker, period=0.01)
+    courier.follow(trial())
+    courier.start()
+    assert courier.drain(60)
+    courier.join(5)
+    tracker.close(names.FINISHED)
+    assert dict(os.environ) == before
+
+
+def test_settings_stay_until_the_last_thread_leaves_and_those_of_the_user_stay_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    retries, timeout = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    monkeypatch.delenv(retries, raising=False)
+    monkeypatch.setenv(timeout, "7")
+    entered, leave = threading.Event(), threading.Event()
+
+    def request() -> None:
+        with mlflow_configured():
+            entered.set()
+            leave.wait(10)
+
+    with mlflow_configured():
+        other = threading.Thread(target=request)
+        other.start()
+        assert entered.wait(10)
+    assert (os.environ[retries], os.environ[timeout]) == ("0", "7")
+    leave.set()
+    other.join()
+    assert retries not in os.environ
+    assert os.environ[timeout] == "7"
 
 
 def test_the_picture_of_a_schedule_is_drawn_once(
