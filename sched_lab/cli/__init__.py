@@ -1,6 +1,4 @@
-"""The command line: one module a command, loaded when it is called; each parses, calls and
-prints.
-"""
+"""The command line: one module a command, loaded when called; it parses, calls and prints."""
 
 from sched_lab.cli.program import main
 

@@ -1,4 +1,4 @@
-"""How commands answer alike: JSON, and what to say of a name that is not in the store."""
+"""What commands share in their answers: JSON, hints, and errors about names in a store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROGRAM = "sched-lab"
 
 
 def print_json(value: object) -> None:
-    """Print JSON for programs: nothing in it may be infinite or NaN."""
+    """Print JSON for programs. Raises ValueError for infinities and NaN."""
     click.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
@@ -42,16 +42,14 @@ def _is_on_path(called: str) -> bool:
 
 
 def unknown(what: str, name: str, options: Any, store: Store) -> NoReturn:
-    """Raise a usage error that names the nearest of the options."""
+    """Raise a usage error that names the nearest option."""
     from sched_lab.trainers.plugins import nearest
 
     raise click.UsageError(f"no {what} {name!r} in {store.root}{nearest(name, options)}")
 
 
 def the_one(keys: list[str], key: str, store: Store) -> str:
-    """The only one of the trials' keys that begin with `key`; a usage error when there are none or
-    several.
-    """
+    """The only key among `keys`, which begin with `key`; a usage error for none or several."""
     if len(keys) == 1:
         return keys[0]
     if keys:

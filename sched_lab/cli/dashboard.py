@@ -1,4 +1,4 @@
-"""`sched-lab dashboard`: MLflow’s pages on a store."""
+"""`sched-lab dashboard`: MLflow's pages on a store."""
 
 from __future__ import annotations
 

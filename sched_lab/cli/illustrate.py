@@ -1,6 +1,4 @@
-"""The commands that draw the figures of 2301.10972 from a sweep's own images: illustrate noise,
-schedules, scale.
-"""
+"""`sched-lab illustrate`: the figures of 2301.10972 from a sweep's own images."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ FORMATS = (".png", ".svg", ".pdf")
 
 
 class _Numbers(click.ParamType[tuple[float, ...]]):
-    """Numbers with commas between them, each from `low` to `high`; whole ones where `whole`."""
+    """Numbers with commas between them, each in [low, high]; integers where `whole`."""
 
     name = "numbers"
 
@@ -36,20 +34,20 @@ class _Numbers(click.ParamType[tuple[float, ...]]):
         if isinstance(value, tuple):
             return value
         try:
-            found = tuple(self._read(part) for part in str(value).split(","))
+            numbers = tuple(self._read(part) for part in str(value).split(","))
         except ValueError:
-            found = ()
-        if not found or not all(self._low <= number <= self._high for number in found):
+            numbers = ()
+        if not numbers or not all(self._low <= number <= self._high for number in numbers):
             kind = "whole numbers" if self._read is int else "numbers"
             self.fail(
                 f"takes {kind} from {self._low:g} to {self._high:g} with commas between them, got"
                 f" {value!r}"
             )
-        return found
+        return numbers
 
 
 class _Picture(click.Path):
-    """A file to be written in one of the formats that Matplotlib is asked for here."""
+    """A file to write in one of `FORMATS`."""
 
     def __init__(self) -> None:
         super().__init__(dir_okay=False, path_type=Path)

@@ -1,6 +1,4 @@
-"""Arguments and options that several commands share, in this package and in those that bring
-commands of their own.
-"""
+"""Arguments and options that several commands share, also those of other packages."""
 
 from __future__ import annotations
 

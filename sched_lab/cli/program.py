@@ -1,6 +1,4 @@
-"""The command line: finds the command, runs it, and turns every outcome into an exit code and one
-message.
-"""
+"""The command line: runs a command, and turns its outcome into an exit code and one message."""
 
 from __future__ import annotations
 
@@ -32,15 +30,11 @@ COMMANDS = (
     "doctor",
     "gc",
 )
-"""The project's commands in the order of `--help`: each is the function of that name in the module
-of that name.
-"""
+"""In the order of `--help`: each names its module in this package, and the function in it."""
 
 
 class _Group(click.Group):
-    """The project's commands, and those that packages register as `sched_lab.commands`, loaded when
-    named.
-    """
+    """These commands and those that packages register as `sched_lab.commands`, loaded by name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [
@@ -95,9 +89,7 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
-    """The console script: every outcome becomes an exit code, and every error one message on
-    stderr.
-    """
+    """The console script: an outcome becomes an exit code, an error one message on stderr."""
     debug = "--debug" in sys.argv
     try:
         code = cli.main(
@@ -123,7 +115,7 @@ def main() -> NoReturn:
             ExitCode.SOME_FAILED,
             debug,
         )
-    # or Python would look through all of it once more, for most of a second, before it ends
+    # Skip the last garbage collection, which takes most of a second.
     gc.freeze()
     sys.exit(code or ExitCode.DONE)
 

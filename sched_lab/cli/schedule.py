@@ -40,12 +40,12 @@ def schedule(spec: str, times: str, b: float, plot: Path | None, as_json: bool) 
     from sched_lab.trainers.schedules import ScheduleError, parse
 
     try:
-        found = parse(spec)
+        parsed = parse(spec)
         t = [float(value) for value in times.split(",")]
         if not math.isfinite(b):
             raise ScheduleError(f"--b must be finite, got {b:g}")
-        gamma, log_snr = found.gamma(t).tolist(), found.log_snr(t, b).tolist()
-        density = found.density(t).tolist()
+        gamma, log_snr = parsed.gamma(t).tolist(), parsed.log_snr(t, b).tolist()
+        density = parsed.density(t).tolist()
     except ScheduleError as error:
         raise click.UsageError(str(error)) from None
     except ValueError:
@@ -55,18 +55,16 @@ def schedule(spec: str, times: str, b: float, plot: Path | None, as_json: bool) 
     if plot is not None:
         from sched_lab.tracking.plots import schedule_figure
 
-        schedule_figure(found, b).savefig(plot)
+        schedule_figure(parsed, b).savefig(plot)
         click.echo(f"wrote {plot}", err=True)
     if as_json:
         return click.echo(_with_infinities({"t": t, "gamma": gamma, "log_snr": log_snr}))
-    click.echo(f"{found}  b = {b:g}\n{'t':>8} {'gamma':>12} {'log-SNR':>10} {'density':>10}")
+    click.echo(f"{parsed}  b = {b:g}\n{'t':>8} {'gamma':>12} {'log-SNR':>10} {'density':>10}")
     for row in zip(t, gamma, log_snr, density, strict=True):
         click.echo("{:>8g} {:>12.6g} {:>10.4g} {:>10.4g}".format(*row))
     return None
 
 
 def _with_infinities(value: object) -> str:
-    """JSON in which an infinity is a number out of range, which readers take for one; JSON has no
-    other way.
-    """
+    """JSON has no infinity: write a number that is out of range, which readers take for one."""
     return json.dumps(value).replace("-Infinity", "-1e999").replace("Infinity", "1e999")
