@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -182,77 +182,99 @@ def fit(best: pd.DataFrame) -> Law:
     """The law through the rows of `best_b` that are supported.
 
     Where these share two seeds or more, each seed has its own line and the intervals lie over
-    seeds. Else one line is fitted to the sizes, weighted by their intervals where all have one. How
-    far the sizes lie off the line gives the intervals where there is nothing else, and, from three
-    sizes on, where it is more than seeds explain, by an F-test at 5 %. Raises Unsupported when
-    fewer than two sizes are supported.
+    seeds. Else one line is fitted to the sizes, weighted by their intervals where all have one.
+    How far the sizes lie off the line gives the intervals where there is nothing else. From three
+    sizes on it also does where it exceeds what seeds explain, by an F-test at 5 %. Raises
+    Unsupported when fewer than two sizes are supported.
     """
-    rows = best[best["supported"]].sort_values("resolution")
+    rows, unknown = best[best["supported"]].sort_values("resolution"), best[~best["supported"]]
     if len(rows) < 2:
-        why = "; ".join(
-            f"{row.resolution}: {row.why}" for row in best[~best["supported"]].itertuples()
-        )
+        why = "; ".join(f"{row.resolution}: {row.why}" for row in unknown.itertuples())
         raise Unsupported(
             f"the best b is known at {len(rows)} image sizes, a law needs"
             f" 2{f' ({why})' if why else ''}"
         )
     x, y = np.log2(rows["resolution"].to_numpy(float)), np.log2(rows["b"].to_numpy(float))
-    sizes, unknown = (
-        tuple(map(int, each["resolution"])) for each in (rows, best[~best["supported"]])
-    )
     by_seed = pd.DataFrame(list(rows["by_seed"])).dropna(axis=1).to_numpy()  # (sizes, seeds)
-    seeds = by_seed.shape[1]
-    if seeds >= 2:
-        lines = np.polynomial.polynomial.polyfit(x, by_seed, 1)  # (2, seeds)
-        line, covariance, freedom, basis = (
-            lines.mean(axis=1),
-            np.cov(lines) / seeds,
-            seeds - 1,
-            f"over {seeds} seeds",
-        )
-        noise, noise_freedom = (
-            float(by_seed.var(axis=1, ddof=1).mean()) / seeds,
-            len(rows) * (seeds - 1),
-        )
-        error = np.full(len(rows), max(math.sqrt(noise), FINEST))
+    line = _line_over_seeds(x, by_seed) if by_seed.shape[1] >= 2 else _line_over_sizes(x, y, rows)
+    line = _widened(line, x, y)
+    if np.isfinite(line.covariance).all():
+        basis = f"{CONFIDENCE * 100:g} % {line.basis}"
+    elif (rows["n"] == 1).all():
+        basis = "no interval: one seed"
     else:
-        error = (np.log2(rows["high"] / rows["low"]) / 2 / _t(rows["n"] - 1)).to_numpy(float)
-        noise_freedom = int((rows["n"] - 1).sum())
-        freedom, basis = noise_freedom, "over the seeds of each size"
-        error = (
-            np.maximum(error, FINEST) if np.isfinite(error).all() else np.full(len(rows), math.nan)
-        )
-        line, covariance = _weighted_line(x, y, error)
-    off, off_freedom = _misfit(x, y, line, error), len(rows) - 2
-    if not np.isfinite(error).all() or (
-        off_freedom and _f_survival(off_freedom, noise_freedom, off) < 1 - CONFIDENCE
-    ):
-        inverse = np.linalg.inv(_information(x, error))
-        covariance, freedom = np.asarray(inverse * (off if off_freedom else math.nan)), off_freedom
-        basis = f"over {len(rows)} sizes" + (
-            ", which no line goes through" if np.isfinite(error).all() else ""
-        )
-    basis = (
-        f"{CONFIDENCE * 100:g} % {basis}"
-        if np.isfinite(covariance).all()
-        else (
-            "no interval: one seed"
-            if (rows["n"] == 1).all()
-            else "no interval: fewer than two seeds in common"
-        )
-    )
-    beyond = np.exp2(np.abs(line[0] + line[1] * x - y)) > (1 + 1e-9) * rows["high"] / rows["b"]
-    off = rows.loc[beyond, "resolution"]
+        basis = "no interval: fewer than two seeds in common"
+    beyond = np.exp2(np.abs(line.at(x) - y)) > (1 + 1e-9) * rows["high"] / rows["b"]
     return Law(
-        sizes,
-        str(rows["schedule"].iloc[0]),
-        line,
-        covariance,
-        freedom,
-        basis,
-        tuple(map(int, off)),
-        unknown,
+        sizes=tuple(map(int, rows["resolution"])),
+        schedule=str(rows["schedule"].iloc[0]),
+        line=line.coefficients,
+        covariance=line.covariance,
+        freedom=line.freedom,
+        basis=basis,
+        off=tuple(map(int, rows.loc[beyond, "resolution"])),
+        unknown=tuple(map(int, unknown["resolution"])),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """A line through log2 b over log2 size, and how sure it is."""
+
+    coefficients: Array
+    """(2,): log2 c and k."""
+    covariance: Array
+    """(2, 2): of the coefficients; NaN where it is not known."""
+    freedom: int
+    """Degrees of freedom of the covariance."""
+    basis: str
+    """What the covariance lies over."""
+    error: Array
+    """(sizes,): the standard errors of log2 b that seeds explain; NaN where they tell none."""
+    error_freedom: int
+    """Degrees of freedom of `error`, pooled."""
+
+    def at(self, x: Array) -> Array:
+        """log2 b at each log2 size."""
+        return np.asarray(self.coefficients[0] + self.coefficients[1] * x)
+
+
+def _line_over_seeds(x: Array, by_seed: Array) -> _Line:
+    """The mean of the seeds' own lines; `by_seed` (sizes, seeds) holds their best log2 b."""
+    sizes, seeds = by_seed.shape
+    lines = np.polynomial.polynomial.polyfit(x, by_seed, 1)  # (2, seeds)
+    error = math.sqrt(by_seed.var(axis=1, ddof=1).mean() / seeds)
+    return _Line(
+        lines.mean(axis=1),
+        np.cov(lines) / seeds,
+        seeds - 1,
+        f"over {seeds} seeds",
+        np.full(sizes, max(error, FINEST)),
+        sizes * (seeds - 1),
+    )
+
+
+def _line_over_sizes(x: Array, y: Array, rows: pd.DataFrame) -> _Line:
+    """One line through all sizes, weighted by their intervals where all have one."""
+    error = (np.log2(rows["high"] / rows["low"]) / 2 / _t(rows["n"] - 1)).to_numpy(float)
+    error = np.maximum(error, FINEST) if np.isfinite(error).all() else np.full(len(x), math.nan)
+    freedom = int((rows["n"] - 1).sum())
+    fitted = _weighted_line(x, y, error)
+    return _Line(*fitted, freedom, "over the seeds of each size", error, freedom)
+
+
+def _widened(line: _Line, x: Array, y: Array) -> _Line:
+    """The line with the covariance that its distance from the sizes gives, where that is due."""
+    freedom, known = len(x) - 2, bool(np.isfinite(line.error).all())
+    squares = float((((y - line.at(x)) / np.nan_to_num(line.error, nan=1.0)) ** 2).sum())
+    misfit = squares / freedom if freedom else math.nan  # the mean square, in errors
+    if known and not (
+        freedom and _f_survival(freedom, line.error_freedom, misfit) < 1 - CONFIDENCE
+    ):
+        return line
+    _, covariance = _weighted_line(x, y, line.error)
+    basis = f"over {len(x)} sizes" + (", which no line goes through" if known else "")
+    return replace(line, covariance=covariance * misfit, freedom=freedom, basis=basis)
 
 
 def recommend(best: pd.DataFrame, size: int) -> Recommendation:
@@ -374,33 +396,13 @@ def _parabola(x: Array, y: Array, weight: Array) -> Array:
 
 
 def _weighted_line(x: Array, y: Array, error: Array) -> tuple[Array, Array]:
-    """log2 c and k, (2,), and their covariance, (2, 2), through points with these errors; NaN:
-    equal and not known.
+    """(2,): log2 c and k through points with these standard errors; (2, 2): their covariance.
+
+    Where the errors are NaN, the points weigh the same, and the covariance is that of errors of 1.
     """
-    weight = np.nan_to_num(1 / error**2, nan=1.0)
-    inverse = np.linalg.inv(_information(x, error))
-    return np.asarray(inverse @ np.array([(weight * y).sum(), (weight * x * y).sum()])), np.asarray(
-        inverse
-    )
-
-
-def _information(x: Array, error: Array) -> Array:
-    """(2, 2): the inverse of the covariance of a line through points with these errors; NaN: 1
-    each.
-    """
-    weight = np.nan_to_num(1 / error**2, nan=1.0)
-    return np.array(
-        [[weight.sum(), (weight * x).sum()], [(weight * x).sum(), (weight * x**2).sum()]]
-    )
-
-
-def _misfit(x: Array, y: Array, line: Array, error: Array) -> float:
-    """The mean square, per degree of freedom, of how many errors the points lie off the line; NaN
-    for two points.
-    """
-    weight = np.nan_to_num(1 / error**2, nan=1.0)
-    squares = float((weight * (y - line[0] - line[1] * x) ** 2).sum())
-    return squares / (len(x) - 2) if len(x) > 2 else math.nan
+    weight = np.nan_to_num(1 / error, nan=1.0)
+    line, covariance = np.polyfit(x, y, 1, w=weight, cov="unscaled")  # k first
+    return line[::-1], covariance[::-1, ::-1]
 
 
 def _f_survival(above: int, below: int, ratio: float) -> float:

@@ -138,24 +138,28 @@ def _by_seed(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _levels(trials: pd.DataFrame, cells: pd.DataFrame) -> pd.Series[float]:
-    """What a cell adds beside its seeds, at each resolution, by least squares; its mean where no
-    seed is missing.
+    """The cells' effects beside those of the seeds at each resolution, by least squares.
 
-    A mean over the lucky seeds alone is no better score. Cells that share no seeds, not even
-    through others, keep their means.
+    A mean over lucky seeds alone is no better score. Cells that share no seeds, not even through
+    others, keep their means; so do all cells where none lacks a seed.
     """
-    seeds = _by_seed(trials).merge(cells["resolution"], left_on="cell", right_index=True)
-    at = seeds.groupby("resolution")
+    from scipy.sparse import csr_array
+    from scipy.sparse.linalg import lsqr
+
+    scores = _by_seed(trials).merge(cells[["resolution", "mean"]], left_on="cell", right_index=True)
+    at = scores.groupby("resolution")
     if (at.size() == at["cell"].nunique() * at["seed"].nunique()).all():
         return cells["mean"]
-    score, seed = seeds["score"], seeds.groupby(["resolution", "seed"]).ngroup()
-    effect = pd.Series(0.0, seeds.index)
-    for _ in range(1000):
-        level = (score - effect).groupby(seeds["cell"]).transform("mean")
-        before, effect = effect, (score - level).groupby(seed).transform("mean")
-        if (effect - before).abs().max() <= 1e-12 * score.abs().max():
-            break
-    return (score - effect).groupby(seeds["cell"]).mean().reindex(cells.index)
+    seed = scores.groupby(["resolution", "seed"]).ngroup() + len(cells)
+    effects = np.column_stack([scores["cell"], seed])  # (scores, 2): the columns that are 1
+    rows = np.arange(len(scores)).repeat(2)
+    # Of all least-squares solutions lsqr gives the smallest. With columns of unit length, and
+    # deviations from the cells' means, the effects of connected cells then average zero.
+    length = np.sqrt(np.bincount(effects.ravel(), minlength=len(cells))).clip(1)
+    design = csr_array((1 / length[effects.ravel()], (rows, effects.ravel())))
+    deviation = scores["score"] - scores["mean"]
+    effect, *_ = lsqr(design, deviation, atol=1e-14, btol=1e-14, conlim=0)
+    return cells["mean"].add((effect / length)[: len(cells)])
 
 
 def _cells(trials: pd.DataFrame, count: int) -> pd.DataFrame:

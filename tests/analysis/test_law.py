@@ -9,7 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sched_lab.analysis.statistics.law import Law, Unsupported, best_b, fit, recommend
+from sched_lab.analysis.statistics.law import (
+    Law,
+    Unsupported,
+    _weighted_line,
+    best_b,
+    fit,
+    recommend,
+)
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -206,3 +213,19 @@ def test_an_interval_that_says_nothing_is_no_recommendation() -> None:
     lowest = {at: b * 2 ** random.normal(0, 0.8) for at, b in power(4, -0.5, seeds=2).items()}
     with pytest.raises(Unsupported, match="b may lie anywhere from"):
         recommend(best_b(runs(lowest), "fd"), 1024)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_the_weighted_line_and_its_covariance_are_those_of_the_normal_equations(
+    count: int, known: bool
+) -> None:
+    """Against (XᵀWX)⁻¹XᵀWy; errors that are not known weigh the same."""
+    random = np.random.default_rng(count)
+    x, y = 3.0 + np.arange(count), random.normal(size=count)
+    error = random.uniform(0.01, 1, count) if known else np.full(count, math.nan)
+    design, weight = np.stack([np.ones(count), x], axis=1), np.nan_to_num(error, nan=1.0) ** -2
+    expected = np.linalg.inv(design.T @ (weight[:, None] * design))
+    line, covariance = _weighted_line(x, y, error)
+    np.testing.assert_allclose(covariance, expected, rtol=1e-9)
+    np.testing.assert_allclose(line, expected @ design.T @ (weight * y), rtol=1e-9)

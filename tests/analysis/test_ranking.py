@@ -367,6 +367,57 @@ def test_levels_are_least_squares_of_cells_and_seeds_and_the_means_where_none_is
     assert np.diff(levels) == pytest.approx(np.diff(effects[:3]))
 
 
+def backfitted(frame: pd.DataFrame) -> pd.Series[float]:
+    """The cells' levels by alternating between the effects of cells and of seeds until both rest;
+    all seeds of an image size together average zero within cells that they connect.
+    """
+    cell = frame.groupby(["resolution", "schedule", "b"]).ngroup()
+    seed = frame.groupby(["resolution", "seed"]).ngroup()
+    effect = pd.Series(0.0, frame.index)
+    moved = math.inf
+    while moved > 1e-14 * frame[FD].abs().max():
+        level = (frame[FD] - effect).groupby(cell).transform("mean")
+        before, effect = effect, (frame[FD] - level).groupby(seed).transform("mean")
+        moved = (effect - before).abs().max()
+    return (frame[FD] - effect).groupby(cell).mean()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 9),
+    st.integers(1, 6),
+    st.sampled_from([0.1, 0.3, 0.6]),
+    st.integers(1, 3),
+)
+def test_levels_are_least_squares_whatever_is_missing_and_whatever_the_seeds_connect(
+    seed: int, cells: int, seeds: int, missing: float, islands: int
+) -> None:
+    """Cells of one island share no seeds with those of another."""
+    frame = random_cells(seed, cells, seeds, gap=0.3, missing=missing)
+    frame["seed"] += 100 * (frame["b"].astype(int) % islands)
+    kept = frame[frame["state"] == names.FINISHED]
+    levels = ranking.summarize(kept, FD)["level"] if len(kept) else pd.Series(dtype=float)
+    np.testing.assert_allclose(levels, backfitted(kept), rtol=1e-9)
+
+
+def test_a_long_chain_of_cells_that_share_one_seed_each_is_solved_to_its_end() -> None:
+    """Cell i has the seeds i and i + 1: from one to the next, only the shared seed compares."""
+    count, random = 400, np.random.default_rng(0)
+    score = 100 + random.normal(size=(count, 2))
+    frame = runs({(8, float(b)): list(pair) for b, pair in enumerate(score)})
+    frame["seed"] += frame["b"].astype(int)
+    step = np.diff(ranking.summarize(frame, FD)["level"])
+    np.testing.assert_allclose(step, score[1:, 0] - score[:-1, 1], atol=1e-9)
+
+
+def test_cells_without_a_seed_in_common_keep_their_means() -> None:
+    frame = pd.concat(
+        [runs({(8, 1.0): [5.0, 9.0]}), runs({(8, 2.0): [1.0, 2.0, 6.0]}).assign(seed=[7, 8, 9])]
+    )
+    assert ranking.summarize(frame, FD)["level"].tolist() == pytest.approx([7.0, 3.0], rel=1e-12)
+
+
 def repeated(mean: NDArray[np.float64], seeds: int, repeats: int) -> pd.DataFrame:
     """Many sweeps of the same cells, each at an image size of its own; seeds share most of their
     noise.
