@@ -20,7 +20,14 @@ import pandas as pd
 from sched_lab.analysis.figures.static import COLORS, INK, MUTED, PAPER, RULE
 from sched_lab.analysis.statistics.ranking import ranked
 from sched_lab.analysis.text.render import DAGGER
-from sched_lab.analysis.text.wording import cell_name, places, plain, rows_of, score_text, size
+from sched_lab.analysis.text.wording import (
+    cell_name,
+    decimal_places,
+    rows_of,
+    score_text,
+    setting_text,
+    size_text,
+)
 from sched_lab.names import FINISHED, LOSS_BY_LOG_SNR, higher_is_better
 from sched_lab.trainers import schedules
 
@@ -64,9 +71,9 @@ def score_against_b(
     The first eight lines are drawn; a ring marks the rows of `best` that are among `cells`.
     """
     figure = _figure(x={"title": {"text": "input scale b"}, "type": "log"}, y=_scale(cells["mean"]))
-    decimals, finished = places(cells), runs[runs["state"] == FINISHED]
+    decimals, finished = decimal_places(cells), runs[runs["state"] == FINISHED]
     for (value, line), color in zip(_lines(cells, lines), COLORS, strict=False):
-        name = _text(size(value) if lines == "resolution" else str(value))
+        name = _text(size_text(value) if lines == "resolution" else str(value))
         at = line.sort_values("b")
         low, high = (at["mean"] + sign * at["half_width"].fillna(0) for sign in (-1, 1))
         figure.add_scatter(
@@ -129,7 +136,7 @@ def heat_map(cells: pd.DataFrame, best: pd.DataFrame, score: str) -> Figure:
     columns = sorted(order["b"].unique())[:HEAT]
     placed = {(cell["schedule"], cell["b"]): (index, cell) for index, cell in rows_of(order)}
     ties = {tie for found in best["ties"] for tie in found}
-    decimals, positive = places(cells), order["mean"].min() > 0
+    decimals, positive = decimal_places(cells), order["mean"].min() > 0
 
     def grid(show: Callable[[int, dict[str, Any]], object]) -> list[list[object]]:
         return [
@@ -340,8 +347,8 @@ def _axis(name: str, values: pd.Series) -> dict[str, Any]:
     """
     if pd.api.types.is_float_dtype(values) and values.nunique() > TICKS:
         return _scaled_axis(name, values)
-    texts = [plain(value) for value in values]
-    order = [plain(value) for value in values.drop_duplicates().sort_values()]
+    texts = [setting_text(value) for value in values]
+    order = [setting_text(value) for value in values.drop_duplicates().sort_values()]
     at = [order.index(text) for text in texts]
     return {
         "label": _text(name),

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from sched_lab.analysis.statistics.ranking import ranked
-from sched_lab.analysis.text.wording import size
+from sched_lab.analysis.text.wording import size_text
 from sched_lab.names import FINISHED
 from sched_lab.trainers import schedules
 
@@ -104,7 +104,7 @@ def score_against_b(
             markeredgewidth=2.2,
             zorder=4,
         )
-        name = size(value) if by == "resolution" else str(value)
+        name = size_text(value) if by == "resolution" else str(value)
         ends.append((name, color, float(line["mean"].iloc[-1])))
     ax.set_xscale("log", base=2)
     swept = sorted(cells["b"].unique())
@@ -159,7 +159,7 @@ def best_b_by_size(best: pd.DataFrame, law: Law | None = None, ax: Axes | None =
         )
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
-    ax.set_xticks(x, [size(at) for at in x])
+    ax.set_xticks(x, [size_text(at) for at in x])
     ax.yaxis.set_major_locator(LogLocator(2, (1, 1.5)))
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.minorticks_off()
@@ -185,7 +185,7 @@ def score_by_schedule(cells: pd.DataFrame, score: str, ax: Axes | None = None) -
             color=colors[resolution],
             markersize=5.5,
             elinewidth=1.6,
-            label=size(resolution),
+            label=size_text(resolution),
         )
     ax.set_yticks(range(len(rows)), rows, parse_math=False)
     ax.set_ylim(len(rows) - 0.5, -0.5)

@@ -25,7 +25,7 @@ from sched_lab.analysis import runs as reading
 from sched_lab.analysis.commands import report
 from sched_lab.analysis.report.findings import analyse
 from sched_lab.analysis.report.write import write, write_report
-from sched_lab.analysis.runs import load_runs, read_sweep
+from sched_lab.analysis.runs import load_runs, load_sweep
 from sched_lab.errors import OutOfReach
 from sched_lab.tracking.reader import UnknownSweepError, sample_grid
 from tests.conftest import Command
@@ -194,7 +194,7 @@ def test_paging_gives_the_same_rows(
 
 
 def test_the_sweep_tells_how_it_was_submitted(uri: str) -> None:
-    sweep = read_sweep("scale", uri)
+    sweep = load_sweep("scale", uri)
     assert (sweep.ranked_by, sweep.yaml, sweep.description) == (
         "fd_classifier",
         YAML,
@@ -229,7 +229,7 @@ def test_a_sweep_of_which_nothing_ran_has_rows_and_no_scores(
         for width in (16, 32)
     ]
     client.log_dict(run, {"cells": cells}, names.CELLS_FILE)
-    idle = read_sweep("idle", uri)
+    idle = load_sweep("idle", uri)
     assert idle.runs["fid"].isna().tolist() == [True, True]
     assert (
         len(analyse(idle).main.cells) == 2
@@ -423,7 +423,7 @@ def test_latex_has_sizes_across_and_says_what_bold_means(written: dict[str, Path
 def test_scores_of_another_kind_are_set_apart_and_never_share_a_table(
     uri: str, tmp_path: Path
 ) -> None:
-    sweep = read_sweep("scale", uri)
+    sweep = load_sweep("scale", uri)
     few = sweep.runs.assign(**{"sample.count": 100, "fd_classifier": 900.0 + sweep.runs["seed"]})[
         :9
     ]
@@ -450,7 +450,7 @@ def test_scores_of_another_kind_are_set_apart_and_never_share_a_table(
 def test_a_confirmed_sweep_is_ranked_by_its_fresh_seeds_and_shows_the_screening_apart(
     uri: str,
 ) -> None:
-    sweep = read_sweep("scale", uri)
+    sweep = load_sweep("scale", uri)
     stage = pd.Series("confirm", sweep.runs.index).where(sweep.runs["seed"] > 0, "screen")
     lucky = sweep.runs["fd_classifier"].where(stage == "confirm", 1.0)
     analysis = analyse(replace(sweep, runs=sweep.runs.assign(stage=stage, fd_classifier=lucky)))
