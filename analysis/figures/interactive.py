@@ -174,11 +174,11 @@ def heat_map(cells: pd.DataFrame, best: pd.DataFrame, score: str) -> Figure:
         xgap=2,
         ygap=2,
     )
+    frame = {"type": "rect", "line": {"color": COLORS[1], "width": 3}}
     for (name, b), (index, _) in placed.items():
         if index in best.index and b in columns:
             x, y = columns.index(b), rows.index(name)
-            box = {"x0": x - 0.5, "x1": x + 0.5, "y0": y - 0.5, "y1": y + 0.5}
-            figure.add_shape(type="rect", line={"color": COLORS[1], "width": 3}, **box)
+            figure.add_shape(x0=x - 0.5, x1=x + 0.5, y0=y - 0.5, y1=y + 0.5, **frame)
     return figure
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -25,6 +25,9 @@ from sched_lab.analysis.report.findings import (
 from sched_lab.analysis.report.samples import Samples
 from sched_lab.analysis.statistics import ranking
 from sched_lab.analysis.text import render, wording
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 # The figures' colours become the page's, so that they follow its light and dark themes.
 THEME = {
@@ -69,16 +72,8 @@ def page(
     plotly writes some. What plotly draws with WebGL, the parallel coordinates, needs 'unsafe-eval':
     it compiles the callers of its shaders.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    jinja = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     groups = _groups(analysis, {name: inline_svg(text) for name, text in svg.items()})
     drawn = [figure.json for group in groups for figure in group.figures if figure.json]
     webgl = any(PARCOORDS in json for json in drawn)
@@ -88,7 +83,7 @@ def page(
     ]
     main = analysis.main
     answer, *rest = report_tables(analysis, rows)
-    return jinja.get_template("report.html.j2").render(
+    return _template().render(
         **about,
         answers=wording.answers(main.cells, main.best, main.score, main.varied, main.sizes),
         main_name=main.name,
@@ -112,6 +107,19 @@ def page(
         scripts=[Markup(script) for script in scripts],
         allowed=Markup(" ".join([*map(_hash, scripts), *(["'unsafe-eval'"] if webgl else [])])),
     )
+
+
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    jinja = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return jinja.get_template("report.html.j2")
 
 
 def _hash(script: str) -> str:

@@ -60,26 +60,26 @@ def set_apart(runs: pd.DataFrame, ranked_by: str) -> list[Population]:
         return [Population("all runs", (), score, _with_score(runs, score))]
     groups = judged.groupby(apart, dropna=False, sort=False).ngroup()
     finished = (runs["state"] == FINISHED).groupby(groups).sum()
-    populations = []
-    for group in finished.sort_values(ascending=False, kind="stable").index:
-        inside = groups == group
-        own = {name: _text(judged.loc[inside, name].iloc[0]) for name in apart}
-        others = {
-            name: sorted(set(judged.loc[~inside, name].map(_text)) - {own[name]}) for name in apart
-        }
-        why = tuple(
-            f"{name} {own[name]} (others {_listed(others[name])})" for name in apart if others[name]
-        )
-        score = str(judged.loc[inside, RANKED_BY].iloc[0])
-        populations.append(
-            Population(
-                " · ".join(f"{name} {text}" for name, text in own.items()),
-                why,
-                score,
-                _with_score(runs[inside], score),
-            )
-        )
-    return populations
+    order = finished.sort_values(ascending=False, kind="stable").index
+    return [_population(runs, judged, apart, groups == group) for group in order]
+
+
+def _population(
+    runs: pd.DataFrame, judged: pd.DataFrame, apart: Sequence[str], inside: pd.Series[bool]
+) -> Population:
+    """The runs `inside`, which the columns `apart` of `judged` tell from the others."""
+    texts = {name: _text(judged.loc[inside, name].iloc[0]) for name in apart}
+    why = []
+    for name, text in texts.items():
+        if others := sorted(set(judged.loc[~inside, name].map(_text)) - {text}):
+            why.append(f"{name} {text} (others {_listed(others)})")
+    score = str(judged.loc[inside, RANKED_BY].iloc[0])
+    return Population(
+        name=" · ".join(f"{name} {text}" for name, text in texts.items()),
+        why=tuple(why),
+        score=score,
+        runs=_with_score(runs[inside], score),
+    )
 
 
 def _with_score(runs: pd.DataFrame, score: str) -> pd.DataFrame:

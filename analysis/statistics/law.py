@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sched_lab.analysis.statistics.lines import (
+    line_over_seeds,
+    line_over_sizes,
+    t_quantile,
+    widened,
+)
 from sched_lab.analysis.statistics.ranking import CELL, CONFIDENCE, half_width, ranked, summarize
 from sched_lab.names import FINISHED, higher_is_better
 from sched_lab.trainers.plugins import nearest
 
 NEIGHBOURS = 2  # points on each side of the best that a parabola is fitted to
 FEWEST = 3  # values of b that a parabola takes
-FINEST = 1e-6  # the least error of log2 b, above that of rounding
 WIDEST = 16.0  # upper over lower end of an interval that still recommends something
 
 Array = NDArray[np.float64]
@@ -114,7 +119,8 @@ class Law:
         return Recommendation(size, b, low, high, outside, f"by the law: {self.sentence}")
 
     def _half(self, point: Array) -> float:
-        return float(_t(self.freedom) * math.sqrt(max(0.0, float(point @ self.covariance @ point))))
+        variance = max(0.0, float(point @ self.covariance @ point))
+        return float(t_quantile(self.freedom) * math.sqrt(variance))
 
 
 def best_b(
@@ -151,9 +157,8 @@ def best_b(
     enough = order[order.groupby(line, dropna=False)["b"].transform("nunique") >= FEWEST]
     leaders = (order if enough.empty else enough).drop_duplicates(["resolution", "schedule"])
     schedule = schedule or _best_schedule(leaders.assign(mean=_heights(leaders["mean"], score)))
-    leaders = leaders[
-        leaders["schedule"].eq(schedule) & leaders.index.isin(enough.index)
-    ].set_index("resolution")
+    leaders = leaders[leaders["schedule"].eq(schedule) & leaders.index.isin(enough.index)]
+    leaders = leaders.set_index("resolution")
     heights = _heights(runs[score].where(runs["state"] == FINISHED), score)
     trials = runs[[*by, "seed"]].assign(height=heights).dropna(subset="height")
     rows = []
@@ -187,8 +192,12 @@ def fit(best: pd.DataFrame) -> Law:
         )
     x, y = np.log2(rows["resolution"].to_numpy(float)), np.log2(rows["b"].to_numpy(float))
     by_seed = pd.DataFrame(list(rows["by_seed"])).dropna(axis=1).to_numpy()  # (sizes, seeds)
-    line = _line_over_seeds(x, by_seed) if by_seed.shape[1] >= 2 else _line_over_sizes(x, y, rows)
-    line = _widened(line, x, y)
+    if by_seed.shape[1] >= 2:
+        line = line_over_seeds(x, by_seed)
+    else:
+        error = np.log2(rows["high"] / rows["low"]) / 2 / t_quantile(rows["n"] - 1)
+        line = line_over_sizes(x, y, error.to_numpy(float), int((rows["n"] - 1).sum()))
+    line = widened(line, x, y)
     if np.isfinite(line.covariance).all():
         basis = f"{CONFIDENCE * 100:g} % {line.basis}"
     elif (rows["n"] == 1).all():
@@ -206,66 +215,6 @@ def fit(best: pd.DataFrame) -> Law:
         off=tuple(map(int, rows.loc[beyond, "resolution"])),
         unknown=tuple(map(int, unknown["resolution"])),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Line:
-    """A line through log2 b over log2 size, and how sure it is."""
-
-    coefficients: Array
-    """(2,): log2 c and k."""
-    covariance: Array
-    """(2, 2): of the coefficients; NaN where it is not known."""
-    freedom: int
-    """Degrees of freedom of the covariance."""
-    basis: str
-    """What the covariance lies over."""
-    error: Array
-    """(sizes,): the standard errors of log2 b that seeds explain; NaN where they tell none."""
-    error_freedom: int
-    """Degrees of freedom of `error`, pooled."""
-
-    def at(self, x: Array) -> Array:
-        """log2 b at each log2 size."""
-        return np.asarray(self.coefficients[0] + self.coefficients[1] * x)
-
-
-def _line_over_seeds(x: Array, by_seed: Array) -> _Line:
-    """The mean of the seeds' own lines; `by_seed` (sizes, seeds) holds their best log2 b."""
-    sizes, seeds = by_seed.shape
-    lines = np.polynomial.polynomial.polyfit(x, by_seed, 1)  # (2, seeds)
-    error = math.sqrt(by_seed.var(axis=1, ddof=1).mean() / seeds)
-    return _Line(
-        lines.mean(axis=1),
-        np.cov(lines) / seeds,
-        seeds - 1,
-        f"over {seeds} seeds",
-        np.full(sizes, max(error, FINEST)),
-        sizes * (seeds - 1),
-    )
-
-
-def _line_over_sizes(x: Array, y: Array, rows: pd.DataFrame) -> _Line:
-    """One line through all sizes, weighted by their intervals where all have one."""
-    error = (np.log2(rows["high"] / rows["low"]) / 2 / _t(rows["n"] - 1)).to_numpy(float)
-    error = np.maximum(error, FINEST) if np.isfinite(error).all() else np.full(len(x), math.nan)
-    freedom = int((rows["n"] - 1).sum())
-    fitted = _weighted_line(x, y, error)
-    return _Line(*fitted, freedom, "over the seeds of each size", error, freedom)
-
-
-def _widened(line: _Line, x: Array, y: Array) -> _Line:
-    """The line with the covariance that its distance from the sizes gives, where that is due."""
-    freedom, known = len(x) - 2, bool(np.isfinite(line.error).all())
-    squares = float((((y - line.at(x)) / np.nan_to_num(line.error, nan=1.0)) ** 2).sum())
-    misfit = squares / freedom if freedom else math.nan  # the mean square, in errors
-    if known and not (
-        freedom and _f_survival(freedom, line.error_freedom, misfit) < 1 - CONFIDENCE
-    ):
-        return line
-    _, covariance = _weighted_line(x, y, line.error)
-    basis = f"over {len(x)} sizes" + (", which no line goes through" if known else "")
-    return replace(line, covariance=covariance * misfit, freedom=freedom, basis=basis)
 
 
 def recommend(best: pd.DataFrame, size: int) -> Recommendation:
@@ -358,28 +307,6 @@ def _parabola(x: Array, y: Array, weight: Array) -> Array:
     known = np.isfinite(y)
     weight = np.sqrt(weight[known])
     return np.asarray(np.polynomial.polynomial.polyfit(x[known], y[known], 2, w=weight), float)
-
-
-def _weighted_line(x: Array, y: Array, error: Array) -> tuple[Array, Array]:
-    """(2,): log2 c and k through points with these standard errors; (2, 2): their covariance.
-
-    Where the errors are NaN, the points weigh the same, and the covariance is that of errors of 1.
-    """
-    weight = np.nan_to_num(1 / error, nan=1.0)
-    line, covariance = np.polyfit(x, y, 1, w=weight, cov="unscaled")  # k first
-    return line[::-1], covariance[::-1, ::-1]
-
-
-def _f_survival(above: int, below: int, ratio: float) -> float:
-    from scipy.special import fdtrc
-
-    return float(fdtrc(above, below, ratio))
-
-
-def _t(freedom: Any) -> Any:
-    from scipy.special import stdtrit
-
-    return stdtrit(freedom, (1 + CONFIDENCE) / 2)
 
 
 def _signed(value: float) -> str:

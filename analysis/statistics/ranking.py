@@ -133,20 +133,20 @@ def _levels(trials: pd.DataFrame, cells: pd.DataFrame) -> pd.Series[float]:
     A mean over lucky seeds alone is no better score. Cells that share no seeds, not even through
     others, keep their means; so do all cells where none lacks a seed.
     """
-    from scipy.sparse import csr_array
-    from scipy.sparse.linalg import lsqr
-
     scores = _by_seed(trials).merge(cells[["resolution", "mean"]], left_on="cell", right_index=True)
     at = scores.groupby("resolution")
     if (at.size() == at["cell"].nunique() * at["seed"].nunique()).all():
         return cells["mean"]
+    from scipy.sparse import csr_array
+    from scipy.sparse.linalg import lsqr
+
     seed = scores.groupby(["resolution", "seed"]).ngroup() + len(cells)
-    effects = np.column_stack([scores["cell"], seed])  # (scores, 2): the columns that are 1
+    columns = np.column_stack([scores["cell"], seed]).ravel()  # two in each row of the design
     rows = np.arange(len(scores)).repeat(2)
     # Of all least-squares solutions lsqr gives the smallest. With columns of unit length, and
     # deviations from the cells' means, the effects of connected cells then average zero.
-    length = np.sqrt(np.bincount(effects.ravel(), minlength=len(cells))).clip(1)
-    design = csr_array((1 / length[effects.ravel()], (rows, effects.ravel())))
+    length = np.sqrt(np.bincount(columns)).clip(1)
+    design = csr_array((1 / length[columns], (rows, columns)))
     deviation = scores["score"] - scores["mean"]
     effect, *_ = lsqr(design, deviation, atol=1e-14, btol=1e-14, conlim=0)
     return cells["mean"].add((effect / length)[: len(cells)])

@@ -9,14 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sched_lab.analysis.statistics.law import (
-    Law,
-    Unsupported,
-    _weighted_line,
-    best_b,
-    fit,
-    recommend,
-)
+from sched_lab.analysis.statistics.law import Law, Unsupported, best_b, fit, recommend
+from sched_lab.analysis.statistics.lines import weighted_line
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -226,6 +220,6 @@ def test_the_weighted_line_and_its_covariance_are_those_of_the_normal_equations(
     error = random.uniform(0.01, 1, count) if known else np.full(count, math.nan)
     design, weight = np.stack([np.ones(count), x], axis=1), np.nan_to_num(error, nan=1.0) ** -2
     expected = np.linalg.inv(design.T @ (weight[:, None] * design))
-    line, covariance = _weighted_line(x, y, error)
+    line, covariance = weighted_line(x, y, error)
     np.testing.assert_allclose(covariance, expected, rtol=1e-9)
     np.testing.assert_allclose(line, expected @ design.T @ (weight * y), rtol=1e-9)
