@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sched_lab.analysis.figures.static import INK, MUTED, PAPER, RULE, is_wide
+from sched_lab.analysis.figures.static import is_wide
 from sched_lab.analysis.text.wording import setting_text
+from sched_lab.colors import INK, MUTED, PAPER, RULE
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

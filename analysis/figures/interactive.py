@@ -16,7 +16,7 @@ import pandas as pd
 
 from sched_lab.analysis.figures import axes
 from sched_lab.analysis.figures.axes import escaped
-from sched_lab.analysis.figures.static import COLORS, INK, MUTED, PAPER, RULE, density_curve
+from sched_lab.analysis.figures.static import density_curve
 from sched_lab.analysis.statistics.ranking import ranked
 from sched_lab.analysis.text.render import DAGGER
 from sched_lab.analysis.text.wording import (
@@ -26,6 +26,7 @@ from sched_lab.analysis.text.wording import (
     score_text,
     size_text,
 )
+from sched_lab.colors import COLORS, INK, MUTED, PAPER, RULE
 from sched_lab.names import FINISHED, LOSS_BY_LOG_SNR, higher_is_better
 from sched_lab.trainers import schedules
 

@@ -11,9 +11,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from sched_lab.names import FINISHED, MISSING
-from sched_lab.trainers.spec import metric_name
+from sched_lab.trainers.spec import JACKKNIFE_GROUPS, metric_name
 
-JACKKNIFE_GROUPS = 20  # as sched_lab.trainers.scoring.scores has it, which loads torch
 RANKED_BY = "ranked by"
 # These may depend on the image size, across which no score is compared.
 PER_SIZE = ("sample.count", "sample.batch")

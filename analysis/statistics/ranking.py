@@ -15,7 +15,6 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from sched_lab.analysis.statistics.comparisons import (
-    JACKKNIFE_GROUPS,
     Cells,
     beaten,
     differences,
@@ -25,6 +24,7 @@ from sched_lab.analysis.statistics.comparisons import (
 from sched_lab.names import FAILED, FINISHED, JACKKNIFE, MISSING, RUNNING, STOPPED, higher_is_better
 from sched_lab.sweep.stages import CONFIRM
 from sched_lab.trainers.plugins import nearest
+from sched_lab.trainers.spec import JACKKNIFE_GROUPS
 
 CONFIDENCE = 0.95
 CELL = ("resolution", "schedule", "b")

@@ -430,7 +430,7 @@ def test_scores_of_another_kind_are_set_apart_and_never_share_a_table(
     runs = pd.concat([sweep.runs.assign(**{"sample.count": 1000}), few], ignore_index=True)
     settings = (*sweep.settings, "sample.count")
     analysis = analyse(replace(sweep, runs=runs, settings=settings))
-    assert [found.name for found in (analysis.main, *analysis.others)] == [
+    assert [each.name for each in (analysis.main, *analysis.others)] == [
         "sample.count 1000",
         "sample.count 100",
     ]
@@ -440,10 +440,10 @@ def test_scores_of_another_kind_are_set_apart_and_never_share_a_table(
     labels = re.findall(r"\\label\{(.*)\}", files["latex"].read_text())
     assert "tab:every-cell-of-sample-count-100" in labels
     assert len(labels) == len(set(labels))
-    found = Tags(files["html"].read_text())
-    apart = found.text[found.text.index("Scores compare only among") :]
+    tags = Tags(files["html"].read_text())
+    apart = tags.text[tags.text.index("Scores compare only among") :]
     assert "sample.count 100 (others 1000)" in apart
-    assert "901" not in found.text[: found.text.index("Scores compare only among")]
+    assert "901" not in tags.text[: tags.text.index("Scores compare only among")]
     assert "901" in apart
 
 
@@ -456,7 +456,7 @@ def test_a_confirmed_sweep_is_ranked_by_its_fresh_seeds_and_shows_the_screening_
     analysis = analyse(replace(sweep, runs=sweep.runs.assign(stage=stage, fd_classifier=lucky)))
     assert analysis.main.best["n"].tolist() == [2, 2]
     assert analysis.main.best["mean"].min() > 30
-    assert [found.name for found in analysis.others] == ["screening · all runs"]
+    assert [each.name for each in analysis.others] == ["screening · all runs"]
     assert "flatter" in analysis.others[0].why[-1]
 
 
@@ -486,13 +486,13 @@ def test_the_command_answers_programs_in_json(store: Path, tmp_path: Path) -> No
     result = CliRunner().invoke(
         report, ["scale", "--store", str(store), "--out", str(tmp_path / "o"), "--json"]
     )
-    found = json.loads(result.stdout)
-    assert [(row["resolution"], row["b"], row["edge"], row["ties"]) for row in found["best"]] == [
+    answer = json.loads(result.stdout)
+    assert [(row["resolution"], row["b"], row["edge"], row["ties"]) for row in answer["best"]] == [
         (8, 2.0, "", []),
         (16, 1.0, "lowest", []),
     ]
-    assert found["ranked_by"] == "fd_classifier"
-    assert Path(found["files"]["html"]) == tmp_path / "o" / "index.html"
+    assert answer["ranked_by"] == "fd_classifier"
+    assert Path(answer["files"]["html"]) == tmp_path / "o" / "index.html"
 
 
 def test_the_command_exits_with_2_for_an_unknown_sweep(store: Path, sched_lab: Command) -> None:
