@@ -1,18 +1,19 @@
-"""The commands `report` and `recommend`. Light: what reads, computes and draws is imported when a
-command runs.
-"""
+"""The commands `report` and `recommend`; what they read, compute and draw with loads when run."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from sched_lab.cli.answers import command
+from sched_lab.cli.answers import command, print_json
 from sched_lab.cli.options import json_option, store_option, tracking_option
+
+if TYPE_CHECKING:
+    from sched_lab.analysis.report.write import WrittenReport
 
 
 @click.command(short_help="Write the report of a sweep: the best at each size.")
@@ -38,7 +39,6 @@ def report(
       sched-lab report quickstart
     """
     from sched_lab.analysis.report.write import answer_records, write_report
-    from sched_lab.analysis.text.render import terminal
     from sched_lab.errors import OutOfReach
     from sched_lab.store.folder import Store
     from sched_lab.tracking.client import garbage_collection_disabled
@@ -58,34 +58,42 @@ def report(
             click.echo(
                 f"warning: the sweep's page in MLflow does not show this report: {error}", err=True
             )
-    states = {
-        str(state): int(count)
-        for state, count in written.analysis.runs["state"].value_counts().items()
-    }
-    if as_json:
-        found = {
+    if not as_json:
+        _print_answer(written, store)
+        return
+    print_json(
+        {
             "sweep": name,
             "ranked_by": written.analysis.main.score,
             "population": written.analysis.main.name,
-            "trials": states,
+            "trials": _state_counts(written),
             "best": answer_records(written.analysis),
-            "files": {what: str(path) for what, path in written.files.items()},
+            "files": {content: str(path) for content, path in written.files.items()},
         }
-        click.echo(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
-        return
+    )
+
+
+def _print_answer(written: WrittenReport, store: str | None) -> None:
     from rich.console import Console
 
+    from sched_lab.analysis.text.render import terminal
+
     Console(markup=False, emoji=False).print(terminal(written.analysis.answer))
-    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    counts = ", ".join(f"{count} {state}" for state, count in _state_counts(written).items())
     click.echo(f"trials:    {counts}")
     if written.analysis.others:
-        apart = sum(len(found.runs) for found in written.analysis.others)
+        apart = sum(len(other.runs) for other in written.analysis.others)
         click.echo(
             f"answer of: {written.analysis.main.name}; {apart} trials that do not compare are set"
             " apart"
         )
     where = ["--store", store] if store else []
     click.echo(f"report:    {written.files['html']}\ndashboard: {command('dashboard', *where)}")
+
+
+def _state_counts(written: WrittenReport) -> dict[str, int]:
+    counts = written.analysis.runs["state"].value_counts()
+    return {str(state): int(count) for state, count in counts.items()}
 
 
 @click.command(short_help="The best b for images of one size.")
@@ -123,14 +131,14 @@ def recommend(
       sched-lab recommend headline --size 64
     """
     from sched_lab.analysis.report.findings import fitted
-    from sched_lab.analysis.runs import read_sweep
+    from sched_lab.analysis.runs import load_sweep
     from sched_lab.analysis.statistics import law
     from sched_lab.store.folder import Store
     from sched_lab.tracking.reader import UnknownSweepError
 
     try:
-        best = fitted(read_sweep(name, Store.at(store, tracking_uri).tracking_uri), schedule)
-        found = law.recommend(best, size)
+        best = fitted(load_sweep(name, Store.at(store, tracking_uri).tracking_uri), schedule)
+        advice = law.recommend(best, size)
     except law.Unsupported as error:
         click.echo(f"no recommendation: {error}", err=True)
         raise click.exceptions.Exit(1) from error
@@ -138,22 +146,14 @@ def recommend(
         raise click.UsageError(str(error)) from error
     at = str(best["schedule"].iloc[0])
     if as_json:
-        ends = {
-            end: None if math.isnan(value) else value
-            for end, value in (("low", found.low), ("high", found.high))
-        }
-        click.echo(
-            json.dumps(
-                {"schedule": at, **asdict(found), **ends},
-                indent=1,
-                ensure_ascii=False,
-                allow_nan=False,
-            )
-        )
+        ends = {"low": advice.low, "high": advice.high}
+        known = {end: None if math.isnan(value) else value for end, value in ends.items()}
+        print_json({"schedule": at, **asdict(advice), **known})
         return
-    interval = "no interval" if math.isnan(found.low) else f"{found.low:.3g} to {found.high:.3g}"
-    click.echo(f"{size}×{size}: b = {found.b:.3g} ({interval}) for {at}\n{found.basis}")
-    if found.extrapolated:
+    interval = f"{advice.low:.3g} to {advice.high:.3g}"
+    interval = "no interval" if math.isnan(advice.low) else interval
+    click.echo(f"{size}×{size}: b = {advice.b:.3g} ({interval}) for {at}\n{advice.basis}")
+    if advice.extrapolated:
         click.echo(
             f"extrapolated: {name} has no scores beyond {law.fit(best).span}; try some around it",
             err=True,

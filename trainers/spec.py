@@ -217,6 +217,8 @@ class SampleSpec(Part):
 
 
 Metric = Literal["fid", "fd", "kid", "precision", "recall"]
+JACKKNIFE_GROUPS = 20
+"""Groups of samples behind a score's standard error: one left out at a time."""
 
 
 class ScoreSpec(Part):

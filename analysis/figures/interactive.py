@@ -1,5 +1,4 @@
-"""Interactive figures drawn from statistics with plotly; each function returns a plotly Figure of
-its own.
+"""Interactive figures of statistics by plotly; each function returns a plotly Figure of its own.
 
 They show as they are in a notebook. A page draws them from `as_json` with the script of `library`,
 offline.
@@ -7,20 +6,27 @@ offline.
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from sched_lab.analysis.figures.static import COLORS, INK, MUTED, PAPER, RULE
+from sched_lab.analysis.figures import axes
+from sched_lab.analysis.figures.axes import escaped
+from sched_lab.analysis.figures.static import density_curve
 from sched_lab.analysis.statistics.ranking import ranked
 from sched_lab.analysis.text.render import DAGGER
-from sched_lab.analysis.text.wording import cell_name, places, plain, rows_of, score_text, size
+from sched_lab.analysis.text.wording import (
+    cell_name,
+    decimal_places,
+    rows_of,
+    score_text,
+    size_text,
+)
+from sched_lab.colors import COLORS, INK, MUTED, PAPER, RULE
 from sched_lab.names import FINISHED, LOSS_BY_LOG_SNR, higher_is_better
 from sched_lab.trainers import schedules
 
@@ -30,7 +36,6 @@ if TYPE_CHECKING:
 LINES = len(COLORS)  # drawn in one figure, so that no colour repeats
 THREADS = 2000  # cells drawn in parallel coordinates
 HEAT = 40  # rows and columns of a heat map
-TICKS = 12  # values above which an axis of numbers is drawn to scale
 
 
 def library() -> str:
@@ -42,12 +47,10 @@ def library() -> str:
 
 def as_json(figure: Figure) -> str:
     """The figure as JSON that may stand within a script element, whatever its texts."""
-    return (
-        str(figure.to_json())
-        .replace("<", r"\u003c")
-        .replace("\u2028", r"\u2028")
-        .replace("\u2029", r"\u2029")
-    )
+    text = str(figure.to_json())
+    for character in "<\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 def score_against_b(
@@ -57,79 +60,93 @@ def score_against_b(
     score: str,
     lines: str = "resolution",
 ) -> Figure:
-    """The score over log b, a line per image size or per schedule: a point per seed, the mean, its
-    interval, rings.
+    """The score over log b: a point per seed, lines through the means, bands of their intervals.
 
-    `lines` is the column that tells the lines apart; the cells of one line must differ in b alone.
-    The first eight lines are drawn; a ring marks the rows of `best` that are among `cells`.
+    `lines` is the column that tells the lines apart: image size or schedule. The cells of one line
+    must differ in b alone. The first eight lines are drawn; a ring marks the rows of `best` that
+    are among `cells`.
     """
-    figure = _figure(x={"title": {"text": "input scale b"}, "type": "log"}, y=_scale(cells["mean"]))
-    decimals, finished = places(cells), runs[runs["state"] == FINISHED]
-    for (value, line), color in zip(_lines(cells, lines), COLORS, strict=False):
-        name = _text(size(value) if lines == "resolution" else str(value))
-        at = line.sort_values("b")
-        low, high = (at["mean"] + sign * at["half_width"].fillna(0) for sign in (-1, 1))
-        figure.add_scatter(
-            x=[*at["b"], *at["b"][::-1]],
-            y=[*high, *low[::-1]],
-            fill="toself",
-            fillcolor=color,
-            opacity=0.15,
-            mode="none",
-            hoverinfo="skip",
-            showlegend=False,
-            legendgroup=name,
-        )
-        seeds = finished.merge(at[[lines, "b"]])
-        figure.add_scatter(
-            x=seeds["b"],
-            y=seeds[score],
-            customdata=seeds["seed"],
-            mode="markers",
-            legendgroup=name,
-            showlegend=False,
-            marker={"color": color, "size": 5, "opacity": 0.6},
-            hovertemplate=f"{name}<br>b = %{{x:g}}, seed %{{customdata}}: "
-            "%{y:.4g}<extra></extra>",
-        )
-        rings = at.index.isin(best.index)
-        figure.add_scatter(
-            x=at["b"],
-            y=at["mean"],
-            name=name,
-            legendgroup=name,
-            mode="lines+markers",
-            line={"color": color},
-            customdata=[_text(_told(row, decimals)) for _, row in rows_of(at)],
-            marker={
-                "size": [11 if ring else 4 for ring in rings],
-                "color": [PAPER if ring else color for ring in rings],
-                "line": {"color": color, "width": [2.5 if ring else 0 for ring in rings]},
-            },
-            hovertemplate=f"<b>{name}</b><br>b = %{{x:g}}: %{{customdata}}<extra></extra>",
-        )
-    figure.update_layout(height=320 + _legend(len(figure.data) // 3))
+    b_axis = {"title": {"text": "input scale b"}, "type": "log"}
+    figure = axes.figure(x=b_axis, y=axes.log_if_wide(cells["mean"]))
+    decimals, finished = decimal_places(cells), runs[runs["state"] == FINISHED]
+    scored = cells[cells["n"] > 0]
+    values = dict.fromkeys(scored[lines])
+    for value, color in zip(values, COLORS, strict=False):
+        name = escaped(size_text(value) if lines == "resolution" else str(value))
+        line = scored[scored[lines] == value].sort_values("b")
+        seeds = finished.merge(line[[lines, "b"]])
+        figure.add_scatter(**_band(line, name, color))
+        figure.add_scatter(**_seed_points(seeds["b"], seeds[score], seeds["seed"], name, color))
+        figure.add_scatter(**_means(line, line.index.isin(best.index), name, color, decimals))
+    figure.update_layout(height=320 + _legend_height(len(figure.data) // 3))
     swept = sorted(cells["b"].unique())
-    if len(swept) <= TICKS:
+    if len(swept) <= axes.TICKS:
         figure.update_xaxes(tickvals=swept, ticktext=[f"{b:g}" for b in swept])
     return figure
 
 
-def heat_map(cells: pd.DataFrame, best: pd.DataFrame, score: str) -> Figure:
-    """Schedule down, b across, for the cells of one image size; the best of each place, the better
-    the darker.
+def _band(line: pd.DataFrame, name: str, color: str) -> dict[str, Any]:
+    low, high = (line["mean"] + sign * line["half_width"].fillna(0) for sign in (-1, 1))
+    return {
+        "x": [*line["b"], *line["b"][::-1]],
+        "y": [*high, *low[::-1]],
+        "fill": "toself",
+        "fillcolor": color,
+        "opacity": 0.15,
+        "mode": "none",
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "legendgroup": name,
+    }
 
-    The best cell is framed, a dagger marks those that can't be told from it. The best forty
-    schedules are shown.
+
+def _seed_points(
+    b: pd.Series[float], scores: pd.Series[float], seeds: pd.Series[int], name: str, color: str
+) -> dict[str, Any]:
+    return {
+        "x": b,
+        "y": scores,
+        "customdata": seeds,
+        "mode": "markers",
+        "legendgroup": name,
+        "showlegend": False,
+        "marker": {"color": color, "size": 5, "opacity": 0.6},
+        "hovertemplate": f"{name}<br>b = %{{x:g}}, seed %{{customdata}}: %{{y:.4g}}<extra></extra>",
+    }
+
+
+def _means(
+    line: pd.DataFrame, rings: Sequence[bool], name: str, color: str, decimals: int
+) -> dict[str, Any]:
+    return {
+        "x": line["b"],
+        "y": line["mean"],
+        "name": name,
+        "legendgroup": name,
+        "mode": "lines+markers",
+        "line": {"color": color},
+        "customdata": [_hover_text(cell, decimals) for _, cell in rows_of(line)],
+        "marker": {
+            "size": [11 if ring else 4 for ring in rings],
+            "color": [PAPER if ring else color for ring in rings],
+            "line": {"color": color, "width": [2.5 if ring else 0 for ring in rings]},
+        },
+        "hovertemplate": f"<b>{name}</b><br>b = %{{x:g}}: %{{customdata}}<extra></extra>",
+    }
+
+
+def heat_map(cells: pd.DataFrame, best: pd.DataFrame, score: str) -> Figure:
+    """Schedule down, b across, for the cells of one image size; the better the darker.
+
+    Of cells with one schedule and b the best is shown; the best forty schedules are. The best cell
+    is framed, a dagger marks those that can't be told from it.
     """
     order = ranked(cells, score).drop_duplicates(["schedule", "b"])
-    rows = list(dict.fromkeys(order["schedule"]))[:HEAT][
-        ::-1
-    ]  # plotly's first row is at the bottom
+    rows = list(dict.fromkeys(order["schedule"]))[:HEAT][::-1]  # plotly draws the first at the foot
     columns = sorted(order["b"].unique())[:HEAT]
     placed = {(cell["schedule"], cell["b"]): (index, cell) for index, cell in rows_of(order)}
-    ties = {tie for found in best["ties"] for tie in found}
-    decimals, positive = places(cells), order["mean"].min() > 0
+    ties: set[int] = set().union(*best["ties"])
+    decimals, positive = decimal_places(cells), order["mean"].min() > 0
 
     def grid(show: Callable[[int, dict[str, Any]], object]) -> list[list[object]]:
         return [
@@ -137,18 +154,18 @@ def heat_map(cells: pd.DataFrame, best: pd.DataFrame, score: str) -> Figure:
             for name in rows
         ]
 
-    figure = _figure(
-        x={"title": {"text": "input scale b"}, "showgrid": False}, y={"showgrid": False}
-    )
+    def text(index: int, cell: Mapping[str, Any]) -> str:
+        return f"{cell['mean']:.{decimals}f}" + (DAGGER if index in ties else "")
+
+    b_axis = {"title": {"text": "input scale b"}, "showgrid": False}
+    figure = axes.figure(x=b_axis, y={"showgrid": False})
     figure.update_layout(height=130 + 34 * len(rows), xaxis_type="category", yaxis_type="category")
     figure.add_heatmap(
         x=[f"{b:g}" for b in columns],
-        y=[_text(name) for name in rows],
+        y=[escaped(name) for name in rows],
         z=grid(lambda _, cell: math.log(cell["mean"]) if positive else cell["mean"]),
-        text=grid(
-            lambda index, cell: f"{cell['mean']:.{decimals}f}" + (DAGGER if index in ties else "")
-        ),
-        customdata=grid(lambda _, cell: _text(_told(cell, decimals))),
+        text=grid(text),
+        customdata=grid(lambda _, cell: _hover_text(cell, decimals)),
         texttemplate="%{text}",
         hovertemplate="%{y}<br>b = %{x}: %{customdata}<extra></extra>",
         hoverongaps=False,
@@ -158,38 +175,33 @@ def heat_map(cells: pd.DataFrame, best: pd.DataFrame, score: str) -> Figure:
         xgap=2,
         ygap=2,
     )
+    frame = {"type": "rect", "line": {"color": COLORS[1], "width": 3}}
     for (name, b), (index, _) in placed.items():
         if index in best.index and b in columns:
             x, y = columns.index(b), rows.index(name)
-            box = {"x0": x - 0.5, "x1": x + 0.5, "y0": y - 0.5, "y1": y + 0.5}
-            figure.add_shape(type="rect", line={"color": COLORS[1], "width": 3}, **box)
+            figure.add_shape(x0=x - 0.5, x1=x + 0.5, y0=y - 0.5, y1=y + 0.5, **frame)
     return figure
 
 
 def parallel_coordinates(cells: pd.DataFrame, score: str, columns: Sequence[str]) -> Figure:
-    """A thread per cell through every setting of `columns` to the score; drag along an axis to pick
-    threads.
+    """A thread per cell through every setting of `columns` to the score.
 
-    Colour is the rank within the image size, since scores of two sizes do not compare: the better
-    the darker. Up to 2,000 threads, the best ranks first.
+    Colour is the rank within the image size, as scores of two sizes do not compare: the better, the
+    darker. Up to 2,000 threads are drawn, the best ranks first. Dragging along an axis picks some.
     """
     order = ranked(cells, score)
     groups = order.groupby("resolution")
     rank = groups.cumcount() / (groups["n"].transform("size") - 1).clip(lower=1)
     rank = rank.sort_values(kind="stable")[:THREADS][::-1]  # the best are drawn last, on top
     shown = order.loc[rank.index]
-    figure = _figure(x={}, y={})
+    colorscale = [[0, COLORS[1]], [1, MUTED]]
+    figure = axes.figure(x={}, y={})
     figure.add_parcoords(
         dimensions=[
-            *(_axis(name, shown[name]) for name in columns),
-            _scaled_axis(score, shown["mean"]),
+            *(axes.dimension(name, shown[name]) for name in columns),
+            axes.scaled_dimension(score, shown["mean"]),
         ],
-        line={
-            "color": rank.to_numpy(),
-            "colorscale": [[0, COLORS[1]], [1, MUTED]],
-            "cmin": 0,
-            "cmax": 1,
-        },
+        line={"color": rank.to_numpy(), "colorscale": colorscale, "cmin": 0, "cmax": 1},
         labelfont={"color": INK, "size": 13},
         tickfont={"color": MUTED, "size": 11},
         rangefont={"color": MUTED, "size": 10},
@@ -199,171 +211,65 @@ def parallel_coordinates(cells: pd.DataFrame, score: str, columns: Sequence[str]
     return figure
 
 
-def loss_by_log_snr(runs: pd.DataFrame, cells: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Above: the training loss by log-SNR. Below: how often training visits it. A colour per cell,
-    the first eight.
+def loss_by_log_snr(runs: pd.DataFrame, cells: pd.DataFrame, columns: Sequence[str]) -> Figure:
+    """Above, the loss by log-SNR; below, how often training visits it; a colour per cell, up to 8.
 
-    `names` are the columns that a cell is named by. Loss is the mean over seeds of the run's last
-    bins.
+    `columns` are the settings that name a cell. Loss is the mean over seeds of the runs' last bins.
     """
-    figure = _figure(
+    figure = axes.figure(
         x={"title": {"text": "log-SNR, with b"}},
         y={"title": {"text": "density"}, "domain": [0, 0.36]},
     )
-    columns = bins(runs)
-    at, finished = list(columns), runs[runs["state"] == FINISHED]
-    scale = _scale(pd.Series(finished[list(columns.values())].to_numpy().ravel()))
-    figure.update_layout(height=420 + _legend(len(cells)), yaxis2=_ruled() | scale)
-    figure.update_layout(yaxis2={"title": {"text": "loss"}, "domain": [0.44, 1], "anchor": "x"})
+    losses, finished = bins(runs), runs[runs["state"] == FINISHED]
+    scale = axes.log_if_wide(pd.Series(finished[list(losses.values())].to_numpy().ravel()))
+    loss_axis = {"title": {"text": "loss"}, "domain": [0.44, 1], "anchor": "x"}
+    height = 420 + _legend_height(len(cells))
+    figure.update_layout(height=height, yaxis2=axes.ruled() | scale | loss_axis)
     for (index, cell), color in zip(rows_of(cells), COLORS, strict=False):
-        name = _text(cell_name(cell, names))
-        trials = finished.merge(cells.loc[[index], ["resolution", *names]])
+        name = escaped(cell_name(cell, columns))
+        style = {"legendgroup": name, "line": {"color": color}}
+        trials = finished.merge(cells.loc[[index], ["resolution", *columns]])
         figure.add_scatter(
-            x=at,
-            y=trials[list(columns.values())].mean().to_numpy(dtype=float),
+            x=list(losses),
+            y=trials[list(losses.values())].mean().to_numpy(dtype=float),
             yaxis="y2",
             name=name,
-            legendgroup=name,
             mode="lines+markers",
-            line={"color": color},
             marker={"size": 4},
             hovertemplate=f"<b>{name}</b><br>log-SNR %{{x:g}}: loss %{{y:.3g}}<extra></extra>",
+            **style,
         )
-        with suppress(
-            schedules.ScheduleError
-        ):  # a plug-in's schedule, read where the plug-in is not installed
+        with suppress(schedules.ScheduleError):  # of a plug-in that is not installed here
             x, y = density(cell["schedule"], cell["resolution"], cell["b"])
+            hover = f"<b>{name}</b><br>log-SNR %{{x:.1f}}: density %{{y:.3f}}<extra></extra>"
             figure.add_scatter(
-                x=x,
-                y=y,
-                legendgroup=name,
-                showlegend=False,
-                mode="lines",
-                line={"color": color},
-                hovertemplate=f"<b>{name}</b><br>log-SNR %{{x:.1f}}: "
-                "density %{y:.3f}<extra></extra>",
+                x=x, y=y, showlegend=False, mode="lines", hovertemplate=hover, **style
             )
     return figure
 
 
-def _legend(entries: int) -> int:
+def _legend_height(entries: int) -> int:
     """Pixels that a legend may take on a phone."""
     return 20 * min(entries, LINES)
 
 
 def bins(runs: pd.DataFrame) -> dict[float, str]:
-    """The columns of `runs` that hold a loss, by the log-SNR in the middle of their bin,
-    ascending.
-    """
-    names = [name for name in map(str, runs.columns) if name.startswith(LOSS_BY_LOG_SNR)]
-    found = {float(name.removeprefix(LOSS_BY_LOG_SNR)): name for name in names}
-    return {at: found[at] for at in sorted(found) if runs[found[at]].notna().any()}
+    """The columns of `runs` that hold a loss, by the log-SNR at the centre of the bin, in order."""
+    columns = [name for name in map(str, runs.columns) if name.startswith(LOSS_BY_LOG_SNR)]
+    centres = {float(name.removeprefix(LOSS_BY_LOG_SNR)): name for name in columns}
+    return {at: centres[at] for at in sorted(centres) if runs[centres[at]].notna().any()}
 
 
 @cache
 def density(schedule: str, resolution: int, b: float) -> tuple[list[float], list[float]]:
-    """The density that uniform t puts on log-SNR, at up to 241 places. Raises ScheduleError for an
-    unknown schedule.
+    """The density of log-SNR for uniform t, at up to 241 places, rounded.
+
+    Raises ScheduleError for an unknown schedule.
     """
-    found = schedules.parse(schedule).at_size(resolution)
-    t = 1 / (1 + np.exp(-np.linspace(-9, 9, 241)))  # evenly in the tails too
-    x, y = found.log_snr(t, b), found.density(t)
-    seen = np.isfinite(x) & np.isfinite(y)
-    return x[seen].round(3).tolist(), y[seen].round(5).tolist()
+    x, y = density_curve(schedules.parse(schedule).at_size(resolution), b, 241)
+    return x.round(3).tolist(), y.round(5).tolist()
 
 
-def _figure(x: dict[str, Any], y: dict[str, Any]) -> Figure:
-    from plotly.graph_objects import Figure
-
-    return Figure(
-        layout={
-            "template": "none",
-            "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "hoverlabel": {"bgcolor": PAPER, "bordercolor": RULE, "font": {"color": INK}},
-            "legend": {
-                "orientation": "h",
-                "yanchor": "bottom",
-                "y": 1.02,
-                "xanchor": "left",
-                "x": 0,
-            },
-            "margin": {"l": 56, "r": 14, "t": 34, "b": 46},
-            "height": 340,
-            "xaxis": _ruled() | x,
-            "yaxis": _ruled() | y,
-        }
-    )
-
-
-def _ruled() -> dict[str, Any]:
-    return {
-        "gridcolor": RULE,
-        "linecolor": RULE,
-        "zeroline": False,
-        "tickfont": {"color": MUTED},
-        "automargin": True,
-    }
-
-
-def _scale(values: pd.Series[float]) -> dict[str, Any]:
-    """A logarithmic axis for positive values that span more than a factor of eight."""
-    if not _wide(values):
-        return {}
-    low, high = 0.75 * values.min(), 1.4 * values.max()
-    return {"type": "log", "range": [math.log10(low), math.log10(high)], **_ticks(low, high)}
-
-
-def _wide(values: pd.Series[float]) -> bool:
-    return bool(values.min() > 0 and values.max() > 8 * values.min())
-
-
-def _ticks(low: float, high: float) -> dict[str, Any]:
-    """Ticks at 1, 2 and 5 times powers of ten, or at the powers alone where these are many; low
-    above 0.
-    """
-    tens = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    at = [digit * 10.0**ten for ten in tens for digit in ((1, 2, 5) if len(tens) < 4 else (1,))]
-    at = [value for value in at if low <= value <= high] or [low, high]
-    return {"tickvals": at, "ticktext": [f"{value:.3g}" for value in at]}
-
-
-def _lines(cells: pd.DataFrame, column: str) -> list[tuple[Any, pd.DataFrame]]:
-    scored = cells[cells["n"] > 0]
-    return [(value, scored[scored[column] == value]) for value in dict.fromkeys(scored[column])]
-
-
-def _axis(name: str, values: pd.Series) -> dict[str, Any]:
-    """An axis of parallel coordinates: few values evenly spaced under their names, many numbers to
-    scale.
-    """
-    if pd.api.types.is_float_dtype(values) and values.nunique() > TICKS:
-        return _scaled_axis(name, values)
-    texts = [plain(value) for value in values]
-    order = [plain(value) for value in values.drop_duplicates().sort_values()]
-    at = [order.index(text) for text in texts]
-    return {
-        "label": _text(name),
-        "values": at,
-        "tickvals": list(range(len(order))),
-        "ticktext": order,
-    }
-
-
-def _scaled_axis(name: str, values: pd.Series[float]) -> dict[str, Any]:
-    if not _wide(values):
-        return {"label": _text(name), "values": values.to_numpy()}
-    logs, ticks = np.log10(values), _ticks(values.min(), values.max())
-    ends = {"range": [logs.min(), logs.max()], "tickvals": np.log10(ticks["tickvals"])}
-    return {"label": _text(name), "values": logs, **ticks, **ends}
-
-
-def _told(cell: Mapping[str, Any], decimals: int) -> str:
+def _hover_text(cell: Mapping[str, Any], decimals: int) -> str:
     seeds = "1 seed" if cell["n"] == 1 else f"{cell['n']} seeds"
-    return f"{score_text(cell, decimals)}, {seeds}"
-
-
-def _text(text: str) -> str:
-    """Text that plotly, which reads some HTML, shows as it is."""
-    return html.escape(text, quote=False)
+    return escaped(f"{score_text(cell, decimals)}, {seeds}")

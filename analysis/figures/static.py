@@ -1,9 +1,8 @@
-"""Figures drawn from statistics with Matplotlib's object interface; no global state, every colour
-from one palette.
+"""Figures of statistics by Matplotlib's object interface, without global state.
 
-The palette tells apart under the common colour blindnesses (Okabe and Ito) and reads on white and
-on black paper. Functions draw on the Axes they are given, or on a new Figure of their own, and
-return the Axes.
+The colours can be told apart under the common colour blindnesses (Okabe and Ito), on white and on
+black paper. Functions draw on the Axes they are given, or on a new Figure of their own, and return
+the Axes.
 """
 
 from __future__ import annotations
@@ -12,13 +11,15 @@ from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sched_lab.analysis.statistics.ranking import ranked
-from sched_lab.analysis.text.wording import size
+from sched_lab.analysis.text.wording import size_text
+from sched_lab.colors import COLORS, INK, MUTED, PAPER, RULE
 from sched_lab.names import FINISHED
 from sched_lab.trainers import schedules
 
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 
     from sched_lab.analysis.statistics.law import Law
 
-INK, MUTED, RULE, PAPER = "#1b1f24", "#667080", "#d9dee5", "#fefefe"
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#b05c92", "#3a9bd0", "#b8860b", "#7b6fd0", "#7a5c3e")
-WIDTH, HEIGHT = (
-    4.6,
-    3.2,
-)  # inches: text stays readable when a phone shows the figure at its full width
+WIDTH, HEIGHT = 4.6, 3.2  # inches: text is readable where a phone shows the full width
+DOT: dict[str, Any] = {"markersize": 4, "markeredgewidth": 0}
+RING: dict[str, Any] = {"markersize": 9, "markeredgewidth": 2.2}
+WIDE = 8  # the factor between positive values above which an axis is logarithmic
+
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -59,53 +61,27 @@ def score_against_b(
     by: str = "resolution",
     ax: Axes | None = None,
 ) -> Axes:
-    """The score over log2 b, one line per image size (or per value of `by`): a point per seed,
-    mean, interval, rings.
+    """The score over log2 b, a line per value of `by`: seeds, means, intervals, rings.
 
     The cells of one line must differ in b alone; a ring marks the rows of `best` that are among
-    them. Eight lines at most are drawn, the first ones.
+    them. The first eight lines are drawn.
     """
     ax = _axes(ax, title, "input scale b", "")
     finished = runs[runs["state"] == FINISHED]
     ends = []
-    for (value, found), color in zip(
-        cells[cells["n"] > 0].groupby(by, sort=False), COLORS, strict=False
-    ):
-        line = found.sort_values("b")
-        ax.plot(line["b"], line["mean"], color=color, linewidth=2, zorder=3)
-        low, high = line["mean"] - line["half_width"], line["mean"] + line["half_width"]
-        ax.fill_between(
-            line["b"],
-            low.fillna(line["mean"]),
-            high.fillna(line["mean"]),
-            color=color,
-            alpha=0.14,
-            lw=0,
-        )
+    lines = cells[cells["n"] > 0].groupby(by, sort=False)
+    for (value, line), color in zip(lines, COLORS, strict=False):
+        line = line.sort_values("b")
+        b, mean = line["b"], line["mean"]
+        low, high = (mean + sign * line["half_width"].fillna(0) for sign in (-1, 1))
+        ax.plot(b, mean, color=color, linewidth=2, zorder=3)
+        ax.fill_between(b, low, high, color=color, alpha=0.14, lw=0)
         seeds = finished[finished[by] == value]
-        ax.plot(
-            seeds["b"],
-            seeds[score],
-            "o",
-            color=color,
-            markersize=4,
-            alpha=0.6,
-            markeredgewidth=0,
-            zorder=2,
-        )
-        ring = line[line.index.isin(best.index)]
-        ax.plot(
-            ring["b"],
-            ring["mean"],
-            "o",
-            color=PAPER,
-            mec=color,
-            markersize=9,
-            markeredgewidth=2.2,
-            zorder=4,
-        )
-        name = size(value) if by == "resolution" else str(value)
-        ends.append((name, color, float(line["mean"].iloc[-1])))
+        ax.plot(seeds["b"], seeds[score], "o", color=color, alpha=0.6, zorder=2, **DOT)
+        rings = line[line.index.isin(best.index)]
+        ax.plot(rings["b"], rings["mean"], "o", color=PAPER, mec=color, zorder=4, **RING)
+        name = size_text(value) if by == "resolution" else str(value)
+        ends.append((name, color, float(mean.iloc[-1])))
     ax.set_xscale("log", base=2)
     swept = sorted(cells["b"].unique())
     if len(swept) <= 9:
@@ -117,49 +93,32 @@ def score_against_b(
 
 
 def best_b_by_size(best: pd.DataFrame, law: Law | None = None, ax: Axes | None = None) -> Axes:
-    """The best b over image size, both as logarithms: its interval, a dot per seed, and the law
-    with its 95 % band.
+    """The best b over image size, both logarithmic: intervals, seeds, the law with its 95 % band.
 
     `best` holds the rows of `law.best_b`; those that are not supported are left out.
     """
     from matplotlib.ticker import LogLocator
 
     ax = _axes(ax, "best b by image size", "", "b")
-    found = best[best["supported"]].sort_values("resolution")
-    x, b = found["resolution"], found["b"]
-    reach = [(b - found["low"]).fillna(0), (found["high"] - b).fillna(0)]
+    known = best[best["supported"]].sort_values("resolution")
+    x, b = known["resolution"], known["b"]
+    reach = [(b - known["low"]).fillna(0), (known["high"] - b).fillna(0)]
     ax.errorbar(x, b, yerr=reach, fmt="o", color=COLORS[0], markersize=7, elinewidth=1.8, zorder=3)
     seeds = [
         (at, 2**log)
-        for at, by_seed in zip(x, found["by_seed"], strict=True)
+        for at, by_seed in zip(x, known["by_seed"], strict=True)
         for log in by_seed.values()
     ]
-    ax.plot(
-        *zip(*seeds, strict=True),
-        "o",
-        color=COLORS[0],
-        markersize=4,
-        alpha=0.4,
-        markeredgewidth=0,
-        zorder=2,
-    )
+    ax.plot(*zip(*seeds, strict=True), "o", color=COLORS[0], alpha=0.4, zorder=2, **DOT)
     if law is not None:
-        sizes = np.unique(
-            np.geomspace(law.sizes[0], law.sizes[-1], 65).round().astype(int)
-        ).tolist()
-        drawn = [law.at(size) for size in sizes]
+        sizes = np.unique(np.geomspace(law.sizes[0], law.sizes[-1], 65).round().astype(int))
+        drawn = [law.at(size) for size in sizes.tolist()]
+        low, high = [at.low for at in drawn], [at.high for at in drawn]
         ax.plot(sizes, [at.b for at in drawn], color=COLORS[1], linewidth=2, zorder=1)
-        ax.fill_between(
-            sizes,
-            [at.low for at in drawn],
-            [at.high for at in drawn],
-            color=COLORS[1],
-            alpha=0.14,
-            lw=0,
-        )
+        ax.fill_between(sizes, low, high, color=COLORS[1], alpha=0.14, lw=0)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
-    ax.set_xticks(x, [size(at) for at in x])
+    ax.set_xticks(x, [size_text(at) for at in x])
     ax.yaxis.set_major_locator(LogLocator(2, (1, 1.5)))
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.minorticks_off()
@@ -170,9 +129,8 @@ def score_by_schedule(cells: pd.DataFrame, score: str, ax: Axes | None = None) -
     """A row per schedule, a dot per image size at its best cell there, with its interval."""
     chosen = ranked(cells, score).drop_duplicates(["schedule", "resolution"])
     rows, sizes = list(dict.fromkeys(cells["schedule"])), sorted(cells["resolution"].unique())
-    ax = _axes(
-        ax, f"{score} by schedule", "", "", height=1.1 + 0.42 * len(rows) + 0.18 * len(sizes)
-    )
+    height = 1.1 + 0.42 * len(rows) + 0.18 * len(sizes)
+    ax = _axes(ax, f"{score} by schedule", "", "", height=height)
     colors = palette(sizes)
     for i, resolution in enumerate(sizes):
         at = chosen[chosen["resolution"] == resolution]
@@ -185,7 +143,7 @@ def score_by_schedule(cells: pd.DataFrame, score: str, ax: Axes | None = None) -
             color=colors[resolution],
             markersize=5.5,
             elinewidth=1.6,
-            label=size(resolution),
+            label=size_text(resolution),
         )
     ax.set_yticks(range(len(rows)), rows, parse_math=False)
     ax.set_ylim(len(rows) - 0.5, -0.5)
@@ -197,59 +155,57 @@ def score_by_schedule(cells: pd.DataFrame, score: str, ax: Axes | None = None) -
 
 
 def gamma(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
-    """γ over t with b folded in, b²γ/((b²−1)γ + 1): the variance-preserving schedule with the same
-    log-SNR.
+    """γ over t with b folded in: the variance-preserving schedule with the same log-SNR.
+
+    That is b²γ/((b²−1)γ + 1).
     """
-    ax = _axes(ax, "γ with b folded in", "t", "", height=_with_legend(curves))
+    ax = _axes(ax, "γ with b folded in", "t", "", height=_height_with_legend(curves))
     t = np.linspace(0, 1, 201)
     for curve in curves:
         value = curve.schedule.gamma(t)
-        ax.plot(
-            t,
-            curve.b**2 * value / ((curve.b**2 - 1) * value + 1),
-            color=curve.color,
-            label=curve.label,
-            linewidth=2,
-        )
+        folded = curve.b**2 * value / ((curve.b**2 - 1) * value + 1)
+        ax.plot(t, folded, color=curve.color, label=curve.label, linewidth=2)
     _legend(ax)
     return ax
 
 
 def log_snr(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
     """log(b²γ/(1−γ)) over t."""
-    ax = _axes(ax, "log-SNR with b", "t", "", height=_with_legend(curves))
+    ax = _axes(ax, "log-SNR with b", "t", "", height=_height_with_legend(curves))
     t = np.linspace(0.002, 0.998, 250)
     for curve in curves:
-        ax.plot(
-            t, curve.schedule.log_snr(t, curve.b), color=curve.color, label=curve.label, linewidth=2
-        )
+        y = curve.schedule.log_snr(t, curve.b)
+        ax.plot(t, y, color=curve.color, label=curve.label, linewidth=2)
     _legend(ax)
     return ax
 
 
 def density(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
-    """How often training visits each log-SNR: the density of λ for uniform t."""
-    ax = _axes(
-        ax, "Where training looks: density over log-SNR", "log-SNR", "", height=_with_legend(curves)
-    )
-    odds = np.linspace(-9, 9, 361)
-    t = 1 / (1 + np.exp(-odds))  # evenly in the tails too
+    """How often training visits each log-SNR: its density for uniform t."""
+    title = "Where training looks: density over log-SNR"
+    ax = _axes(ax, title, "log-SNR", "", height=_height_with_legend(curves))
     for curve in curves:
-        x, y = curve.schedule.log_snr(t, curve.b), curve.schedule.density(t)
-        seen = np.isfinite(x) & np.isfinite(y)
-        ax.plot(x[seen], y[seen], color=curve.color, label=curve.label, linewidth=2)
-        ax.fill_between(x[seen], y[seen], color=curve.color, alpha=0.06, lw=0)
+        x, y = density_curve(curve.schedule, curve.b, 361)
+        ax.plot(x, y, color=curve.color, label=curve.label, linewidth=2)
+        ax.fill_between(x, y, color=curve.color, alpha=0.06, lw=0)
     ax.set_ylim(bottom=0)
     _legend(ax)
     return ax
 
 
-def render(ax: Axes, format: str, salt: str = "") -> bytes:
-    """The Axes' figure as a file: svg with real text and a clear background, or png on white at 150
-    dots an inch.
+def density_curve(schedule: schedules.Schedule, b: float, count: int) -> tuple[Array, Array]:
+    """log-SNR, and its density for uniform t, at up to `count` places where both are finite."""
+    t = 1 / (1 + np.exp(-np.linspace(-9, 9, count)))  # evenly spaced in the tails too
+    x, y = schedule.log_snr(t, b), schedule.density(t)
+    finite = np.isfinite(x) & np.isfinite(y)
+    return x[finite], y[finite]
 
-    `salt` keeps the SVG's internal ids apart from those of other figures on a page, and the same
-    from run to run.
+
+def render(ax: Axes, format: str, salt: str = "") -> bytes:
+    """The Axes' figure as a file: svg with text and a clear background, or png at 150 dpi on white.
+
+    `salt` makes the SVG's internal ids differ from those of other figures on a page, and the same
+    in every run.
     """
     import matplotlib as mpl
 
@@ -283,13 +239,16 @@ def _axes(
     return ax
 
 
+def is_wide(values: pd.Series[float]) -> bool:
+    """Whether values are positive and span more than a factor of `WIDE`."""
+    return bool(values.min() > 0 and values.max() > WIDE * values.min())
+
+
 def _log_if_wide(ax: Axes, values: pd.Series[float], axis: str = "y") -> None:
-    """A logarithmic scale, with plain numbers, for positive values that span more than a factor of
-    eight.
-    """
+    """A logarithmic scale, with plain numbers, for values that span a wide range."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    if not values.min() > 0 or values.max() <= 8 * values.min():
+    if not is_wide(values):
         return
     ax.set(**{f"{axis}scale": "log", f"{axis}lim": (0.75 * values.min(), 1.3 * values.max())})
     scale = ax.yaxis if axis == "y" else ax.xaxis
@@ -299,27 +258,16 @@ def _log_if_wide(ax: Axes, values: pd.Series[float], axis: str = "y") -> None:
 
 
 def _label_ends(ax: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
-    """Name each line to the right of its last point, moved up just enough that no two names
-    overlap.
-    """
+    """Name each line right of its last point, moved up just enough that no two names overlap."""
+    style: dict[str, Any] = {"va": "center", "fontsize": 10, "fontweight": "bold"}
     low = -1.0
     for label, color, value in sorted(ends, key=lambda end: end[2]):
         _, at = ax.transAxes.inverted().transform(ax.transData.transform((1, value)))
         low = max(float(at), low + 0.075)
-        ax.text(
-            1.02,
-            low,
-            label,
-            color=color,
-            transform=ax.transAxes,
-            va="center",
-            fontsize=10,
-            fontweight="bold",
-            parse_math=False,
-        )
+        ax.text(1.02, low, label, color=color, transform=ax.transAxes, parse_math=False, **style)
 
 
-def _with_legend(entries: Sized) -> float:
+def _height_with_legend(entries: Sized) -> float:
     return HEIGHT + 0.18 * len(entries)
 
 

@@ -1,6 +1,4 @@
-"""What a sweep's scores say, population by population: statistics, the law of b, and the tables
-that show them.
-"""
+"""What a sweep's scores say, by population: statistics, the law of b, and their tables."""
 
 from __future__ import annotations
 
@@ -9,10 +7,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from sched_lab.analysis.figures.static import COLORS
-from sched_lab.analysis.runs import Sweep
+from sched_lab.analysis.runs import SubmittedSweep
 from sched_lab.analysis.statistics import comparisons, law, ranking, reference
 from sched_lab.analysis.text import render, tables, wording
+from sched_lab.colors import COLORS
 from sched_lab.trainers import schedules
 
 SIZES = 6  # image sizes that have figures of their own, the smallest first
@@ -20,13 +18,13 @@ SCREENED = (
     "one round of seeds that picked the cells to confirm: scores that won a selection flatter the"
     " winner"
 )
+# Of the cells drawn in one figure, the title, and the column that tells its lines apart.
+Panel = tuple[str, pd.DataFrame, str]
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What the scores of one population say; schedules go by the names of
-    `wording.schedule_names`.
-    """
+    """What the scores of one population say; schedules are named by `wording.schedule_names`."""
 
     name: str
     why: tuple[str, ...]
@@ -36,9 +34,9 @@ class Findings:
     columns: list[str]
     """The settings that tell cells apart."""
     varied: list[str]
-    """Those of them that cells are named by."""
+    """Those of them that name a cell."""
     sizes: list[int]
-    """The image sizes of the sweep, also those without a cell here."""
+    """The image sizes of the population's runs, also those without a ranked cell."""
     cells: pd.DataFrame
     """See `ranking.summarize` and `ranking.rank_intervals`."""
     best: pd.DataFrame
@@ -49,7 +47,7 @@ class Findings:
 class Analysis:
     """A sweep, and what its scores say."""
 
-    sweep: Sweep
+    sweep: SubmittedSweep
     runs: pd.DataFrame
     """All trials of the sweep."""
     main: Findings
@@ -74,16 +72,16 @@ class Analysis:
         return tables.best_table(main.cells, main.best, main.score, main.varied, main.sizes)
 
 
-def analyse(sweep: Sweep) -> Analysis:
+def analyse(sweep: SubmittedSweep) -> Analysis:
     """Statistics of a sweep's scores, apart for each population; the law from the largest."""
     runs = sweep.runs.assign(schedule=wording.schedule_names(sweep.runs))
     populations = comparisons.set_apart(runs, sweep.ranked_by)
-    main, *others = [found for population in populations for found in _by_stage(population, sweep)]
+    main, *others = [each for population in populations for each in _by_stage(population, sweep)]
     best = _best_b(populations[0], sweep)
     try:
-        found, reason = law.fit(best), ""
+        law_of_b, no_law = law.fit(best), ""
     except law.Unsupported as error:
-        found, reason = None, str(error)
+        law_of_b, no_law = None, str(error)
     beside = reference.beside(main.cells, main.score)
     return Analysis(
         sweep=sweep,
@@ -91,35 +89,31 @@ def analyse(sweep: Sweep) -> Analysis:
         main=main,
         others=tuple(others),
         fitted=best,
-        law=found,
-        no_law=reason,
+        law=law_of_b,
+        no_law=no_law,
         spread=ranking.spread(main.runs, main.score, main.columns, per=("resolution",)),
         beside=beside,
         agreement=reference.rank_correlation(beside),
     )
 
 
-def fitted(sweep: Sweep, schedule: str | None = None) -> pd.DataFrame:
+def fitted(sweep: SubmittedSweep, schedule: str | None = None) -> pd.DataFrame:
     """The best b at each image size of the largest population: see `law.best_b`."""
-    with suppress(
-        schedules.ScheduleError
-    ):  # as sweep files have it; a plug-in's may not be installed here
+    with suppress(schedules.ScheduleError):  # of a plug-in that is not installed here
         schedule = schedule and str(schedules.parse(schedule))
     runs = sweep.runs.assign(schedule=wording.schedule_names(sweep.runs))
     return _best_b(comparisons.set_apart(runs, sweep.ranked_by)[0], sweep, schedule)
 
 
 def _best_b(
-    population: comparisons.Population, sweep: Sweep, schedule: str | None = None
+    population: comparisons.Population, sweep: SubmittedSweep, schedule: str | None = None
 ) -> pd.DataFrame:
     columns = ranking.cell_columns(population.runs, sweep.settings)
     return law.best_b(population.runs, population.score, columns, schedule)
 
 
-def _by_stage(population: comparisons.Population, sweep: Sweep) -> list[Findings]:
-    """The findings of a population; where cells were confirmed with fresh seeds, those of the
-    screening apart.
-    """
+def _by_stage(population: comparisons.Population, sweep: SubmittedSweep) -> list[Findings]:
+    """The findings of a population; where cells were confirmed, those of the screening apart."""
     name, why, score, whole = population.name, population.why, population.score, population.runs
     confirmed = ranking.confirmed(whole)
     screened = whole.drop(confirmed.index)
@@ -137,16 +131,14 @@ def _findings(
     score: str,
     runs: pd.DataFrame,
     whole: pd.DataFrame,
-    sweep: Sweep,
+    sweep: SubmittedSweep,
 ) -> Findings:
-    """What `runs` say; `whole` are those of all stages, which say what was searched."""
+    """What `runs` say; `whole` are those of all stages, which tell what was searched."""
     columns = ranking.cell_columns(whole, sweep.settings)
     ranks = ranking.rank_intervals(whole, score, columns)
     best = ranking.best_cells(whole, score, columns)
-    alone = best.index[best["ties"].map(len).eq(0)]
-    ranks.loc[alone, "rank_high"] = (
-        1  # told from every other cell, which is less to ask than all ranks at once
-    )
+    # Without a tie it is better than every other cell: a weaker claim than all ranks at once.
+    ranks.loc[best.index[best["ties"].map(len).eq(0)], "rank_high"] = 1
     return Findings(
         name=name,
         why=why,
@@ -161,14 +153,12 @@ def _findings(
 
 
 def report_tables(analysis: Analysis, limit: int) -> list[render.Table]:
-    """The tables of the main population: the answer first, every cell last; those cut to `limit`
-    rows.
-    """
+    """The tables of the main population: the answer first, at most `limit` cells last."""
     main = analysis.main
     answer, *by_size, cells = findings_tables(main, limit)
     further = []
     if wording.varies(main.cells["b"]):
-        further.append(tables.fitted_table(analysis.fitted, staged=ranking.STAGE in analysis.runs))
+        further.append(tables.fitted_table(analysis.fitted, staged="stage" in analysis.runs))
     if analysis.spread["resampling"].notna().any():
         further.append(tables.spread_table(analysis.spread, main.score))
     if len(analysis.beside):
@@ -179,55 +169,38 @@ def report_tables(analysis: Analysis, limit: int) -> list[render.Table]:
     return [answer, *by_size, *further, cells]
 
 
-def findings_tables(found: Findings, limit: int) -> list[render.Table]:
-    """The best cells, then schedule and b by image size where these vary, then the cells, no more
-    than `limit`.
-    """
-    cells, best, varied, score = found.cells, found.best, found.varied, found.score
+def findings_tables(findings: Findings, limit: int) -> list[render.Table]:
+    """The best cells, then schedule and b by image size where these vary, then `limit` cells."""
+    cells, best, score = findings.cells, findings.best, findings.score
+    titles = {"schedule": "Schedule by image size", "b": "Input scale b by image size"}
     by_size = [
-        tables.size_table(cells, best, row, score, varied, title)
-        for row, title in (
-            ("schedule", "Schedule by image size"),
-            ("b", "Input scale b by image size"),
-        )
+        tables.size_table(cells, best, row, score, findings.varied, title)
+        for row, title in titles.items()
         if wording.varies(cells[row])
     ]
-    answer = tables.best_table(cells, best, score, varied, found.sizes)
-    return [answer, *by_size, tables.cells_table(cells, best, score, varied, limit)]
+    answer = tables.best_table(cells, best, score, findings.varied, findings.sizes)
+    every = tables.cells_table(cells, best, score, findings.varied, limit)
+    return [answer, *by_size, every]
 
 
-def lines(found: Findings) -> list[tuple[str, pd.DataFrame, str]]:
-    """What the figures of score against b show: (title, cells, the column that tells the lines
-    apart) each.
+def b_panels(findings: Findings) -> list[Panel]:
+    """What the figures of score against b show.
 
-    One figure with a line per image size where one schedule was swept, else one per image size, a
-    line per schedule. A line's cells differ in b alone: the best of the other settings. Of
-    schedules, the best are drawn.
+    One figure with a line per image size where one schedule was swept, else one per image size with
+    a line per schedule, the best ones. The cells of a line differ in b alone: of other settings,
+    the best.
     """
-    order = ranking.ranked(found.cells, found.score).drop_duplicates(
-        ["resolution", "schedule", "b"]
-    )
+    order = ranking.ranked(findings.cells, findings.score)
+    order = order.drop_duplicates(["resolution", "schedule", "b"])
+    by_size = order.sort_values("resolution", kind="stable")
     if not wording.varies(order["b"]):
         return []
     if not wording.varies(order["schedule"]):
-        return [
-            (
-                f"{found.score} against b",
-                order.sort_values("resolution", kind="stable"),
-                "resolution",
-            )
-        ]
-    sizes = order.sort_values("resolution", kind="stable").groupby("resolution")
-    return [
-        (f"{wording.size(size)}: {found.score} against b{_cut(at['schedule'])}", at, "schedule")
-        for size, at in sizes
-    ][:SIZES]
-
-
-def _cut(lines: pd.Series[str]) -> str:
-    """What a title adds where a figure shows but some of these lines."""
-    return (
-        f", best {len(COLORS)} of {lines.nunique()} schedules"
-        if lines.nunique() > len(COLORS)
-        else ""
-    )
+        return [(f"{findings.score} against b", by_size, "resolution")]
+    panels = []
+    for resolution, cells in by_size.groupby("resolution"):
+        title = f"{wording.size_text(resolution)}: {findings.score} against b"
+        if (count := cells["schedule"].nunique()) > len(COLORS):
+            title += f", best {len(COLORS)} of {count} schedules"
+        panels.append((title, cells, "schedule"))
+    return panels[:SIZES]

@@ -10,16 +10,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from sched_lab.analysis.runs import MISSING
-from sched_lab.names import FINISHED
-from sched_lab.trainers.spec import metric_name
+from sched_lab.names import FINISHED, MISSING
+from sched_lab.trainers.spec import JACKKNIFE_GROUPS, metric_name
 
-JACKKNIFE_GROUPS = 20  # as sched_lab.trainers.scoring.scores has it, which loads torch
 RANKED_BY = "ranked by"
-PER_SIZE = (
-    "sample.count",
-    "sample.batch",
-)  # may depend on the image size, across which no score is compared
+# These may depend on the image size, across which no score is compared.
+PER_SIZE = ("sample.count", "sample.batch")
 OTHERS_NAMED = 3
 BLOCK = 1_000_000  # numbers held at once where all pairs are gone through
 
@@ -29,14 +25,10 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """Runs whose scores compare: as many samples, judged in the same way against the same
-    images.
-    """
+    """Runs whose scores compare: equally many samples, judged alike against the same images."""
 
     name: str
-    """What sets it apart, "sample.count 500 · score.detector random"; "all runs" where nothing
-    does.
-    """
+    """What sets it apart: "sample.count 500 · score.detector random", else "all runs"."""
     why: tuple[str, ...]
     """The same with what the others have: "sample.count 500 (others 1000)"."""
     score: str
@@ -46,14 +38,13 @@ class Population:
 
 
 def set_apart(runs: pd.DataFrame, ranked_by: str) -> list[Population]:
-    """Split runs into those whose scores compare; the population with the most finished trials
-    first.
+    """The populations whose scores compare, the one with the most finished trials first.
 
-    Scores compare where the images, the detector and the metric that ranks are the same, and, at
-    one image size, the number and batch of samples. `data.flip` is left out, as it changes training
-    alone, and so is `score.weights`, a path to content that is verified. A trial that never ran
-    goes where what is known of it fits, the largest population first. `ranked_by` is the metric of
-    runs that do not say; each population has a column for its own.
+    Scores compare where the images, the detector and the metric that ranks are the same. At one
+    image size, the number and batch of samples must be the same too. `data.flip` changes training
+    alone, and `score.weights` is a path to verified content: neither counts. A trial that never ran
+    joins the largest population that fits what is known of it. `ranked_by` is the metric of runs
+    that name none; each population has a column for its own.
     """
     if runs.empty:
         return []
@@ -68,26 +59,26 @@ def set_apart(runs: pd.DataFrame, ranked_by: str) -> list[Population]:
         return [Population("all runs", (), score, _with_score(runs, score))]
     groups = judged.groupby(apart, dropna=False, sort=False).ngroup()
     finished = (runs["state"] == FINISHED).groupby(groups).sum()
-    populations = []
-    for group in finished.sort_values(ascending=False, kind="stable").index:
-        inside = groups == group
-        own = {name: _text(judged.loc[inside, name].iloc[0]) for name in apart}
-        others = {
-            name: sorted(set(judged.loc[~inside, name].map(_text)) - {own[name]}) for name in apart
-        }
-        why = tuple(
-            f"{name} {own[name]} (others {_listed(others[name])})" for name in apart if others[name]
-        )
-        score = str(judged.loc[inside, RANKED_BY].iloc[0])
-        populations.append(
-            Population(
-                " · ".join(f"{name} {text}" for name, text in own.items()),
-                why,
-                score,
-                _with_score(runs[inside], score),
-            )
-        )
-    return populations
+    order = finished.sort_values(ascending=False, kind="stable").index
+    return [_population(runs, judged, apart, groups == group) for group in order]
+
+
+def _population(
+    runs: pd.DataFrame, judged: pd.DataFrame, apart: Sequence[str], inside: pd.Series[bool]
+) -> Population:
+    """The runs `inside`, which the columns `apart` of `judged` tell from the others."""
+    texts = {name: _text(judged.loc[inside, name].iloc[0]) for name in apart}
+    why = []
+    for name, text in texts.items():
+        if others := sorted(set(judged.loc[~inside, name].map(_text)) - {text}):
+            why.append(f"{name} {text} (others {_listed(others)})")
+    score = str(judged.loc[inside, RANKED_BY].iloc[0])
+    return Population(
+        name=" · ".join(f"{name} {text}" for name, text in texts.items()),
+        why=tuple(why),
+        score=score,
+        runs=_with_score(runs[inside], score),
+    )
 
 
 def _with_score(runs: pd.DataFrame, score: str) -> pd.DataFrame:
@@ -95,9 +86,7 @@ def _with_score(runs: pd.DataFrame, score: str) -> pd.DataFrame:
 
 
 def splitting(frame: pd.DataFrame, start: Sequence[str], names: Sequence[str]) -> list[str]:
-    """`start`, and of `names` those, from the first on, that split the rows further than the ones
-    before them.
-    """
+    """`start`, and those of `names` that split the rows further than all names before them."""
     columns = list(start)
     groups = frame.groupby(columns, dropna=False).ngroups if columns else 1
     for name in names:
@@ -109,7 +98,7 @@ def splitting(frame: pd.DataFrame, start: Sequence[str], names: Sequence[str]) -
 
 
 def _judged(runs: pd.DataFrame, ranked_by: str) -> pd.DataFrame:
-    """What scores depend on beside the trained network, one column each, the telling ones first."""
+    """What scores depend on beside the trained network, one column each."""
     data = [
         name for name in map(str, runs.columns) if name.startswith("data.") and name != "data.flip"
     ]
@@ -124,31 +113,24 @@ def _judged(runs: pd.DataFrame, ranked_by: str) -> pd.DataFrame:
     judged = runs[[name for name in dict.fromkeys(first) if name in runs]].astype(object)
     ran = runs["state"] != MISSING
     if ran.any() and len(judged.columns):
-        kinds = (
-            judged[ran].value_counts(dropna=False).reset_index(drop=False)[list(judged.columns)]
-        )  # commonest first
+        commonest_first = judged[ran].value_counts(dropna=False)
+        kinds = commonest_first.reset_index()[list(judged.columns)]
         for _, alike in judged[~ran].groupby(list(judged.columns), dropna=False):
             known = alike.iloc[0].dropna()
             fitting = kinds[(kinds[known.index] == known).all(axis=1)]
-            for name in judged.columns.drop(
-                known.index
-            ):  # they lack what is the same for all of a sweep
+            # They lack what is the same for all of a sweep.
+            for name in judged.columns.drop(known.index):
                 judged.loc[alike.index, name] = (kinds if fitting.empty else fitting)[name].iloc[0]
+    how = judged.reindex(columns=["score.detector", "score.metrics"])
     judged[RANKED_BY] = [
-        _ranking(detector, metrics) or ranked_by
-        for detector, metrics in zip(
-            *(
-                judged[name] if name in judged else [None] * len(judged)
-                for name in ("score.detector", "score.metrics")
-            ),
-            strict=True,
-        )
+        _ranking_metric(detector, metrics) or ranked_by
+        for detector, metrics in how.itertuples(index=False)
     ]
     return judged.drop(columns="score.metrics", errors="ignore")
 
 
-def _ranking(detector: object, metrics: object) -> str:
-    """The name of the first of these metrics on this detector; "" where either is not known."""
+def _ranking_metric(detector: object, metrics: object) -> str:
+    """The name of the first of these metrics on this detector; empty where either is unknown."""
     if isinstance(detector, str) and isinstance(metrics, str):
         return metric_name(metrics.partition(",")[0], detector)
     return ""
@@ -174,9 +156,7 @@ class Cells:
     mean: Array
     """(N,), over seeds."""
     error: Array
-    """(N,), the standard error of a cell's only score within its run, by a jackknife; NaN where
-    there is none.
-    """
+    """(N,), the jackknife's standard error of a cell's only score within its run; else NaN."""
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -191,9 +171,7 @@ class Differences(NamedTuple):
     shared: Counts
     """Seeds that both cells have."""
     df: Counts
-    """Degrees of freedom of the standard error; 0 where nothing can be said, and mean and error are
-    NaN.
-    """
+    """Degrees of freedom of the error; 0 where mean and error are NaN, as nothing can be said."""
 
     @property
     def t(self) -> Array:
@@ -203,11 +181,10 @@ class Differences(NamedTuple):
 
 
 def differences(cells: Cells, these: slice, others: slice) -> Differences:
-    """Of these P cells less those Q others.
+    """The scores of these P cells less those of Q others.
 
-    In pairs over the seeds that both have, as seeds share the data's order and the starting noise.
-    Cells that share fewer than two are told apart by the errors within their runs, where both have
-    them.
+    They are paired over shared seeds, which share the data's order and the starting noise. For
+    cells that share fewer than two, the errors within their runs count, where both have them.
     """
     each = cells.by_seed[these, None] - cells.by_seed[None, others]  # (P, Q, S)
     known = np.isfinite(each)
@@ -224,9 +201,7 @@ def differences(cells: Cells, these: slice, others: slice) -> Differences:
 
 
 def holm(p: ArrayLike, hypotheses: int) -> Array:
-    """p-values adjusted for being some of this many hypotheses (Holm 1979); NaN stays NaN and
-    counts for none.
-    """
+    """p-values adjusted for being some of this many hypotheses (Holm 1979); NaN stays NaN."""
     p = np.asarray(p, dtype=float)
     order = np.argsort(p)  # NaN last
     adjusted = np.empty_like(p)
@@ -239,8 +214,7 @@ def holm(p: ArrayLike, hypotheses: int) -> Array:
 def beaten(cells: Cells, level: float) -> tuple[Counts, Counts]:
     """How many of the others each cell is significantly below, and above; each (N,).
 
-    Over all pairs that can be tested, the chance of one wrong claim or more is at most `level`, by
-    Holm's method.
+    The chance of a wrong claim among all pairs tested is at most `level`, by Holm's method.
     """
     from scipy.special import stdtrit
 
@@ -249,9 +223,7 @@ def beaten(cells: Cells, level: float) -> tuple[Counts, Counts]:
     df = np.arange(1, 1 + max((int(each.max()) for _, each in blocks), default=0))
     below = above = np.zeros(len(cells), dtype=np.int64)
     before, rejected = -1, 0
-    while (
-        before < rejected < tests
-    ):  # down Holm's steps, all at once that the next one allows, until it allows no more
+    while before < rejected < tests:  # down Holm's steps, as many at once as the last one allows
         limit = np.r_[np.inf, -stdtrit(df, level / (tests - rejected) / 2)]
         below, above = _beyond(limit, blocks, len(cells))
         before, rejected = rejected, int(below.sum())
@@ -259,8 +231,9 @@ def beaten(cells: Cells, level: float) -> tuple[Counts, Counts]:
 
 
 def _pairs(cells: Cells) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int16]]]:
-    """t and degrees of freedom of some cells against those from the first of them on, each pair
-    once; 0 for others.
+    """t and degrees of freedom in blocks of rows: a block's cells against all from its first on.
+
+    Each pair has its degrees of freedom once; they are 0 elsewhere.
     """
     step = max(1, BLOCK // max(1, cells.by_seed.size))
     for start in range(0, len(cells), step):
@@ -272,16 +245,14 @@ def _pairs(cells: Cells) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int16
 def _beyond(
     limit: Array, blocks: Sequence[tuple[NDArray[np.float32], NDArray[np.int16]]], count: int
 ) -> tuple[Counts, Counts]:
-    """For each cell, how many t lie beyond the limit for their degrees of freedom, below 0 and
-    above it.
-    """
+    """For each cell, how many t lie below −limit, and above limit, at their degrees of freedom."""
     below, above = np.zeros((2, count), dtype=np.int64)
     start = 0
     for t, df in blocks:
         these, others = slice(start, start + len(t)), slice(start, None)
         for sign, one, other in ((-1, below, above), (1, above, below)):
-            found = sign * t > limit[df]
-            one[these] += found.sum(axis=1)
-            other[others] += found.sum(axis=0)
+            beyond = sign * t > limit[df]
+            one[these] += beyond.sum(axis=1)
+            other[others] += beyond.sum(axis=0)
         start += len(t)
     return below, above

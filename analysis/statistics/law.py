@@ -1,5 +1,4 @@
-"""The best input scale b as a function of image size: where the score against log b is best, and a
-law through that.
+"""The input scale b at which scores are best, by image size, and a power law through these.
 
 Sizes and scales are handled as log2, so that the law b = c·size^k is a line. Intervals are 95 %
 t-intervals.
@@ -16,20 +15,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sched_lab.analysis.statistics.ranking import (
-    CELL,
-    CONFIDENCE,
-    STAGE,
-    half_width,
-    ranked,
-    summarize,
+from sched_lab.analysis.statistics.lines import (
+    line_over_seeds,
+    line_over_sizes,
+    t_quantile,
+    widened,
 )
+from sched_lab.analysis.statistics.ranking import CELL, CONFIDENCE, half_width, ranked, summarize
 from sched_lab.names import FINISHED, higher_is_better
 from sched_lab.trainers.plugins import nearest
 
 NEIGHBOURS = 2  # points on each side of the best that a parabola is fitted to
 FEWEST = 3  # values of b that a parabola takes
-FINEST = 1e-6  # of log2 b: what rounding leaves of errors
 WIDEST = 16.0  # upper over lower end of an interval that still recommends something
 
 Array = NDArray[np.float64]
@@ -51,12 +48,12 @@ class Recommendation:
     extrapolated: bool
     """Whether the size lies outside those that b was measured at."""
     basis: str
-    """What says so: the scores at this size, or the law."""
+    """What it rests on: the scores at this size, or the law."""
 
 
 @dataclass(frozen=True, eq=False)
 class Law:
-    """The best b is c·size^k, for the sizes it was measured at and, less surely, for others."""
+    """The best b is c·size^k: at the sizes measured and, less surely, at others."""
 
     sizes: tuple[int, ...]
     schedule: str
@@ -67,11 +64,11 @@ class Law:
     freedom: int
     """Degrees of freedom of the intervals."""
     basis: str
-    """What the intervals stand on, "95 % over 3 seeds", or "no interval: one seed"."""
+    """What the intervals rest on: "95 % over 3 seeds", or "no interval: one seed"."""
     off: tuple[int, ...]
-    """The sizes whose own interval leaves the law out: there the best b is no power of the size."""
+    """The sizes whose own interval excludes the law."""
     unknown: tuple[int, ...] = ()
-    """The sizes whose own scores do not tell the best b."""
+    """The sizes whose scores do not tell the best b."""
 
     @property
     def c(self) -> float:
@@ -96,11 +93,8 @@ class Law:
     @property
     def sentence(self) -> str:
         """The law in words."""
-        interval = (
-            ""
-            if math.isnan(self.k_low)
-            else f"k from {_signed(self.k_low)} to {_signed(self.k_high)}, "
-        )
+        known = not math.isnan(self.k_low)
+        interval = f"k from {_signed(self.k_low)} to {_signed(self.k_high)}, " if known else ""
         off = f"; not on it: {', '.join(map(str, self.off))}" if self.off else ""
         without = f"; without {', '.join(map(str, self.unknown))}" if self.unknown else ""
         return (
@@ -125,7 +119,8 @@ class Law:
         return Recommendation(size, b, low, high, outside, f"by the law: {self.sentence}")
 
     def _half(self, point: Array) -> float:
-        return float(_t(self.freedom) * math.sqrt(max(0.0, float(point @ self.covariance @ point))))
+        variance = max(0.0, float(point @ self.covariance @ point))
+        return float(t_quantile(self.freedom) * math.sqrt(variance))
 
 
 def best_b(
@@ -133,22 +128,25 @@ def best_b(
 ) -> pd.DataFrame:
     """One row per resolution: the b at which the curve of `score` against log b is best.
 
-    Columns: resolution, schedule and the other settings of `by`; then b, low, high, n (the seeds
-    used; 0 where fewer than three b have scores), supported, why (not; else ""), by_seed (log2 b of
-    each seed). What there is not is NaN: b where not supported, low and high with one seed. The
-    interval lies over seeds, given that the curve is a parabola.
+    The first columns are resolution, schedule and the other settings of `by`. Then come:
 
-    All sizes are read at one schedule: the one given, else, of those with enough b at most sizes,
-    the one whose best cells have the best mean. Other settings are those of its best cell at each
-    size. Runs of all stages count: where a curve bottoms out is not flattered by having been
-    picked. Raises ValueError for a schedule or score that these runs lack.
+    - `b`, NaN where not supported; `low` and `high`, NaN with one seed. The interval lies over
+      seeds, given that the curve is a parabola.
+    - `n`: the seeds used, 0 where fewer than three b have scores.
+    - `supported`, and `why` not, else "".
+    - `by_seed`: log2 b of each seed.
 
-    The curve is a parabola through the logarithm of the score (the score itself where some are not
-    positive, or higher is better) at the best b and `NEIGHBOURS` on each side, the nearer with more
-    weight. The mean parabola tells where the best b is, and how far a seed's slope moves it; a
-    single noisy curve can bend so little that its own lowest point lies anywhere.
+    All sizes are read at one schedule. That is the one given, else the one with enough b at most
+    sizes; of several, the one whose best cells have the best mean. Other settings are those of its
+    best cell at each size. Runs of all stages count, since the selection does not bias where a
+    curve is lowest. Raises ValueError for a schedule or score that these runs lack.
+
+    The curve is a parabola through the logarithm of the score. It is the score itself where some
+    are not positive, or higher is better. The parabola goes through the best b and `NEIGHBOURS` on
+    each side, the nearer with more weight. The mean parabola tells the best b, and how far a seed's
+    slope moves it. A single noisy curve can bend so little that its own lowest point lies anywhere.
     """
-    runs = runs.drop(columns=STAGE, errors="ignore")
+    runs = runs.drop(columns="stage", errors="ignore")
     cells = summarize(runs, score, by)
     if schedule is not None and schedule not in set(cells["schedule"]):
         raise ValueError(
@@ -159,9 +157,8 @@ def best_b(
     enough = order[order.groupby(line, dropna=False)["b"].transform("nunique") >= FEWEST]
     leaders = (order if enough.empty else enough).drop_duplicates(["resolution", "schedule"])
     schedule = schedule or _best_schedule(leaders.assign(mean=_heights(leaders["mean"], score)))
-    leaders = leaders[
-        leaders["schedule"].eq(schedule) & leaders.index.isin(enough.index)
-    ].set_index("resolution")
+    leaders = leaders[leaders["schedule"].eq(schedule) & leaders.index.isin(enough.index)]
+    leaders = leaders.set_index("resolution")
     heights = _heights(runs[score].where(runs["state"] == FINISHED), score)
     trials = runs[[*by, "seed"]].assign(height=heights).dropna(subset="height")
     rows = []
@@ -169,12 +166,11 @@ def best_b(
         row = {"resolution": resolution, "schedule": schedule}
         if resolution in leaders.index:
             cell = leaders.loc[[resolution]].reset_index()[line]
-            curves = trials.merge(cell).pivot_table(
-                "height", "seed", "b"
-            )  # averages sampling seeds
+            # Sampling seeds are averaged.
+            curves = trials.merge(cell).pivot_table("height", "seed", "b")
             rows.append(row | {str(name): cell[name].iloc[0] for name in cell} | _lowest(curves))
         else:
-            rows.append(row | _nowhere(f"fewer than {FEWEST} b have scores"))
+            rows.append(row | _unsupported(f"fewer than {FEWEST} b have scores"))
     return pd.DataFrame(rows)
 
 
@@ -182,76 +178,42 @@ def fit(best: pd.DataFrame) -> Law:
     """The law through the rows of `best_b` that are supported.
 
     Where these share two seeds or more, each seed has its own line and the intervals lie over
-    seeds. Else one line is fitted to the sizes, weighted by their intervals where all have one. How
-    far the sizes lie off the line gives the intervals where there is nothing else, and, from three
-    sizes on, where it is more than seeds explain, by an F-test at 5 %. Raises Unsupported when
-    fewer than two sizes are supported.
+    seeds. Else one line is fitted to the sizes, weighted by their intervals where all have one.
+    How far the sizes lie off the line gives the intervals where there is nothing else. From three
+    sizes on it also does where it exceeds what seeds explain, by an F-test at 5 %. Raises
+    Unsupported when fewer than two sizes are supported.
     """
-    rows = best[best["supported"]].sort_values("resolution")
+    rows, unknown = best[best["supported"]].sort_values("resolution"), best[~best["supported"]]
     if len(rows) < 2:
-        why = "; ".join(
-            f"{row.resolution}: {row.why}" for row in best[~best["supported"]].itertuples()
-        )
+        why = "; ".join(f"{row.resolution}: {row.why}" for row in unknown.itertuples())
         raise Unsupported(
             f"the best b is known at {len(rows)} image sizes, a law needs"
             f" 2{f' ({why})' if why else ''}"
         )
     x, y = np.log2(rows["resolution"].to_numpy(float)), np.log2(rows["b"].to_numpy(float))
-    sizes, unknown = (
-        tuple(map(int, each["resolution"])) for each in (rows, best[~best["supported"]])
-    )
     by_seed = pd.DataFrame(list(rows["by_seed"])).dropna(axis=1).to_numpy()  # (sizes, seeds)
-    seeds = by_seed.shape[1]
-    if seeds >= 2:
-        lines = np.polynomial.polynomial.polyfit(x, by_seed, 1)  # (2, seeds)
-        line, covariance, freedom, basis = (
-            lines.mean(axis=1),
-            np.cov(lines) / seeds,
-            seeds - 1,
-            f"over {seeds} seeds",
-        )
-        noise, noise_freedom = (
-            float(by_seed.var(axis=1, ddof=1).mean()) / seeds,
-            len(rows) * (seeds - 1),
-        )
-        error = np.full(len(rows), max(math.sqrt(noise), FINEST))
+    if by_seed.shape[1] >= 2:
+        line = line_over_seeds(x, by_seed)
     else:
-        error = (np.log2(rows["high"] / rows["low"]) / 2 / _t(rows["n"] - 1)).to_numpy(float)
-        noise_freedom = int((rows["n"] - 1).sum())
-        freedom, basis = noise_freedom, "over the seeds of each size"
-        error = (
-            np.maximum(error, FINEST) if np.isfinite(error).all() else np.full(len(rows), math.nan)
-        )
-        line, covariance = _weighted_line(x, y, error)
-    off, off_freedom = _misfit(x, y, line, error), len(rows) - 2
-    if not np.isfinite(error).all() or (
-        off_freedom and _f_survival(off_freedom, noise_freedom, off) < 1 - CONFIDENCE
-    ):
-        inverse = np.linalg.inv(_information(x, error))
-        covariance, freedom = np.asarray(inverse * (off if off_freedom else math.nan)), off_freedom
-        basis = f"over {len(rows)} sizes" + (
-            ", which no line goes through" if np.isfinite(error).all() else ""
-        )
-    basis = (
-        f"{CONFIDENCE * 100:g} % {basis}"
-        if np.isfinite(covariance).all()
-        else (
-            "no interval: one seed"
-            if (rows["n"] == 1).all()
-            else "no interval: fewer than two seeds in common"
-        )
-    )
-    beyond = np.exp2(np.abs(line[0] + line[1] * x - y)) > (1 + 1e-9) * rows["high"] / rows["b"]
-    off = rows.loc[beyond, "resolution"]
+        error = np.log2(rows["high"] / rows["low"]) / 2 / t_quantile(rows["n"] - 1)
+        line = line_over_sizes(x, y, error.to_numpy(float), int((rows["n"] - 1).sum()))
+    line = widened(line, x, y)
+    if np.isfinite(line.covariance).all():
+        basis = f"{CONFIDENCE * 100:g} % {line.basis}"
+    elif (rows["n"] == 1).all():
+        basis = "no interval: one seed"
+    else:
+        basis = "no interval: fewer than two seeds in common"
+    beyond = np.exp2(np.abs(line.at(x) - y)) > (1 + 1e-9) * rows["high"] / rows["b"]
     return Law(
-        sizes,
-        str(rows["schedule"].iloc[0]),
-        line,
-        covariance,
-        freedom,
-        basis,
-        tuple(map(int, off)),
-        unknown,
+        sizes=tuple(map(int, rows["resolution"])),
+        schedule=str(rows["schedule"].iloc[0]),
+        line=line.coefficients,
+        covariance=line.covariance,
+        freedom=line.freedom,
+        basis=basis,
+        off=tuple(map(int, rows.loc[beyond, "resolution"])),
+        unknown=tuple(map(int, unknown["resolution"])),
     )
 
 
@@ -265,46 +227,33 @@ def recommend(best: pd.DataFrame, size: int) -> Recommendation:
     swept = best[(best["resolution"] == size) & (best["n"] > 0)]
     if len(swept) and not swept["supported"].iloc[0]:
         raise Unsupported(f"at this size, {swept['why'].iloc[0]}")
-    found = fit(best).at(size) if swept.empty else _measured(swept.iloc[0])
-    if found.extrapolated and math.isnan(found.low):
+    advice = fit(best).at(size) if swept.empty else _measured(swept.iloc[0])
+    low, high, basis = advice.low, advice.high, advice.basis
+    if advice.extrapolated and math.isnan(low):
         raise Unsupported(
-            f"without an interval nothing can be said beyond the sizes swept ({found.basis})"
+            f"without an interval nothing can be said beyond the sizes swept ({basis})"
         )
-    if found.high > WIDEST * found.low:
-        raise Unsupported(
-            f"b may lie anywhere from {found.low:.2g} to {found.high:.2g} ({found.basis})"
-        )
-    return found
+    if high > WIDEST * low:
+        raise Unsupported(f"b may lie anywhere from {low:.2g} to {high:.2g} ({basis})")
+    return advice
 
 
 def _measured(row: pd.Series[Any]) -> Recommendation:
-    seeds = (
-        "one seed: no interval"
-        if row["n"] == 1
-        else f"{CONFIDENCE * 100:g} % over {row['n']} seeds"
-    )
-    ends = float(row["low"]), float(row["high"])
-    return Recommendation(
-        int(row["resolution"]), float(row["b"]), *ends, False, f"measured at this size, {seeds}"
-    )
+    sure = f"{CONFIDENCE * 100:g} % over {row['n']} seeds"
+    b, low, high = (float(row[name]) for name in ("b", "low", "high"))
+    basis = f"measured at this size, {'one seed: no interval' if row['n'] == 1 else sure}"
+    return Recommendation(int(row["resolution"]), b, low, high, False, basis)
 
 
 def _best_schedule(leaders: pd.DataFrame) -> str:
-    """Of the best cells of each schedule: the one with most sizes, then with the lowest mean over
-    them; "" of none.
-    """
-    found = leaders.groupby("schedule")["mean"].agg(["count", "mean"])
-    return (
-        str(found.sort_values(["count", "mean"], ascending=[False, True]).index[0])
-        if len(found)
-        else ""
-    )
+    """Of the best cells of each schedule: that with most sizes, then with the lowest mean."""
+    means = leaders.groupby("schedule")["mean"].agg(["count", "mean"])
+    order = means.sort_values(["count", "mean"], ascending=[False, True]).index
+    return str(order[0]) if len(order) else ""
 
 
 def _heights(scores: pd.Series[float], score: str) -> pd.Series[float]:
-    """Scores such that lower is better and a parabola fits: their logarithm where that is
-    possible.
-    """
+    """Scores such that lower is better and a parabola fits: their logarithm where it exists."""
     values = scores.astype(float).where(np.isfinite(scores.astype(float)))
     if higher_is_better(score):
         return -values
@@ -312,33 +261,29 @@ def _heights(scores: pd.Series[float], score: str) -> pd.Series[float]:
 
 
 def _lowest(curves: pd.DataFrame) -> dict[str, Any]:
-    """Where the curves of height against b are lowest; one row per seed, one column per b in rising
-    order.
-    """
+    """Where curves of height against b are lowest; a row per seed, a column per b, ascending."""
     swept = np.log2(curves.columns.to_numpy(float))
     whole = curves.dropna()  # seeds that lack some b would move the mean between them
     at = int((curves if whole.empty else whole).mean().to_numpy().argmin())
     n = len(curves)
     if at in (0, len(swept) - 1):
         side = "lowest" if at == 0 else "highest"
-        return _nowhere(f"best at the {side} b that was scored, {curves.columns[at]:g}", n)
+        return _unsupported(f"best at the {side} b that was scored, {curves.columns[at]:g}", n)
     near = slice(max(0, at - NEIGHBOURS), at + NEIGHBOURS + 1)
     window = curves.iloc[:, near]
     window = window[window.count(axis=1) >= FEWEST]
     if window.empty:
-        return _nowhere(f"no seed has scores of {FEWEST} b around {curves.columns[at]:g}")
+        return _unsupported(f"no seed has scores of {FEWEST} b around {curves.columns[at]:g}")
     distance = np.abs(np.arange(len(swept)) - at)[near]
     weight = (1 - (distance / (NEIGHBOURS + 1)) ** 3) ** 3
-    _, slope, bend = np.array(
-        [_parabola(swept[near], row, weight) for row in window.to_numpy(float)]
-    ).T
+    parabolas = [_parabola(swept[near], row, weight) for row in window.to_numpy(float)]
+    _, slope, bend = np.array(parabolas).T
     if bend.mean() <= 0:
-        return _nowhere(f"the curve has no lowest point around {curves.columns[at]:g}", n)
+        return _unsupported(f"the curve has no lowest point around {curves.columns[at]:g}", n)
     lowest = -slope.mean() / bend.mean() / 2
     if not swept[0] <= lowest <= swept[-1]:
-        return _nowhere(
-            f"the curve is lowest at {2**lowest:.2g}, outside the b that were scored", n
-        )
+        why = f"the curve is lowest at {2**lowest:.2g}, outside the b that were scored"
+        return _unsupported(why, n)
     by_seed = lowest - (slope + 2 * bend * lowest) / bend.mean() / 2
     half = float(half_width(len(by_seed), by_seed.std(ddof=1))) if len(by_seed) > 1 else math.nan
     return {
@@ -352,67 +297,16 @@ def _lowest(curves: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _nowhere(why: str, n: int = 0) -> dict[str, Any]:
-    return {
-        "b": math.nan,
-        "low": math.nan,
-        "high": math.nan,
-        "n": n,
-        "supported": False,
-        "why": why,
-        "by_seed": {},
-    }
+def _unsupported(why: str, n: int = 0) -> dict[str, Any]:
+    unknown = dict.fromkeys(("b", "low", "high"), math.nan)
+    return {**unknown, "n": n, "supported": False, "why": why, "by_seed": {}}
 
 
 def _parabola(x: Array, y: Array, weight: Array) -> Array:
-    """(3,): the coefficients of 1, x and x² through the points that are there."""
-    there = np.isfinite(y)
-    return np.asarray(
-        np.polynomial.polynomial.polyfit(x[there], y[there], 2, w=np.sqrt(weight[there])),
-        dtype=float,
-    )
-
-
-def _weighted_line(x: Array, y: Array, error: Array) -> tuple[Array, Array]:
-    """log2 c and k, (2,), and their covariance, (2, 2), through points with these errors; NaN:
-    equal and not known.
-    """
-    weight = np.nan_to_num(1 / error**2, nan=1.0)
-    inverse = np.linalg.inv(_information(x, error))
-    return np.asarray(inverse @ np.array([(weight * y).sum(), (weight * x * y).sum()])), np.asarray(
-        inverse
-    )
-
-
-def _information(x: Array, error: Array) -> Array:
-    """(2, 2): the inverse of the covariance of a line through points with these errors; NaN: 1
-    each.
-    """
-    weight = np.nan_to_num(1 / error**2, nan=1.0)
-    return np.array(
-        [[weight.sum(), (weight * x).sum()], [(weight * x).sum(), (weight * x**2).sum()]]
-    )
-
-
-def _misfit(x: Array, y: Array, line: Array, error: Array) -> float:
-    """The mean square, per degree of freedom, of how many errors the points lie off the line; NaN
-    for two points.
-    """
-    weight = np.nan_to_num(1 / error**2, nan=1.0)
-    squares = float((weight * (y - line[0] - line[1] * x) ** 2).sum())
-    return squares / (len(x) - 2) if len(x) > 2 else math.nan
-
-
-def _f_survival(above: int, below: int, ratio: float) -> float:
-    from scipy.special import fdtrc
-
-    return float(fdtrc(above, below, ratio))
-
-
-def _t(freedom: Any) -> Any:
-    from scipy.special import stdtrit
-
-    return stdtrit(freedom, (1 + CONFIDENCE) / 2)
+    """(3,): the coefficients of 1, x and x², fitted where y is finite."""
+    known = np.isfinite(y)
+    weight = np.sqrt(weight[known])
+    return np.asarray(np.polynomial.polynomial.polyfit(x[known], y[known], 2, w=weight), float)
 
 
 def _signed(value: float) -> str:

@@ -1,10 +1,9 @@
-"""What the scores say: means, intervals, the best cell per image size and what cannot be told from
-it, ranks, spread.
+"""What the scores say: means, intervals, ranks, spread, and the best cells per image size.
 
 A cell is everything that was set except the seeds. Only trials that finished with a finite score
-count; a cell without one is never ranked. Error bars lie over training seeds: retraining moves a
-Fréchet distance more than resampling does. Hand in runs whose scores compare: one population of
-`comparisons.set_apart`.
+count; a cell without one is never ranked. Intervals lie over training seeds, since retraining moves
+a Fréchet distance more than resampling does. All functions take runs whose scores compare: one
+population of `comparisons.set_apart`.
 """
 
 from __future__ import annotations
@@ -15,31 +14,28 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from sched_lab.analysis.runs import MISSING
 from sched_lab.analysis.statistics.comparisons import (
-    JACKKNIFE_GROUPS,
     Cells,
     beaten,
     differences,
     holm,
     splitting,
 )
-from sched_lab.names import FAILED, FINISHED, JACKKNIFE, RUNNING, STOPPED, higher_is_better
+from sched_lab.names import FAILED, FINISHED, JACKKNIFE, MISSING, RUNNING, STOPPED, higher_is_better
+from sched_lab.sweep.stages import CONFIRM
 from sched_lab.trainers.plugins import nearest
+from sched_lab.trainers.spec import JACKKNIFE_GROUPS
 
 CONFIDENCE = 0.95
 CELL = ("resolution", "schedule", "b")
 REPLICATES = ("seed", "sample.seed")
 UNRANKED = (FAILED, STOPPED, RUNNING, MISSING)
-STAGE, CONFIRM = "stage", "confirm"
 SEEDS, WITHIN_RUN, NO_BASIS = "seeds", "jackknife", "none"
 """What a comparison rests on: differences over shared seeds, errors within single runs, nothing."""
 
 
 def half_width(n: ArrayLike, sd: ArrayLike) -> NDArray[np.float64]:
-    """Half the width of the 95 % t-interval of a mean of n values with standard deviation sd; NaN
-    where n < 2.
-    """
+    """Half the 95 % t-interval of a mean of n values with standard deviation sd; NaN for n < 2."""
     n, sd = np.asarray(n, dtype=float), np.asarray(sd, dtype=float)
     several = np.where(n >= 2, n, np.nan)
     return _half_width(several - 1, sd / np.sqrt(several))
@@ -54,32 +50,29 @@ def _half_width(df: ArrayLike, error: ArrayLike) -> NDArray[np.float64]:
 def confirmed(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs that are ranked: of a sweep in two stages those that confirm, once there are any.
 
-    What won the screening has won by luck too: its score there is too good.
+    What won the screening owes part of its score there to luck.
     """
-    confirming = (
-        runs[STAGE] == CONFIRM if STAGE in runs else pd.Series(data=False, index=runs.index)
-    )
+    confirming = runs.get("stage", pd.Series("", runs.index)) == CONFIRM
     return runs[confirming] if confirming.any() else runs
 
 
 def cell_columns(runs: pd.DataFrame, settings: Sequence[str]) -> list[str]:
-    """The fewest settings that tell the cells apart: resolution, schedule, b, and each one that
-    splits them further.
-    """
+    """The settings that tell cells apart: resolution, schedule, b, and all that split further."""
     return splitting(runs, CELL, [name for name in settings if name not in REPLICATES])
 
 
 def summarize(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.DataFrame:
-    """One row per cell: `by`; n, mean, sd, half_width of `score` over training seeds; within_run,
-    level, and states.
+    """One row per cell: its settings `by`, then statistics of `score` and counts of states.
 
-    Several sampling seeds of one training seed are averaged first. `within_run` is the half-width
-    of a 95 % interval from the run's own jackknife, for a cell with one training seed: how far
-    other samples of the same network may lie, not other networks. `level` is what cells are ranked
-    by: the mean, less what the seeds that a cell has and others lack add to it. `failed`,
-    `stopped`, `running` and `missing` count trials; `state` is finished when any trial has a score,
-    else the gravest state found. sd and half_width are NaN for n < 2, within_run for n other than
-    1, mean for n = 0. Raises ValueError when `by` leaves two trials with the same seeds in a cell.
+    - `n`, `mean`, `sd`, `half_width` lie over training seeds; sampling seeds are averaged first.
+      mean is NaN for n = 0, sd and half_width are NaN for n < 2.
+    - `within_run`, of a cell with one training seed, else NaN: the half-width of a 95 % interval by
+      the run's own jackknife. It says where other samples of that network lie, not other networks.
+    - `level` ranks the cells: the mean, less what seeds that other cells lack add to it.
+    - `failed`, `stopped`, `running` and `missing` count trials. `state` is finished where any trial
+      has a score, else the gravest of the cell.
+
+    Raises ValueError when `by` leaves two trials with the same seeds in a cell.
     """
     by = list(by)
     trials, runs = _trials(runs, score, by), confirmed(runs)
@@ -93,17 +86,16 @@ def summarize(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.Da
     cells["within_run"] = _half_width(JACKKNIFE_GROUPS - 1, cells.pop("error"))
     cells = pd.concat([lost[by], cells, lost[list(UNRANKED)]], axis=1)
     cells["level"] = _levels(trials, cells)
-    found = [cells[state] > 0 for state in UNRANKED]
-    cells["state"] = np.select([cells["n"] > 0, *found], [FINISHED, *UNRANKED], "no score")
+    counted = [cells[name] > 0 for name in ("n", *UNRANKED)]
+    cells["state"] = np.select(counted, [FINISHED, *UNRANKED], "no score")
     return cells
 
 
 def _trials(runs: pd.DataFrame, score: str, by: Sequence[str]) -> pd.DataFrame:
-    """One row per trial with a score: `cell`, its row in `summarize`; seed, draw (the sampling
-    seed), score, variance.
+    """One row per trial with a score: cell, seed, draw, score, variance.
 
-    `variance` is the square of the score's standard error within the run, NaN where that is not
-    known.
+    `cell` is its row in `summarize`, `draw` the sampling seed. `variance` is the square of the
+    score's standard error within the run, NaN where that is not known.
     """
     if score not in runs:
         raise ValueError(
@@ -129,39 +121,39 @@ def _trials(runs: pd.DataFrame, score: str, by: Sequence[str]) -> pd.DataFrame:
 
 
 def _by_seed(trials: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell and training seed: the mean score over sampling seeds, and the variance of
-    that.
-    """
+    """One row per cell and training seed: the mean score over sampling seeds, its variance."""
     groups = trials.groupby(["cell", "seed"])
     mean = groups[["score", "variance"]].mean()
     return mean.assign(variance=mean["variance"] / groups.size()).reset_index()
 
 
 def _levels(trials: pd.DataFrame, cells: pd.DataFrame) -> pd.Series[float]:
-    """What a cell adds beside its seeds, at each resolution, by least squares; its mean where no
-    seed is missing.
+    """The cells' effects beside those of the seeds at each resolution, by least squares.
 
-    A mean over the lucky seeds alone is no better score. Cells that share no seeds, not even
-    through others, keep their means.
+    A mean over lucky seeds alone is no better score. Cells that share no seeds, not even through
+    others, keep their means; so do all cells where none lacks a seed.
     """
-    seeds = _by_seed(trials).merge(cells["resolution"], left_on="cell", right_index=True)
-    at = seeds.groupby("resolution")
+    scores = _by_seed(trials).merge(cells[["resolution", "mean"]], left_on="cell", right_index=True)
+    at = scores.groupby("resolution")
     if (at.size() == at["cell"].nunique() * at["seed"].nunique()).all():
         return cells["mean"]
-    score, seed = seeds["score"], seeds.groupby(["resolution", "seed"]).ngroup()
-    effect = pd.Series(0.0, seeds.index)
-    for _ in range(1000):
-        level = (score - effect).groupby(seeds["cell"]).transform("mean")
-        before, effect = effect, (score - level).groupby(seed).transform("mean")
-        if (effect - before).abs().max() <= 1e-12 * score.abs().max():
-            break
-    return (score - effect).groupby(seeds["cell"]).mean().reindex(cells.index)
+    from scipy.sparse import csr_array
+    from scipy.sparse.linalg import lsqr
+
+    seed = scores.groupby(["resolution", "seed"]).ngroup() + len(cells)
+    columns = np.column_stack([scores["cell"], seed]).ravel()  # two in each row of the design
+    rows = np.arange(len(scores)).repeat(2)
+    # Of all least-squares solutions lsqr gives the smallest. With columns of unit length, and
+    # deviations from the cells' means, the effects of connected cells then average zero.
+    length = np.sqrt(np.bincount(columns)).clip(1)
+    design = csr_array((1 / length[columns], (rows, columns)))
+    deviation = scores["score"] - scores["mean"]
+    effect, *_ = lsqr(design, deviation, atol=1e-14, btol=1e-14, conlim=0)
+    return cells["mean"].add((effect / length)[: len(cells)])
 
 
 def _cells(trials: pd.DataFrame, count: int) -> pd.DataFrame:
-    """n, mean, sd, half_width, and error, the standard error within a cell's only run, of `count`
-    cells.
-    """
+    """n, mean, sd, half_width of `count` cells; error, the standard error within an only run."""
     groups = _by_seed(trials).groupby("cell")
     cells = pd.DataFrame(
         {"n": groups.size(), "mean": groups["score"].mean(), "sd": groups["score"].std()}
@@ -180,23 +172,23 @@ def ranked(cells: pd.DataFrame, score: str) -> pd.DataFrame:
 
 
 def best_cells(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.DataFrame:
-    """The cell with the best level at each resolution; a row of `summarize` each, with its index
-    there, and four more.
+    """The cell with the best level at each resolution: its row and index in `summarize`, and more.
 
-    `ties`: indices of the cells that cannot be told from it; `against_best` says how sure that is.
-    `untested`: how many of them nothing can be said of, as they share fewer than two seeds with it.
-    `edge`: "lowest" or "highest" when its b is at that end of two or more scored values, all else
-    equal, so that the optimum may lie outside; else "". `basis`: "seeds", "jackknife" when a
-    comparison with it rests on errors within single runs, "none" when none could be made.
+    - `ties`: the indices of cells that cannot be told from it; `against_best` says how surely.
+    - `untested`: how many of these share fewer than two seeds with it, so that nothing can be said.
+    - `edge`: "lowest" or "highest" where its b is at that end of two or more scored values, all
+      else equal, so that the optimum may lie outside; else "".
+    - `basis`: "jackknife" where a comparison with it rests on errors within single runs, "none"
+      where none could be made, else "seeds".
+
     Resolutions without a ranked cell are left out.
     """
     cells = summarize(runs, score, by)
     order = ranked(cells, score)
     best = order.drop_duplicates("resolution").sort_values("resolution")
     versus = against_best(runs, score, by)
-    tried = (
-        cells if STAGE not in runs else summarize(runs.drop(columns=STAGE), score, by)
-    )  # the screening tried more b
+    # The screening tried more b.
+    tried = summarize(runs.drop(columns="stage"), score, by) if "stage" in runs else cells
     line = [name for name in by if name != "b"]
     ties: list[tuple[int, ...]] = []
     untested, edges, bases = [], [], []
@@ -214,21 +206,22 @@ def best_cells(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.D
 
 
 def against_best(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.DataFrame:
-    """Every cell against the best of its resolution, one row for each of `summarize`'s, with the
-    same index.
+    """Every cell against the best of its resolution; rows and index are those of `summarize`.
 
-    `leader`: the best cell's index. `shared`: how many training seeds both have. `difference`: the
-    cell's score less the leader's, with `half_width` of its 95 % t-interval and `p`, not adjusted.
-    `basis`: "seeds" for differences in pairs over shared seeds; "jackknife" for single runs, told
-    apart by the errors within them, which say nothing of other networks; "none" where nothing can
-    be said, as of the leader itself, and the numbers are NaN. `tied`: whether it stays open that
-    the cell is as good as the leader, by `p_adjusted` or because nothing can be said. The chance
-    that any cell of a resolution is called worse, and is as good as the best, is at most 5 %: over
-    other seeds where the basis is seeds, else over other samples of these networks alone.
+    - `leader`: the best cell's index. `shared`: how many training seeds both have.
+    - `difference`: the cell's score less the leader's, with `half_width` of its 95 % t-interval.
+    - `basis`: "seeds" for pairs over shared seeds. "jackknife" for single runs, compared by the
+      errors within them, which say nothing of other networks. "none" where nothing can be said, as
+      of the leader itself; the numbers are NaN there.
+    - `p` of the difference, and `p_adjusted`: see below.
+    - `tied`: whether the cell may be as good as the leader, by `p_adjusted` or as nothing is known.
 
-    Adjusted for what? The leader was found in the data that it is then compared in, so the p-value
-    of a cell being the best allows for each of the N − 1 others that might have led: (N − 1)·p/2,
-    half since only a better one leads. Holm's method then allows for the N cells.
+    With 95 % probability, no cell of a resolution that is as good as the best is called worse. That
+    holds over other seeds where the basis is seeds, else over other samples of these networks.
+
+    The data that chose the leader also compare it. So the p-value of a cell allows for each of the
+    N − 1 others that might have led: (N − 1)·p/2, half since only a better one leads. Holm's method
+    then allows for the N cells.
     """
     from scipy.special import stdtr
 
@@ -246,8 +239,8 @@ def against_best(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd
     ).astype({"leader": "Int64"})
     for index, each in _comparable(runs, cells, score, by):
         leader = int(np.argmin(_sign(score) * cells.loc[index, "level"]))
-        found = differences(each, slice(None), slice(leader, leader + 1))
-        mean, error, shared, df, t = (column[:, 0] for column in (*found, found.t))
+        behind = differences(each, slice(None), slice(leader, leader + 1))
+        mean, error, shared, df, t = (column[:, 0] for column in (*behind, behind.t))
         rival = np.arange(len(each)) != leader
         tested = (df > 0) & rival
         p = np.where(tested, 2 * stdtr(df, -np.abs(t)), np.nan)
@@ -269,14 +262,13 @@ def against_best(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd
 
 
 def rank_intervals(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.DataFrame:
-    """`rank_low` to `rank_high` of every cell at its resolution, 1 the best; rows of `summarize`,
-    NA without a score.
+    """`rank_low` to `rank_high` of every cell at its resolution, 1 the best; NA without a score.
 
-    A cell stands below those that are significantly better and above those that are significantly
-    worse, by differences between all pairs, adjusted by Holm's method: all the intervals of a
-    resolution hold at once with 95 % confidence. The differences are those of `against_best`: of
-    cells with one seed the ranks hold for other samples of these networks alone, and any rank is
-    possible where the errors within runs are not known.
+    Rows are those of `summarize`. A cell stands below those that are significantly better and above
+    those that are significantly worse, by all pairs of cells. Holm's method adjusts them, so all
+    intervals of a resolution hold at once with 95 % confidence. The differences are those of
+    `against_best`. Of cells with one seed the ranks hold for other samples of these networks alone;
+    any rank is possible where the errors within runs are not known.
     """
     cells = summarize(runs, score, by)
     ranks = pd.DataFrame(np.nan, cells.index, ["rank_low", "rank_high"])
@@ -289,17 +281,16 @@ def rank_intervals(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> 
 def spread(
     runs: pd.DataFrame, score: str, by: Sequence[str] = CELL, per: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """How far scores of one cell lie apart, by cause: one row per cell, or per value of `per`,
-    pooled over its cells.
+    """How far scores of one cell lie apart, by cause: one row per cell, or pooled for each `per`.
 
-    `retraining` is the standard deviation between networks that differ in the training seed alone,
-    `resampling` that between samples of one network that differ in the sampling seed alone; NaN
-    where the seeds do not tell. `seeds` and `draws` count training seeds and scored trials.
+    `retraining` is the standard deviation between networks that differ in the training seed alone.
+    `resampling` is that between samples of one network that differ in the sampling seed alone. Both
+    are NaN where the seeds do not tell. `seeds` and `draws` count training seeds and scored trials.
 
-    Half the mean square of the differences within one training seed estimates the variance of
-    resampling; of those where both seeds differ, the sum of the two variances. In a balanced design
-    this is analysis of variance, and it holds as well where training seeds share sampling seeds and
-    with them the starting noise.
+    Half the mean square of differences within one training seed estimates the variance of
+    resampling; where both seeds differ, it estimates the sum of the two variances. In a balanced
+    design this is analysis of variance. It also holds where training seeds share sampling seeds,
+    and with them the starting noise.
     """
     cells = summarize(runs, score, by)[list(by)]
     trials = _trials(runs, score, by)
@@ -309,23 +300,15 @@ def spread(
     resampling, apart = within / pairs_within, pairs - pairs_within - pairs_alike
     retraining = (whole - within - alike) / apart.where(apart > 0) - resampling
     seeds = trials.groupby("cell")["seed"]
-    found = pd.DataFrame(
-        {
-            "retraining": retraining,
-            "resampling": resampling,
-            "seeds": seeds.nunique(),
-            "draws": seeds.size(),
-        }
-    )
-    rows = cells.join(found).groupby(list(per or by), dropna=False)
-    variances, counts = rows[["retraining", "resampling"]].mean(), rows[["seeds", "draws"]].sum()
-    return variances.clip(lower=0).pow(0.5).join(counts.astype(int)).reset_index()
+    counts = {"seeds": seeds.nunique(), "draws": seeds.size()}
+    by_cell = pd.DataFrame({"retraining": retraining, "resampling": resampling, **counts})
+    rows = cells.join(by_cell).groupby(list(per or by), dropna=False)
+    deviations = rows[["retraining", "resampling"]].mean().clip(lower=0).pow(0.5)
+    return deviations.join(rows[["seeds", "draws"]].sum().astype(int)).reset_index()
 
 
 def _squares(trials: pd.DataFrame, *same: str) -> tuple[pd.Series[float], pd.Series[float]]:
-    """Per cell, half the sum of squared differences over pairs of trials alike in `same`, and the
-    number of pairs.
-    """
+    """Per cell, half the sum of squared differences, and the count, of pairs alike in `same`."""
     groups = trials.groupby(["cell", *same])["score"]
     count = groups.size()
     squares, pairs = count**2 * groups.var(ddof=0) / 2, count * (count - 1) / 2

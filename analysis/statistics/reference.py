@@ -1,4 +1,4 @@
-"""What the paper found, to lay beside what a sweep found."""
+"""The paper's scores, to compare with those of a sweep."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ CITATION = (
     "Chen 2023, On the Importance of Noise Scheduling for Diffusion Models, arXiv 2301.10972v4"
 )
 DATA = Path(__file__).parent / "data"
-FEWEST = 3  # cells in common that a rank correlation takes
+FEWEST = 3  # cells in common that a rank correlation needs
 
 
-def tables() -> pd.DataFrame:
+def paper_scores() -> pd.DataFrame:
     """The paper's tables of schedules and of input scales: resolution, schedule, b, fid, source.
 
-    FID on class-conditional ImageNet, one run each as far as the paper tells: no seeds and no
-    intervals are given.
+    FID on class-conditional ImageNet. The paper gives neither seeds nor intervals.
     """
     schedules = pd.read_csv(DATA / "chen2023_schedules.csv", comment="#")
     schedules = schedules.melt("schedule", var_name="resolution", value_name="fid").assign(
@@ -30,30 +29,23 @@ def tables() -> pd.DataFrame:
     scales = scales.melt("b", var_name="column", value_name="fid").assign(source="input scales")
     scales[["schedule", "resolution"]] = scales["column"].str.rsplit("_", n=1, expand=True)
     scales["schedule"] = scales["schedule"].replace("cosine", "cosine@0.2,1,1")
-    found = pd.concat([schedules, scales], ignore_index=True)
-    found["resolution"] = found["resolution"].str.removeprefix("fid_").astype(int)
-    return found.astype({"b": float, "fid": float})[[*CELL, "fid", "source"]]
+    scores = pd.concat([schedules, scales], ignore_index=True)
+    scores["resolution"] = scores["resolution"].str.removeprefix("fid_").astype(int)
+    return scores.astype({"b": float, "fid": float})[[*CELL, "fid", "source"]]
 
 
 def beside(cells: pd.DataFrame, score: str) -> pd.DataFrame:
     """The cells of `ranking.summarize` that the paper has too, each with the paper's.
 
     Columns: resolution, schedule, b, mean, half_width, n, rank; paper_resolution, fid, paper_rank.
-    A size that the paper lacks is laid beside the nearest that it has, where only ranks compare.
-    Ranks are among the cells in common of a resolution, 1 the best. Of cells that differ in other
-    settings the best stands for all.
+    A size that the paper lacks goes with the nearest that it has, where only ranks compare. Ranks
+    are among the cells in common of a resolution, 1 the best. Of cells that differ in other
+    settings the best represents all.
     """
-    paper = (
-        tables()
-        .drop_duplicates(list(CELL))
-        .drop(columns="source")
-        .rename(columns={"resolution": "paper_resolution"})
-    )
-    ours = (
-        ranked(cells, score)
-        .drop_duplicates(list(CELL))
-        .assign(order=lambda found: range(len(found)))
-    )
+    paper = paper_scores().drop_duplicates(list(CELL)).drop(columns="source")
+    paper = paper.rename(columns={"resolution": "paper_resolution"})
+    ours = ranked(cells, score).drop_duplicates(list(CELL))
+    ours = ours.assign(order=range(len(ours)))
     sizes = paper["paper_resolution"].unique()
     nearest = {
         size: min(sizes, key=lambda other: abs(math.log(other / size)))
@@ -68,19 +60,18 @@ def beside(cells: pd.DataFrame, score: str) -> pd.DataFrame:
 
 
 def rank_correlation(beside: pd.DataFrame) -> pd.DataFrame:
-    """How alike the two rank their cells: n, spearman and kendall for each resolution and
-    paper_resolution.
+    """The rank correlations n, spearman and kendall for each resolution and paper_resolution.
 
     1 is the same order, −1 the reverse; NaN for fewer than three cells in common.
     """
     rows = []
     for (resolution, paper), pairs in beside.groupby(["resolution", "paper_resolution"]):
         enough = len(pairs) >= FEWEST
-        found = {
-            name: pairs["rank"].corr(pairs["paper_rank"], method=name) if enough else float("nan")
+        spearman, kendall = (
+            pairs["rank"].corr(pairs["paper_rank"], method=name) if enough else math.nan
             for name in ("spearman", "kendall")
-        }
-        rows.append({"resolution": resolution, "paper_resolution": paper, "n": len(pairs), **found})
+        )
+        rows.append((resolution, paper, len(pairs), spearman, kendall))
     return pd.DataFrame(
         rows, columns=["resolution", "paper_resolution", "n", "spearman", "kendall"]
     )

@@ -1,4 +1,4 @@
-"""A table of text, and how it reads in Markdown, in LaTeX and on a terminal."""
+"""A table of text, and its forms in Markdown, in LaTeX and on a terminal."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ TIMES = "×"
 DAGGER = "†"  # after an entry that can't be told from the best
 DOUBLE_DAGGER = "‡"  # after an interval that does not lie over seeds
 WORDS = ("schedule", "state", "failure", "remarks", "reason")  # columns of words, not of numbers
-WRAPPED = 40  # characters above which LaTeX breaks a column's lines
+WRAPPED = 40  # characters above which LaTeX wraps a column
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What stands in one place of a table."""
+    """One entry of a table."""
 
     text: str
     note: str = ""
@@ -59,25 +59,20 @@ def markdown(table: Table) -> str:
         text = markdown_text(str(entry))
         return f"**{text}**" if entry.bold else text
 
-    head = [
+    lines = [
         f"### {markdown_text(table.title)}",
         "",
         *([markdown_text(table.caption), ""] if table.caption else []),
+        line(map(markdown_text, table.header)),
+        line(["---"] * len(table.header)),
+        *(line(map(cell, row)) for row in table.rows),
+        "",
     ]
-    rows = [line(map(cell, row)) for row in table.rows]
-    return "\n".join(
-        [
-            *head,
-            line(map(markdown_text, table.header)),
-            line(["---"] * len(table.header)),
-            *rows,
-            "",
-        ]
-    )
+    return "\n".join(lines)
 
 
 def markdown_text(text: str) -> str:
-    """Text that Markdown and the HTML within it leave as it is, on one line."""
+    """Text on one line, with all that Markdown and its HTML would interpret escaped."""
     return re.sub(r"([\\`*_\[\]|#$~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
@@ -101,23 +96,22 @@ def latex(table: Table) -> str:
 
     label = re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-")
     columns = "".join(alignment(*each) for each in enumerate(table.header))
-    return "\n".join(
-        [
-            r"\begin{table}[t]",
-            r"\centering",
-            rf"\caption{{{latex_text(f'{table.title}. {table.caption}'.strip())}}}",
-            rf"\label{{tab:{label}}}",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            line(map(latex_text, table.header)),
-            r"\midrule",
-            *(line(map(cell, row)) for row in table.rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    lines = [
+        r"\begin{table}[t]",
+        r"\centering",
+        rf"\caption{{{latex_text(f'{table.title}. {table.caption}'.strip())}}}",
+        rf"\label{{tab:{label}}}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        line(map(latex_text, table.header)),
+        r"\midrule",
+        *(line(map(cell, row)) for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 _LATEX = str.maketrans(
@@ -142,7 +136,7 @@ _LATEX = str.maketrans(
 
 
 def latex_text(text: str) -> str:
-    """Text with every character that LaTeX would read as a command escaped."""
+    """Text with every character that LaTeX would interpret escaped."""
     return text.translate(_LATEX)
 
 
@@ -151,12 +145,8 @@ def terminal(table: Table) -> rich.table.Table:
     from rich.table import Table as Grid
     from rich.text import Text
 
-    grid = Grid(
-        title=Text(table.title),
-        caption=Text(table.caption),
-        title_justify="left",
-        caption_justify="left",
-    )
+    title, caption = Text(table.title), Text(table.caption)
+    grid = Grid(title=title, caption=caption, title_justify="left", caption_justify="left")
     for name in table.header:
         grid.add_column(Text(name), overflow="fold")
     for row in table.rows:

@@ -14,13 +14,13 @@ from sched_lab.analysis.text.wording import (
     Answer,
     answers,
     cell_name,
-    number,
-    places,
-    plain,
+    decimal_places,
+    number_text,
     rank_text,
     rows_of,
     score_text,
-    size,
+    setting_text,
+    size_text,
     varies,
 )
 from sched_lab.names import FINISHED, SECONDS, higher_is_better
@@ -36,21 +36,17 @@ def best_table(
     varied: Sequence[str],
     sizes: Iterable[int] = (),
 ) -> Table:
-    """The answer: the best cell per image size, how sure that is, and what could not be told from
-    it.
-    """
+    """The answer: the best cell per image size, how sure that is, and what ties with it."""
+    unknown = [Entry(DASH)] * len(varied)
     rows = [
         (
-            Entry(found.size),
-            *(
-                [Entry(value, best=True) for _, value in found.settings]
-                or [Entry(DASH)] * len(varied)
-            ),
-            Entry(found.score),
-            Entry(found.rank),
-            Entry("; ".join(filter(None, [found.basis, _tied(found), *found.remarks]))),
+            Entry(answer.size),
+            *([Entry(value, best=True) for _, value in answer.settings] or unknown),
+            Entry(answer.score),
+            Entry(answer.rank),
+            Entry("; ".join(filter(None, [answer.basis, _tied(answer), *answer.remarks]))),
         )
-        for found in answers(cells, best, score, varied, sizes)
+        for answer in answers(cells, best, score, varied, sizes)
     ]
     return Table(
         "Best per image size",
@@ -60,27 +56,24 @@ def best_table(
     )
 
 
-def _tied(found: Answer) -> str:
-    more = f" and {found.more_ties} more" if found.more_ties else ""
-    return f"can't be told from {', '.join(found.ties)}{more}" if found.ties else ""
+def _tied(answer: Answer) -> str:
+    more = f" and {answer.more_ties} more" if answer.more_ties else ""
+    return f"can't be told from {', '.join(answer.ties)}{more}" if answer.ties else ""
 
 
 def size_table(
     cells: pd.DataFrame, best: pd.DataFrame, row: str, score: str, varied: Sequence[str], title: str
 ) -> Table:
-    """`row` (schedule or b) down, image size across, as papers have it; each entry the best of the
-    cells there.
+    """`row` (schedule or b) down, image size across; each entry is the best of the cells there.
 
-    The best of each size is in bold, and with a dagger those of its ties that are shown. Where
-    other settings vary too, an entry notes those of the cell it shows. Empty where the sweep has no
-    such cell.
+    The best of each size is in bold, and with a dagger its ties. Where other settings vary too, an
+    entry notes those of its cell. It is empty where the sweep has no such cell.
     """
     free = [name for name in varied if name != row and varies(cells[name])]
     order = pd.concat([ranked(cells, score), cells[cells["n"] == 0]])
     chosen = order.drop_duplicates([row, "resolution"])
-    ties = {tie for found in best["ties"] for tie in found}
-    usual = _usual_seeds(cells)
-    decimals = places(cells)
+    ties: set[int] = set().union(*best["ties"])
+    usual, decimals = _usual_seeds(cells), decimal_places(cells)
     entries = {
         (cell[row], cell["resolution"]): Entry(
             score_text(cell, decimals),
@@ -94,71 +87,52 @@ def size_table(
         for index, cell in rows_of(chosen)
     }
     sizes = sorted(cells["resolution"].unique())
-    return Table(
-        title,
-        " ".join(
-            [
-                _meaning(score, cells, usual),
-                *([f"Each at its best {' and '.join(free)}."] if free else []),
-                MARKS,
-            ]
-        ),
-        (row, *map(size, sizes)),
-        tuple(
-            (
-                Entry(plain(value)),
-                *(entries.get((value, resolution), Entry("")) for resolution in sizes),
-            )
-            for value in dict.fromkeys(cells[row].sort_values() if row == "b" else cells[row])
-        ),
+    values = dict.fromkeys(cells[row].sort_values() if row == "b" else cells[row])
+    rows = (
+        (
+            Entry(setting_text(value)),
+            *(entries.get((value, resolution), Entry("")) for resolution in sizes),
+        )
+        for value in values
     )
+    at_best = f"Each at its best {' and '.join(free)}. " if free else ""
+    caption = f"{_meaning(score, cells, usual)} {at_best}{MARKS}"
+    return Table(title, caption, (row, *map(size_text, sizes)), tuple(rows))
 
 
 def cells_table(
     cells: pd.DataFrame, best: pd.DataFrame, score: str, varied: Sequence[str], limit: int
 ) -> Table:
-    """The cells of a sweep, each size's best first, with the ranks each may have; no more than
-    `limit` rows.
-    """
-    decimals = places(cells)
-    ties = {tie for found in best["ties"] for tie in found}
+    """At most `limit` cells of a sweep, each size's best first, with the ranks each may have."""
+    decimals = decimal_places(cells)
+    ties: set[int] = set().union(*best["ties"])
     order = pd.concat([ranked(cells, score), cells[cells["n"] == 0]])
-    place = order.groupby("resolution").cumcount()
-    shown = order.loc[place.sort_values(kind="stable").index[:limit]].sort_values(
-        "resolution", kind="stable"
-    )
+    place = order.groupby("resolution").cumcount().sort_values(kind="stable")
+    shown = order.loc[place.index[:limit]].sort_values("resolution", kind="stable")
     rows = (
         (
-            Entry(size(cell["resolution"])),
-            *(Entry(plain(cell[name])) for name in varied),
+            Entry(size_text(cell["resolution"])),
+            *(Entry(setting_text(cell[name])) for name in varied),
             Entry(score_text(cell, decimals), best=index in best.index, tied=index in ties),
             Entry(rank_text(cell)),
-            Entry(number(cell["sd"], decimals)),
+            Entry(number_text(cell["sd"], decimals)),
             Entry(str(cell["n"])),
         )
         for index, cell in rows_of(shown)
     )
-    left = (
-        f" The best {len(shown)} of {len(cells)} cells; all are in cells.csv."
-        if len(shown) < len(cells)
-        else ""
-    )
-    return Table(
-        "Every cell",
-        f"{_meaning(score, cells)} Rank: the ranks within its size that the cell may have."
-        f" {MARKS}{left}",
-        ("size", *varied, score, "rank", "sd", "seeds"),
-        tuple(rows),
-    )
+    caption = f"{_meaning(score, cells)} Rank: the ranks within its size that the cell may have."
+    caption += f" {MARKS}"
+    if len(shown) < len(cells):
+        caption += f" The best {len(shown)} of {len(cells)} cells; all are in cells.csv."
+    header = ("size", *varied, score, "rank", "sd", "seeds")
+    return Table("Every cell", caption, header, tuple(rows))
 
 
 def fitted_table(fitted: pd.DataFrame, *, staged: bool = False) -> Table:
-    """The best b at each image size by the curve of score against log b: the rows of
-    `law.best_b`.
-    """
+    """The best b at each image size, by the curve of score against log b: rows of `law.best_b`."""
     rows = (
         (
-            Entry(size(row["resolution"])),
+            Entry(size_text(row["resolution"])),
             Entry(row["schedule"]),
             Entry(_significant(row["b"])),
             Entry(DASH if math.isnan(row["low"]) else f"{row['low']:.3g} to {row['high']:.3g}"),
@@ -170,27 +144,18 @@ def fitted_table(fitted: pd.DataFrame, *, staged: bool = False) -> Table:
     caption = (
         f"Where a parabola through the scores over log b is best, with its {CONFIDENCE:.0%}"
         " interval over seeds, given that the curve is one."
-        + (
-            " The seeds of the screening count too: they alone have scores at the other b."
-            if staged
-            else ""
-        )
     )
-    return Table(
-        "Best b between the values swept",
-        caption,
-        ("size", "schedule", "b", "interval", "seeds", "remarks"),
-        tuple(rows),
-    )
+    if staged:
+        caption += " The seeds of the screening count too: they alone have scores at the other b."
+    header = ("size", "schedule", "b", "interval", "seeds", "remarks")
+    return Table("Best b between the values swept", caption, header, tuple(rows))
 
 
 def spread_table(spread: pd.DataFrame, score: str) -> Table:
-    """How far scores move when a trial is trained again and when it is only sampled again:
-    `ranking.spread` by size.
-    """
+    """How far scores move by training again and by sampling again: `ranking.spread` by size."""
     rows = (
         (
-            Entry(size(row["resolution"])),
+            Entry(size_text(row["resolution"])),
             Entry(_significant(row["retraining"])),
             Entry(_significant(row["resampling"])),
             Entry(f"{row['seeds']:.0f}"),
@@ -202,48 +167,39 @@ def spread_table(spread: pd.DataFrame, score: str) -> Table:
         f"Standard deviations of {score} within a cell: over training seeds, and over sampling"
         " seeds of one training."
     )
-    return Table(
-        "Retraining against resampling",
-        caption,
-        ("size", "retraining", "resampling", "seeds", "scores"),
-        tuple(rows),
-    )
+    header = ("size", "retraining", "resampling", "seeds", "scores")
+    return Table("Retraining against resampling", caption, header, tuple(rows))
 
 
 def reference_table(
     beside: pd.DataFrame, correlation: pd.DataFrame, score: str, source: str, limit: int
 ) -> Table:
-    """The cells that the paper's tables have too, beside theirs: `reference.beside` and its rank
-    correlations.
-    """
-    decimals = places(beside)
+    """The cells that the paper's tables have too: `reference.beside` and its correlations."""
+    decimals = decimal_places(beside)
     rows = (
         (
-            Entry(size(row["resolution"])),
+            Entry(size_text(row["resolution"])),
             Entry(row["schedule"]),
-            Entry(plain(row["b"])),
+            Entry(setting_text(row["b"])),
             Entry(score_text(row, decimals)),
             Entry(f"{row['rank']:.0f}"),
-            Entry(size(row["paper_resolution"])),
-            Entry(plain(row["fid"])),
+            Entry(size_text(row["paper_resolution"])),
+            Entry(setting_text(row["fid"])),
             Entry(f"{row['paper_rank']:.0f}"),
         )
         for _, row in rows_of(beside[:limit])
     )
     agreed = "; ".join(
-        f"{size(row['resolution'])} and the paper's {size(row['paper_resolution'])}: Spearman"
-        f" {row['spearman']:.2f}, Kendall {row['kendall']:.2f} over {row['n']:.0f} cells"
+        f"{size_text(row['resolution'])} and the paper's {size_text(row['paper_resolution'])}:"
+        f" Spearman {row['spearman']:.2f}, Kendall {row['kendall']:.2f} over {row['n']:.0f} cells"
         for _, row in rows_of(correlation)
         if not math.isnan(row["spearman"])
     )
     left = f" The first {limit} of {len(beside)} rows." if len(beside) > limit else ""
-    return Table(
-        "Beside the paper's tables",
-        f"Values of two kinds: compare ranks, not numbers. {agreed + '. ' if agreed else ''}Source:"
-        f" {source}{left}",
-        ("size", "schedule", "b", score, "rank", "paper's size", "its FID", "its rank"),
-        tuple(rows),
-    )
+    caption = "Values of two kinds: compare ranks, not numbers."
+    caption += f"{f' {agreed}.' if agreed else ''} Source: {source}{left}"
+    header = ("size", "schedule", "b", score, "rank", "paper's size", "its FID", "its rank")
+    return Table("Beside the paper's tables", caption, header, tuple(rows))
 
 
 def _significant(value: float) -> str:
@@ -254,26 +210,13 @@ def failures_table(runs: pd.DataFrame) -> Table:
     """How many trials did not finish, by state and kind of failure."""
     lost = runs[runs["state"] != FINISHED]
     kinds = lost["failure"].fillna(DASH) if "failure" in lost else pd.Series(DASH, lost.index)
+    counts: Any = lost.groupby([lost["state"], kinds], sort=False).size()
     rows = (
         (Entry(str(state)), Entry(str(kind)), Entry(str(count)))
-        for (state, kind), count in _counts(lost["state"], kinds)
+        for (state, kind), count in counts.sort_values(ascending=False).items()
     )
-    return Table(
-        "Trials that did not finish, by kind of failure",
-        "",
-        ("state", "failure", "trials"),
-        tuple(rows),
-    )
-
-
-def _counts(*by: pd.Series) -> Iterable[tuple[Any, int]]:
-    return (
-        pd.Series(1, by[0].index)
-        .groupby(list(by), sort=False)
-        .sum()
-        .sort_values(ascending=False)
-        .items()
-    )
+    title = "Trials that did not finish, by kind of failure"
+    return Table(title, "", ("state", "failure", "trials"), tuple(rows))
 
 
 def costs_table(runs: pd.DataFrame) -> Table:
@@ -282,20 +225,15 @@ def costs_table(runs: pd.DataFrame) -> Table:
     ran = runs[runs[TOTAL].notna()] if TOTAL in runs else runs[:0]
     rows = (
         (
-            Entry(size(resolution)),
+            Entry(size_text(resolution)),
             Entry(str(len(trials))),
             Entry(f"{trials[TOTAL].sum() / 3600:.3g}"),
             *(Entry(_significant(trials[name].mean())) for name in (TOTAL, *parts)),
         )
         for resolution, trials in ran.groupby("resolution")
     )
-    header = (
-        "size",
-        "trials",
-        "hours",
-        "s a trial",
-        *(name.removeprefix(SECONDS) for name in parts),
-    )
+    by_part = (name.removeprefix(SECONDS) for name in parts)
+    header = ("size", "trials", "hours", "s a trial", *by_part)
     return Table("Cost by image size", "", header, tuple(rows))
 
 
@@ -305,17 +243,16 @@ def unfinished_table(runs: pd.DataFrame, varied: Sequence[str], limit: int) -> T
     lost = runs[runs["state"] != FINISHED]
     rows = (
         (
-            Entry(size(trial["resolution"])),
-            *(Entry(plain(trial[name])) for name in varied),
+            Entry(size_text(trial["resolution"])),
+            *(Entry(setting_text(trial[name])) for name in varied),
             Entry(trial["state"]),
             Entry(DASH if pd.isna(trial["reason"]) else trial["reason"]),
             Entry(trial["key"]),
         )
         for _, trial in rows_of(lost[:limit])
     )
-    return Table(
-        "Trials that did not finish", "", ("size", *varied, "state", "reason", "trial"), tuple(rows)
-    )
+    header = ("size", *varied, "state", "reason", "trial")
+    return Table("Trials that did not finish", "", header, tuple(rows))
 
 
 def _meaning(score: str, cells: pd.DataFrame, seeds: int | None = None) -> str:
@@ -325,15 +262,14 @@ def _meaning(score: str, cells: pd.DataFrame, seeds: int | None = None) -> str:
     if (scored["n"] > 1).any() or scored.empty:
         over = f"{seeds} seeds" if seeds and seeds > 1 else "seeds"
         spread = f"mean ± half-width of the {CONFIDENCE:.0%} t-interval over {over}"
-    within = (
-        f" {DOUBLE_DAGGER}: one seed; how far other samples of that same run may lie, by jackknife,"
-        " not over seeds."
-        if scored.loc[scored["n"] == 1, "within_run"].notna().any()
-        else ""
-    )
-    return (
-        f"{score}, {'higher' if higher_is_better(score) else 'lower'} is better: {spread}.{within}"
-    )
+    better = "higher" if higher_is_better(score) else "lower"
+    meaning = f"{score}, {better} is better: {spread}."
+    if scored.loc[scored["n"] == 1, "within_run"].notna().any():
+        meaning += (
+            f" {DOUBLE_DAGGER}: one seed; how far other samples of that same run may lie, by"
+            " jackknife, not over seeds."
+        )
+    return meaning
 
 
 def _usual_seeds(cells: pd.DataFrame) -> int | None:

@@ -46,8 +46,8 @@ def never_ran(**settings: Any) -> dict[str, Any]:
 
 
 def split(*rows: dict[str, Any]) -> list[tuple[str, tuple[str, ...], str, list[int]]]:
-    found = set_apart(pd.DataFrame(rows), FD)
-    return [(each.name, each.why, each.score, each.runs.index.tolist()) for each in found]
+    populations = set_apart(pd.DataFrame(rows), FD)
+    return [(each.name, each.why, each.score, each.runs.index.tolist()) for each in populations]
 
 
 def test_runs_that_are_judged_alike_are_one_population() -> None:
@@ -81,8 +81,8 @@ def test_what_scores_depend_on_sets_runs_apart_and_is_named(
 
 
 def test_each_population_has_the_score_that_ranks_it() -> None:
-    found = split(run(), run(), run(**{"score.detector": "inception"}))
-    assert [(name, score) for name, _, score, _ in found] == [
+    populations = split(run(), run(), run(**{"score.detector": "inception"}))
+    assert [(name, score) for name, _, score, _ in populations] == [
         ("score.detector classifier", FD),
         ("score.detector inception", "fid"),
     ]
@@ -105,9 +105,9 @@ def test_the_population_with_most_finished_trials_comes_first_and_many_others_ar
     None
 ):
     counts = [run(**{"sample.count": n, "state": names.FAILED}) for n in (1, 1, 1)]
-    found = split(*counts, *(run(**{"sample.count": n}) for n in (2, 2, 3, 4, 5)))
-    assert found[0][1] == ("sample.count 2 (others 1, 3, 4 and 1 more)",)
-    assert found[-1][3] == [0, 1, 2]
+    populations = split(*counts, *(run(**{"sample.count": n}) for n in (2, 2, 3, 4, 5)))
+    assert populations[0][1] == ("sample.count 2 (others 1, 3, 4 and 1 more)",)
+    assert populations[-1][3] == [0, 1, 2]
 
 
 def test_a_trial_that_never_ran_goes_where_what_is_known_of_it_fits() -> None:

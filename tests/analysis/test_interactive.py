@@ -13,8 +13,9 @@ import pytest
 from plotly.graph_objects import Figure
 
 from sched_lab import names
-from sched_lab.analysis.figures import interactive, static
+from sched_lab.analysis.figures import interactive
 from sched_lab.analysis.statistics import ranking
+from sched_lab.colors import COLORS
 from sched_lab.trainers import schedules
 
 FD = "fd_classifier"
@@ -61,8 +62,8 @@ def best(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def read(figure: Figure) -> dict:  # type: ignore[type-arg]
-    found: dict = json.loads(figure.to_json())  # type: ignore[type-arg]
-    return found
+    plot: dict = json.loads(figure.to_json())  # type: ignore[type-arg]
+    return plot
 
 
 def test_json_for_a_page_closes_no_element_and_reads_back_the_same(
@@ -171,7 +172,7 @@ def test_figures_use_colours_that_a_page_can_theme(
         word for figure in drawn for word in figure.to_json().split('"') if word.startswith("#")
     }
     assert used <= set(THEME)
-    assert static.COLORS[0] in used
+    assert COLORS[0] in used
 
 
 def test_a_figure_of_many_cells_stays_small(cells: pd.DataFrame) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from sched_lab.analysis.statistics.law import Law, Unsupported, best_b, fit, recommend
+from sched_lab.analysis.statistics.lines import weighted_line
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -92,32 +93,32 @@ def test_trials_without_a_score_leave_a_size_without_a_best_b() -> None:
 
 
 def test_a_power_law_is_found_again_and_said_in_a_sentence() -> None:
-    found = law(runs(power(16, -1)))
-    assert (found.c, found.k) == pytest.approx((16, -1))
-    assert (found.k_low, found.k_high) == pytest.approx((-1, -1))
+    fitted = law(runs(power(16, -1)))
+    assert (fitted.c, fitted.k) == pytest.approx((16, -1))
+    assert (fitted.k_low, fitted.k_high) == pytest.approx((-1, -1))
     assert (
-        found.sentence
+        fitted.sentence
         == "best b ≈ 16·size^−1.00 (k from −1.00 to −1.00, 95 % over 3 seeds; sizes 8 to 32)"
     )
-    assert found.at(64).b == pytest.approx(0.25)
-    assert (found.at(64).extrapolated, found.at(24).extrapolated) == (True, False)
+    assert fitted.at(64).b == pytest.approx(0.25)
+    assert (fitted.at(64).extrapolated, fitted.at(24).extrapolated) == (True, False)
 
 
 def test_one_seed_at_two_sizes_gives_a_law_without_an_interval() -> None:
-    found = law(runs(power(16, -1, sizes=(8, 32), seeds=1)))
-    assert math.isnan(found.k_low)
-    assert found.sentence == "best b ≈ 16·size^−1.00 (no interval: one seed; sizes 8 and 32)"
+    fitted = law(runs(power(16, -1, sizes=(8, 32), seeds=1)))
+    assert math.isnan(fitted.k_low)
+    assert fitted.sentence == "best b ≈ 16·size^−1.00 (no interval: one seed; sizes 8 and 32)"
 
 
 def test_one_seed_at_three_sizes_has_the_interval_of_a_line_through_them() -> None:
     """Against the textbook's standard error of a slope."""
     logs = np.array([0.9, 0.2, -0.7])
-    found = law(runs({(size, 0): 2**at for size, at in zip((8, 16, 32), logs, strict=True)}))
+    fitted = law(runs({(size, 0): 2**at for size, at in zip((8, 16, 32), logs, strict=True)}))
     x = np.array([3.0, 4.0, 5.0])
     slope = ((x - 4) * logs).sum() / 2
     left = logs - logs.mean() - slope * (x - 4)
-    assert found.k == pytest.approx(slope)
-    assert found.k_high - found.k == pytest.approx(12.7062047364 * math.sqrt((left**2).sum() / 2))
+    assert fitted.k == pytest.approx(slope)
+    assert fitted.k_high - fitted.k == pytest.approx(12.7062047364 * math.sqrt((left**2).sum() / 2))
 
 
 def test_the_interval_of_k_holds_the_truth_as_often_as_it_says() -> None:
@@ -125,8 +126,8 @@ def test_the_interval_of_k_holds_the_truth_as_often_as_it_says() -> None:
     hits = 0
     for _ in range(300):
         moved = {at: b * 2 ** random.normal(0, 0.15) for at, b in power(16, -0.8, seeds=4).items()}
-        found = law(runs(moved, noise=random))
-        hits += found.k_low <= -0.8 <= found.k_high
+        fitted = law(runs(moved, noise=random))
+        hits += fitted.k_low <= -0.8 <= fitted.k_high
     assert 0.92 <= hits / 300 <= 0.98  # three standard errors on either side of 0.95
 
 
@@ -136,9 +137,9 @@ def test_sizes_that_no_line_goes_through_widen_the_interval() -> None:
         for size, b in ((8, 2.0), (16, 0.5), (32, 1.0))
         for seed in range(3)
     }
-    found = law(runs(lowest))
-    assert "over 3 sizes, which no line goes through" in found.sentence
-    assert found.k_low < -5 < 5 < found.k_high
+    fitted = law(runs(lowest))
+    assert "over 3 sizes, which no line goes through" in fitted.sentence
+    assert fitted.k_low < -5 < 5 < fitted.k_high
 
 
 def test_a_seed_that_has_few_b_does_not_move_the_lowest_point() -> None:
@@ -206,3 +207,19 @@ def test_an_interval_that_says_nothing_is_no_recommendation() -> None:
     lowest = {at: b * 2 ** random.normal(0, 0.8) for at, b in power(4, -0.5, seeds=2).items()}
     with pytest.raises(Unsupported, match="b may lie anywhere from"):
         recommend(best_b(runs(lowest), "fd"), 1024)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_the_weighted_line_and_its_covariance_are_those_of_the_normal_equations(
+    count: int, known: bool
+) -> None:
+    """Against (XᵀWX)⁻¹XᵀWy; errors that are not known weigh the same."""
+    random = np.random.default_rng(count)
+    x, y = 3.0 + np.arange(count), random.normal(size=count)
+    error = random.uniform(0.01, 1, count) if known else np.full(count, math.nan)
+    design, weight = np.stack([np.ones(count), x], axis=1), np.nan_to_num(error, nan=1.0) ** -2
+    expected = np.linalg.inv(design.T @ (weight[:, None] * design))
+    line, covariance = weighted_line(x, y, error)
+    np.testing.assert_allclose(covariance, expected, rtol=1e-9)
+    np.testing.assert_allclose(line, expected @ design.T @ (weight * y), rtol=1e-9)

@@ -16,7 +16,7 @@ from scipy.stats import ttest_rel
 
 from sched_lab import names
 from sched_lab.analysis.statistics import ranking
-from sched_lab.analysis.statistics.comparisons import JACKKNIFE_GROUPS, holm
+from sched_lab.analysis.statistics.comparisons import holm
 
 FD = "fd_classifier"
 
@@ -176,12 +176,6 @@ def test_where_seeds_are_shared_errors_within_runs_decide_nothing() -> None:
     assert ranking.summarize(frame, FD)["within_run"].isna().all()
 
 
-def test_the_jackknife_speaks_of_groups_as_the_scores_do() -> None:
-    from sched_lab.trainers.scoring.scores import GROUPS
-
-    assert GROUPS == JACKKNIFE_GROUPS
-
-
 def test_seeds_that_are_not_shared_are_not_paired() -> None:
     frame = pd.concat(
         [runs({(8, 1.0): [5.0, 6.0]}), runs({(8, 2.0): [5.0, 7.0]}).assign(seed=[2, 3])]
@@ -274,9 +268,9 @@ def test_spread_is_unknown_where_the_seeds_do_not_tell() -> None:
     one_network = pd.concat(
         [runs({(8, 1.0): [x]}, **{"sample.seed": i}) for i, x in enumerate([0.1, 0.3, 0.4])]
     )
-    found = ranking.spread(one_network, FD).iloc[0]
-    assert math.isnan(found["retraining"])
-    assert found["resampling"] == pytest.approx(np.std([0.1, 0.3, 0.4], ddof=1))
+    spread = ranking.spread(one_network, FD).iloc[0]
+    assert math.isnan(spread["retraining"])
+    assert spread["resampling"] == pytest.approx(np.std([0.1, 0.3, 0.4], ddof=1))
     empty = ranking.spread(runs({(8, 1.0): [1.0]}).assign(state=names.FAILED), FD).iloc[0]
     assert empty[["seeds", "draws"]].tolist() == [0, 0]
 
@@ -296,10 +290,10 @@ def test_spread_finds_the_deviations_that_scores_were_made_with(noise_is_shared:
     )
     if not noise_is_shared:
         frame["sample.seed"] += draws * frame["seed"]
-    found = ranking.spread(frame.sample(frac=0.8, random_state=0), "score", per=["resolution"])
-    assert found.columns.tolist() == ["resolution", "retraining", "resampling", "seeds", "draws"]
-    assert found["retraining"].item() == pytest.approx(3, rel=0.04)
-    assert found["resampling"].item() == pytest.approx(math.sqrt(5), rel=0.04)
+    spread = ranking.spread(frame.sample(frac=0.8, random_state=0), "score", per=["resolution"])
+    assert spread.columns.tolist() == ["resolution", "retraining", "resampling", "seeds", "draws"]
+    assert spread["retraining"].item() == pytest.approx(3, rel=0.04)
+    assert spread["resampling"].item() == pytest.approx(math.sqrt(5), rel=0.04)
 
 
 def random_cells(
@@ -359,12 +353,63 @@ def test_levels_are_least_squares_of_cells_and_seeds_and_the_means_where_none_is
     assert whole["level"].tolist() == whole["mean"].tolist()
     lost = frame.index.isin([0, 5, 7])
     part = frame.assign(state=frame["state"].mask(lost, names.FAILED))
-    found = ranking.summarize(part, FD)
+    cells = ranking.summarize(part, FD)
     kept = part[~lost & (part["resolution"] == 8)]
     design = pd.get_dummies(kept[["b", "seed"]].astype(str)).to_numpy(float)
     effects = np.linalg.lstsq(design, kept[FD].to_numpy())[0]
-    levels = found.loc[found["resolution"] == 8, "level"].to_numpy()
+    levels = cells.loc[cells["resolution"] == 8, "level"].to_numpy()
     assert np.diff(levels) == pytest.approx(np.diff(effects[:3]))
+
+
+def backfitted(frame: pd.DataFrame) -> pd.Series[float]:
+    """The cells' levels by alternating between the effects of cells and of seeds until both rest;
+    all seeds of an image size together average zero within cells that they connect.
+    """
+    cell = frame.groupby(["resolution", "schedule", "b"]).ngroup()
+    seed = frame.groupby(["resolution", "seed"]).ngroup()
+    effect = pd.Series(0.0, frame.index)
+    moved = math.inf
+    while moved > 1e-14 * frame[FD].abs().max():
+        level = (frame[FD] - effect).groupby(cell).transform("mean")
+        before, effect = effect, (frame[FD] - level).groupby(seed).transform("mean")
+        moved = (effect - before).abs().max()
+    return (frame[FD] - effect).groupby(cell).mean()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 9),
+    st.integers(1, 6),
+    st.sampled_from([0.1, 0.3, 0.6]),
+    st.integers(1, 3),
+)
+def test_levels_are_least_squares_whatever_is_missing_and_whatever_the_seeds_connect(
+    seed: int, cells: int, seeds: int, missing: float, islands: int
+) -> None:
+    """Cells of one island share no seeds with those of another."""
+    frame = random_cells(seed, cells, seeds, gap=0.3, missing=missing)
+    frame["seed"] += 100 * (frame["b"].astype(int) % islands)
+    kept = frame[frame["state"] == names.FINISHED]
+    levels = ranking.summarize(kept, FD)["level"] if len(kept) else pd.Series(dtype=float)
+    np.testing.assert_allclose(levels, backfitted(kept), rtol=1e-9)
+
+
+def test_a_long_chain_of_cells_that_share_one_seed_each_is_solved_to_its_end() -> None:
+    """Cell i has the seeds i and i + 1: from one to the next, only the shared seed compares."""
+    count, random = 400, np.random.default_rng(0)
+    score = 100 + random.normal(size=(count, 2))
+    frame = runs({(8, float(b)): list(pair) for b, pair in enumerate(score)})
+    frame["seed"] += frame["b"].astype(int)
+    step = np.diff(ranking.summarize(frame, FD)["level"])
+    np.testing.assert_allclose(step, score[1:, 0] - score[:-1, 1], atol=1e-9)
+
+
+def test_cells_without_a_seed_in_common_keep_their_means() -> None:
+    frame = pd.concat(
+        [runs({(8, 1.0): [5.0, 9.0]}), runs({(8, 2.0): [1.0, 2.0, 6.0]}).assign(seed=[7, 8, 9])]
+    )
+    assert ranking.summarize(frame, FD)["level"].tolist() == pytest.approx([7.0, 3.0], rel=1e-12)
 
 
 def repeated(mean: NDArray[np.float64], seeds: int, repeats: int) -> pd.DataFrame:
@@ -430,10 +475,10 @@ def test_a_cells_interval_over_training_seeds_covers_as_often_as_it_says(seeds: 
     frame = index.to_frame(index=False).assign(
         resolution=8, schedule="linear", state=names.FINISHED, score=values.ravel()
     )
-    found = ranking.summarize(frame, "score")
-    assert 0.94 < ((found["mean"] - 10).abs() <= found["half_width"]).mean() < 0.96
-    low, high = student.interval(0.95, seeds - 1, found["mean"], found["sd"] / math.sqrt(seeds))
-    assert found["half_width"].to_numpy() == pytest.approx((high - low) / 2)
+    scored = ranking.summarize(frame, "score")
+    assert 0.94 < ((scored["mean"] - 10).abs() <= scored["half_width"]).mean() < 0.96
+    low, high = student.interval(0.95, seeds - 1, scored["mean"], scored["sd"] / math.sqrt(seeds))
+    assert scored["half_width"].to_numpy() == pytest.approx((high - low) / 2)
 
 
 def test_ranks_go_from_one_and_follow_what_the_seeds_can_tell() -> None:

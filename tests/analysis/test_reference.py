@@ -20,7 +20,7 @@ def cells(scores: dict[tuple[int, str, float], float]) -> pd.DataFrame:
 
 
 def test_the_tables_hold_every_number_of_the_two_files_in_our_notation() -> None:
-    tables = reference.tables()
+    tables = reference.paper_scores()
     assert len(tables) == 84
     assert tables.notna().all(axis=None)
     assert all(str(parse(schedule)) == schedule for schedule in tables["schedule"].unique())

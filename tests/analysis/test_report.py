@@ -25,7 +25,7 @@ from sched_lab.analysis import runs as reading
 from sched_lab.analysis.commands import report
 from sched_lab.analysis.report.findings import analyse
 from sched_lab.analysis.report.write import write, write_report
-from sched_lab.analysis.runs import load_runs, read_sweep
+from sched_lab.analysis.runs import load_runs, load_sweep
 from sched_lab.errors import OutOfReach
 from sched_lab.tracking.reader import UnknownSweepError, sample_grid
 from tests.conftest import Command
@@ -194,7 +194,7 @@ def test_paging_gives_the_same_rows(
 
 
 def test_the_sweep_tells_how_it_was_submitted(uri: str) -> None:
-    sweep = read_sweep("scale", uri)
+    sweep = load_sweep("scale", uri)
     assert (sweep.ranked_by, sweep.yaml, sweep.description) == (
         "fd_classifier",
         YAML,
@@ -229,7 +229,7 @@ def test_a_sweep_of_which_nothing_ran_has_rows_and_no_scores(
         for width in (16, 32)
     ]
     client.log_dict(run, {"cells": cells}, names.CELLS_FILE)
-    idle = read_sweep("idle", uri)
+    idle = load_sweep("idle", uri)
     assert idle.runs["fid"].isna().tolist() == [True, True]
     assert (
         len(analyse(idle).main.cells) == 2
@@ -423,14 +423,14 @@ def test_latex_has_sizes_across_and_says_what_bold_means(written: dict[str, Path
 def test_scores_of_another_kind_are_set_apart_and_never_share_a_table(
     uri: str, tmp_path: Path
 ) -> None:
-    sweep = read_sweep("scale", uri)
+    sweep = load_sweep("scale", uri)
     few = sweep.runs.assign(**{"sample.count": 100, "fd_classifier": 900.0 + sweep.runs["seed"]})[
         :9
     ]
     runs = pd.concat([sweep.runs.assign(**{"sample.count": 1000}), few], ignore_index=True)
     settings = (*sweep.settings, "sample.count")
     analysis = analyse(replace(sweep, runs=runs, settings=settings))
-    assert [found.name for found in (analysis.main, *analysis.others)] == [
+    assert [each.name for each in (analysis.main, *analysis.others)] == [
         "sample.count 1000",
         "sample.count 100",
     ]
@@ -440,23 +440,23 @@ def test_scores_of_another_kind_are_set_apart_and_never_share_a_table(
     labels = re.findall(r"\\label\{(.*)\}", files["latex"].read_text())
     assert "tab:every-cell-of-sample-count-100" in labels
     assert len(labels) == len(set(labels))
-    found = Tags(files["html"].read_text())
-    apart = found.text[found.text.index("Scores compare only among") :]
+    tags = Tags(files["html"].read_text())
+    apart = tags.text[tags.text.index("Scores compare only among") :]
     assert "sample.count 100 (others 1000)" in apart
-    assert "901" not in found.text[: found.text.index("Scores compare only among")]
+    assert "901" not in tags.text[: tags.text.index("Scores compare only among")]
     assert "901" in apart
 
 
 def test_a_confirmed_sweep_is_ranked_by_its_fresh_seeds_and_shows_the_screening_apart(
     uri: str,
 ) -> None:
-    sweep = read_sweep("scale", uri)
+    sweep = load_sweep("scale", uri)
     stage = pd.Series("confirm", sweep.runs.index).where(sweep.runs["seed"] > 0, "screen")
     lucky = sweep.runs["fd_classifier"].where(stage == "confirm", 1.0)
     analysis = analyse(replace(sweep, runs=sweep.runs.assign(stage=stage, fd_classifier=lucky)))
     assert analysis.main.best["n"].tolist() == [2, 2]
     assert analysis.main.best["mean"].min() > 30
-    assert [found.name for found in analysis.others] == ["screening · all runs"]
+    assert [each.name for each in analysis.others] == ["screening · all runs"]
     assert "flatter" in analysis.others[0].why[-1]
 
 
@@ -486,13 +486,13 @@ def test_the_command_answers_programs_in_json(store: Path, tmp_path: Path) -> No
     result = CliRunner().invoke(
         report, ["scale", "--store", str(store), "--out", str(tmp_path / "o"), "--json"]
     )
-    found = json.loads(result.stdout)
-    assert [(row["resolution"], row["b"], row["edge"], row["ties"]) for row in found["best"]] == [
+    answer = json.loads(result.stdout)
+    assert [(row["resolution"], row["b"], row["edge"], row["ties"]) for row in answer["best"]] == [
         (8, 2.0, "", []),
         (16, 1.0, "lowest", []),
     ]
-    assert found["ranked_by"] == "fd_classifier"
-    assert Path(found["files"]["html"]) == tmp_path / "o" / "index.html"
+    assert answer["ranked_by"] == "fd_classifier"
+    assert Path(answer["files"]["html"]) == tmp_path / "o" / "index.html"
 
 
 def test_the_command_exits_with_2_for_an_unknown_sweep(store: Path, sched_lab: Command) -> None:

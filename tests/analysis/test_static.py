@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from sched_lab import names
 from sched_lab.analysis.figures import static
 from sched_lab.analysis.statistics import law, ranking
+from sched_lab.colors import COLORS
 from sched_lab.trainers import schedules
 from tests.analysis.test_law import runs as curves
 
@@ -103,14 +104,14 @@ def test_names_at_the_ends_of_lines_do_not_overlap(runs: pd.DataFrame) -> None:
 
 def test_a_figure_is_drawn_where_it_is_asked_to_be(runs: pd.DataFrame) -> None:
     left, right = Figure().subplots(1, 2)
-    curve = static.Curve("a", schedules.parse("linear"), 0.5, static.COLORS[0])
+    curve = static.Curve("a", schedules.parse("linear"), 0.5, COLORS[0])
     assert static.gamma([curve], left) is left
     assert static.score_by_schedule(ranking.summarize(runs, FD), FD, right) is right
 
 
 def test_gamma_with_b_folded_in_has_the_log_snr_of_the_scaled_schedule() -> None:
     schedule = schedules.parse("cosine@0.2,1,1")
-    (line,) = static.gamma([static.Curve("a", schedule, 0.3, static.COLORS[0])]).lines
+    (line,) = static.gamma([static.Curve("a", schedule, 0.3, COLORS[0])]).lines
     t, value = np.asarray(line.get_xdata())[1:-1], np.asarray(line.get_ydata())[1:-1]
     np.testing.assert_allclose(np.log(value / (1 - value)), schedule.log_snr(t, 0.3), rtol=1e-9)
 
@@ -118,7 +119,7 @@ def test_gamma_with_b_folded_in_has_the_log_snr_of_the_scaled_schedule() -> None
 def test_the_density_over_log_snr_has_area_one() -> None:
     for notation in ("linear", "cosine", "sigmoid@-3,3,0.9", "edm", "laplace"):
         (line,) = static.density(
-            [static.Curve("a", schedules.parse(notation), 2.0, static.COLORS[0])]
+            [static.Curve("a", schedules.parse(notation), 2.0, COLORS[0])]
         ).lines
         x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
         assert abs(np.trapezoid(y, x)) == pytest.approx(1, abs=0.01)

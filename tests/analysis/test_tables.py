@@ -237,7 +237,7 @@ def test_a_schedule_filled_in_with_each_size_is_one_schedule() -> None:
     [([33.0, 700.0], 1), ([3.52, 20.0], 2), ([0.00123], 5), ([1500.0], 0), ([float("nan")], 2)],
 )
 def test_the_smallest_mean_is_shown_with_three_digits(means: list[float], places: int) -> None:
-    assert wording.places(pd.DataFrame({"mean": means})) == places
+    assert wording.decimal_places(pd.DataFrame({"mean": means})) == places
 
 
 HOSTILE = "50% of a_b & <b>#1</b> {x} $y$ ~^\\ | *s* `c` [l](u)\nend"

@@ -1,0 +1,74 @@
+"""Fetches the samples that a report shows: those of the best cells at each image size."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pandas as pd
+
+from sched_lab.analysis.report.findings import SIZES, Findings
+from sched_lab.analysis.statistics import ranking
+from sched_lab.analysis.text import wording
+from sched_lab.names import FINISHED
+from sched_lab.tracking.reader import sample_grid
+
+SAMPLED = 8  # cells of an image size whose samples are shown, the best first
+PIXELS = 528  # of a side, above which samples are shown smaller
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A cell's grid of samples, all of one image size from the same noise."""
+
+    size: str
+    label: str
+    best: bool
+    png: bytes
+
+
+def fetch_samples(findings: Findings, tracking_uri: str) -> list[Samples]:
+    """The samples of at most eight cells a size and six sizes, in the order of the cells.
+
+    Those of a size have the same seeds and thus start from the same noise. Only these are read.
+    """
+    ranked = ranking.ranked(findings.cells, findings.score)
+    decimals = wording.decimal_places(findings.cells)
+    samples = []
+    with tempfile.TemporaryDirectory() as folder:
+        for resolution in sorted(findings.best["resolution"])[:SIZES]:
+            chosen = ranked[ranked["resolution"] == resolution][:SAMPLED].sort_index()
+            for _, trial in _same_seeds(findings, chosen).iterrows():
+                path = sample_grid(trial["run_id"], tracking_uri, Path(folder))
+                if path is None:
+                    continue
+                cell = chosen.loc[trial["cell"]]
+                name = wording.cell_name(cell, findings.varied)
+                score = wording.score_text(cell, decimals)
+                label = f"{name} · {score} · seed {trial['seed']}"
+                best = trial["cell"] in findings.best.index
+                samples.append(Samples(wording.size_text(resolution), label, best, _shrunk(path)))
+    return samples
+
+
+def _same_seeds(findings: Findings, cells: pd.DataFrame) -> pd.DataFrame:
+    """Finished trials of these cells with the seeds that most of them have; `cell` is the index."""
+    finished = findings.runs[findings.runs["state"] == FINISHED].sort_values("seed", kind="stable")
+    trials = finished.merge(cells[findings.columns].assign(cell=cells.index))
+    seeds = trials.groupby([name for name in ranking.REPLICATES if name in trials]).ngroup()
+    return trials[seeds == seeds.mode().min()].sort_values("cell")
+
+
+def _shrunk(path: Path) -> bytes:
+    """The PNG, no larger than a page can show."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if max(image.size) <= PIXELS:
+            return path.read_bytes()
+        image.thumbnail((PIXELS, PIXELS))
+        buffer = BytesIO()
+        image.save(buffer, "png", optimize=True)
+        return buffer.getvalue()
