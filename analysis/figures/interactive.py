@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sched_lab.analysis.figures.static import COLORS, INK, MUTED, PAPER, RULE
 from sched_lab.analysis.statistics.ranking import ranked
 from sched_lab.analysis.text.render import DAGGER
 from sched_lab.analysis.text.wording import cell_name, places, plain, rows_of, score_text, size
+from sched_lab.colors import COLORS, INK, MUTED, PAPER, RULE
 from sched_lab.names import FINISHED, LOSS_BY_LOG_SNR, higher_is_better
 from sched_lab.trainers import schedules
 

@@ -19,6 +19,7 @@ import pandas as pd
 
 from sched_lab.analysis.statistics.ranking import ranked
 from sched_lab.analysis.text.wording import size
+from sched_lab.colors import COLORS, INK, MUTED, PAPER, RULE
 from sched_lab.names import FINISHED
 from sched_lab.trainers import schedules
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
     from sched_lab.analysis.statistics.law import Law
 
-INK, MUTED, RULE, PAPER = "#1b1f24", "#667080", "#d9dee5", "#fefefe"
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#b05c92", "#3a9bd0", "#b8860b", "#7b6fd0", "#7a5c3e")
 WIDTH, HEIGHT = (
     4.6,
     3.2,

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from sched_lab.analysis.figures.static import COLORS
 from sched_lab.analysis.runs import Sweep
 from sched_lab.analysis.statistics import comparisons, law, ranking, reference
 from sched_lab.analysis.text import render, tables, wording
+from sched_lab.colors import COLORS
 from sched_lab.trainers import schedules
 
 SIZES = 6  # image sizes that have figures of their own, the smallest first

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from sched_lab.analysis.figures import interactive, static
+from sched_lab import colors
+from sched_lab.analysis.figures import interactive
 from sched_lab.analysis.report.findings import (
     SIZES,
     Analysis,
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
 
 # The figures' colours become the page's, so that they follow its light and dark themes.
 THEME = {
-    static.INK: "--ink",
-    static.MUTED: "--muted",
-    static.RULE: "--rule",
-    static.PAPER: "--card",
-    **{color: f"--c{i}" for i, color in enumerate(static.COLORS)},
+    colors.INK: "--ink",
+    colors.MUTED: "--muted",
+    colors.RULE: "--rule",
+    colors.PAPER: "--card",
+    **{color: f"--c{i}" for i, color in enumerate(colors.COLORS)},
 }
 LONG = 24  # rows above which a table is folded
 PARCOORDS = '"type":"parcoords"'
@@ -117,7 +118,7 @@ def page(
             (size, [(each.label, each.best, b64encode(each.png).decode()) for each in grids])
             for size, grids in groupby(samples, key=lambda each: each.size)
         ],
-        palette=[(f"--c{i}", color) for i, color in enumerate(static.COLORS)],
+        palette=[(f"--c{i}", color) for i, color in enumerate(colors.COLORS)],
         theme=Markup(json.dumps(THEME)),
         parcoords=PARCOORDS,
         scripts=[Markup(script) for script in scripts],

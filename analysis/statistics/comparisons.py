@@ -12,9 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from sched_lab.analysis.runs import MISSING
 from sched_lab.names import FINISHED
-from sched_lab.trainers.spec import metric_name
+from sched_lab.trainers.spec import JACKKNIFE_GROUPS, metric_name
 
-JACKKNIFE_GROUPS = 20  # as sched_lab.trainers.scoring.scores has it, which loads torch
 RANKED_BY = "ranked by"
 PER_SIZE = (
     "sample.count",

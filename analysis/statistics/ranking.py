@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from sched_lab.analysis.runs import MISSING
 from sched_lab.analysis.statistics.comparisons import (
-    JACKKNIFE_GROUPS,
     Cells,
     beaten,
     differences,
@@ -26,6 +25,7 @@ from sched_lab.analysis.statistics.comparisons import (
 )
 from sched_lab.names import FAILED, FINISHED, JACKKNIFE, RUNNING, STOPPED, higher_is_better
 from sched_lab.trainers.plugins import nearest
+from sched_lab.trainers.spec import JACKKNIFE_GROUPS
 
 CONFIDENCE = 0.95
 CELL = ("resolution", "schedule", "b")

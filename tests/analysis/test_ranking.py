@@ -16,7 +16,7 @@ from scipy.stats import ttest_rel
 
 from sched_lab import names
 from sched_lab.analysis.statistics import ranking
-from sched_lab.analysis.statistics.comparisons import JACKKNIFE_GROUPS, holm
+from sched_lab.analysis.statistics.comparisons import holm
 
 FD = "fd_classifier"
 
@@ -174,12 +174,6 @@ def test_where_seeds_are_shared_errors_within_runs_decide_nothing() -> None:
     frame[f"{names.JACKKNIFE}{FD}"] = 100.0
     assert ranking.best_cells(frame, FD)[["ties", "basis"]].to_numpy().tolist() == [[(), "seeds"]]
     assert ranking.summarize(frame, FD)["within_run"].isna().all()
-
-
-def test_the_jackknife_speaks_of_groups_as_the_scores_do() -> None:
-    from sched_lab.trainers.scoring.scores import GROUPS
-
-    assert GROUPS == JACKKNIFE_GROUPS
 
 
 def test_seeds_that_are_not_shared_are_not_paired() -> None:
