@@ -1,9 +1,7 @@
-"""The first three figures of 2301.10972 from a user's own images: what noise destroys, and what
-schedules and b change.
+"""The first three figures of 2301.10972, drawn from a user's own images.
 
-The forward process is x_t = √γ·b·x0 + √(1−γ)·ε with x0 in [−1, 1], here in NumPy: no figure needs
-torch. Functions draw on the Axes or Figure they are given, or on a new one of their own, and return
-it.
+Images are noised by the process that trials train on, so those figures load torch; the figure of
+schedules does not. Functions draw on the Axes or Figure given, or on a new one, and return it.
 """
 
 from __future__ import annotations
@@ -12,20 +10,20 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Literal, assert_never
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sched_lab.colors import COLORS
 from sched_lab.trainers.schedules import Schedule
-from sched_lab.trainers.spec import DataSpec
+from sched_lab.trainers.spec import DataSpec, Normalize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
-Normalize = Literal["none", "input", "analytic", "state"]
 DIVIDED = {
     "none": "not normalised",
     "input": "each divided by its own standard deviation",
@@ -34,42 +32,39 @@ DIVIDED = {
 }
 EQUATION = r"$x_t=\sqrt{\gamma}\,b\,x_0+\sqrt{1-\gamma}\,\epsilon$"
 TILE = 0.8  # inches: the side of an image in print
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#b05c92", "#3a9bd0", "#b8860b", "#7b6fd0", "#7a5c3e")
 CAPTION = 4.6  # inches: the width that is left for the longest line below
 GAP, BLOCK_GAP = 0.06, 0.3  # between images, and between blocks of them, in sides of an image
 
 
 def examples(data: DataSpec, size: int, count: int) -> Array:
-    """The first `count` images of a source, (count, C, size, size) in [-1, 1]; no others are
-    decoded.
+    """The first `count` images of a source, (count, C, size, size) in [-1, 1].
 
-    Raises ValueError when the source has fewer, or can't be read.
+    No others are decoded. Raises ValueError when the source has fewer, or can't be read.
     """
-    found = [pixels for pixels, _ in islice(data.images(size).items, count)]
-    if len(found) < count:
+    first = [pixels for pixels, _ in islice(data.images(size).items, count)]
+    if len(first) < count:
         raise ValueError(
-            f"data source {data.source!r} has {len(found)} images, fewer than the {count} asked for"
+            f"data source {data.source!r} has {len(first)} images, fewer than the {count} asked for"
         )
-    return np.asarray(np.stack(found) / 127.5 - 1)
+    return np.asarray(np.stack(first) / 127.5 - 1)
 
 
-def add_noise(x0: Array, gamma: float, noise: Array, b: float) -> Array:
-    """x_t = √γ·b·x0 + √(1−γ)·ε for images of any shape and noise of the same; γ in [0, 1]."""
-    return math.sqrt(gamma) * b * x0 + math.sqrt(1 - gamma) * noise
+def network_inputs(
+    x0: Array, noise: Array, gammas: Sequence[float], b: float, normalize: Normalize
+) -> Array:
+    """What a network is given at each γ in [0, 1], (γ, N, C, H, W).
 
+    x0 (N, C, H, W) is in [-1, 1], and the noise has its shape.
+    """
+    import torch
 
-def normalized(x_t: Array, gamma: float, b: float, how: Normalize) -> Array:
-    """x_t (..., C, H, W) as a network that was trained with this `train.normalize` is given it."""
-    match how:
-        case "none":
-            return x_t
-        case "input" | "state":
-            std = x_t.std(axis=(-3, -2, -1), keepdims=True)
-            return np.asarray(x_t / np.maximum(std, np.finfo(np.float32).eps))
-        case "analytic":
-            return x_t / math.sqrt((b**2 - 1) * gamma + 1)
-        case _:
-            assert_never(how)
+    from sched_lab.trainers.diffusion import DiffusionProcess
+
+    process = DiffusionProcess(b, normalize=normalize)
+    images, eps = torch.from_numpy(x0), torch.from_numpy(noise)
+    levels = [torch.full((len(x0),), gamma, dtype=images.dtype) for gamma in gammas]
+    inputs = [process.network_input(process.add_noise(images, at, eps), at) for at in levels]
+    return np.asarray(torch.stack(inputs).numpy())
 
 
 def noise_by_size(
@@ -81,18 +76,17 @@ def noise_by_size(
     seed: int = 0,
     ax: Axes | None = None,
 ) -> Axes:
-    """Figure 1: the same images at each size under the same noise, b = 1; larger ones look less
-    destroyed.
+    """Figure 1: the same images at each size under the same noise, b = 1.
 
-    A row for each size in pixels, a block for the clean images and for each γ in [0, 1]; `count`
-    images a block. Every block has the same noise. Raises ValueError as `examples` does.
+    Larger images look less destroyed. Rows are sizes in pixels; blocks of `count` images are clean,
+    then at each γ in [0, 1]. All have the same noise. Raises ValueError as `examples` does.
     """
     levels = (1.0, *gammas)
     rows = []
     for size in sizes:
         x0 = examples(data, size, count)
         noise = np.random.default_rng(seed).standard_normal(x0.shape)
-        rows.append([_shown(add_noise(x0, gamma, noise, 1.0), 1) for gamma in levels])
+        rows.append([_shown(x_t, 1) for x_t in network_inputs(x0, noise, levels, 1.0, "none")])
     titles = ["clean" if gamma == 1 else rf"$\gamma={gamma:g}$" for gamma in levels]
     ax = _sheet(rows, [f"{size}×{size}" for size in sizes], titles, ax)
     return _caption(ax, EQUATION + ", b = 1, shown from −1 to 1")
@@ -110,24 +104,19 @@ def scale_by_time(
     seed: int = 0,
     ax: Axes | None = None,
 ) -> Axes:
-    """Figure 3: what a network is given at each input scale b (rows) and time t in [0, 1]
-    (columns).
+    """Figure 3: what a network is given at each scale b (rows) and time t in [0, 1] (columns).
 
-    A block for each of `count` images; every image of a block has the same noise. Raises ValueError
-    as `examples` does.
+    There is a block for each of `count` images, with one noise. Raises ValueError as `examples`
+    does.
     """
     x0 = examples(data, size, count)
     noise = np.random.default_rng(seed).standard_normal(x0.shape)
     gammas = schedule.at_size(size).gamma(np.asarray(times)).tolist()
 
-    def block(image: int, b: float) -> Array:
-        noised = [
-            normalized(add_noise(x0[image], gamma, noise[image], b), gamma, b, normalize)
-            for gamma in gammas
-        ]
-        return _shown(np.stack(noised), 2)
-
-    rows = [[block(image, b) for image in range(count)] for b in scales]
+    rows = []
+    for b in scales:
+        inputs = network_inputs(x0, noise, gammas, b, normalize)  # (times, images, C, H, W)
+        rows.append([_shown(inputs[:, image], 2) for image in range(count)])
     columns = [rf"$t={t:g}$" for t in times]
     ax = _sheet(rows, [f"b = {b:g}" for b in scales], [""] * count, ax, columns)
     return _caption(ax, f"{EQUATION}, {DIVIDED[normalize]}\n{schedule}, {size}×{size}")
@@ -171,16 +160,12 @@ def schedules_by_time(curves: Sequence[Curve], figure: Figure | None = None) -> 
 
 
 def sharp_dpi(largest: int) -> int:
-    """Dots an inch, 300 or somewhat more, at which each pixel of a `largest`² image is a whole
-    number of dots wide.
-    """
+    """Dots an inch, from 300, that make each pixel of a `largest`² image whole dots wide."""
     return round(largest * math.ceil(300 * TILE / largest) / TILE)
 
 
 def _styles(count: int) -> Iterable[dict[str, str]]:
-    """Colours that the common colour blindnesses tell apart (Okabe and Ito); then the same again
-    with other dashes.
-    """
+    """One style for each line: the colours in turn, then the same with other dashes."""
     looks = (
         {"linestyle": dash, "color": color} for dash in ("-", "--", ":", "-.") for color in COLORS
     )
@@ -188,9 +173,7 @@ def _styles(count: int) -> Iterable[dict[str, str]]:
 
 
 def _shown(x: Array, reach: float) -> Array:
-    """Images (n, C, H, W) as Matplotlib takes them, (n, H, W, 3): −reach is black, reach is
-    white.
-    """
+    """Images (n, C, H, W) for Matplotlib, (n, H, W, 3): −reach is black, reach is white."""
     grey = np.clip(x / (2 * reach) + 0.5, 0, 1)
     return np.broadcast_to(grey, (len(x), 3, *x.shape[2:])).transpose(0, 2, 3, 1)
 
@@ -202,9 +185,7 @@ def _sheet(
     ax: Axes | None,
     column_labels: Sequence[str] = (),
 ) -> Axes:
-    """Images in rows and in blocks side by side, all of one side in print: rows[row][block] is (n,
-    H, W, 3).
-    """
+    """Images in rows and blocks, all equally wide in print; rows[row][block] is (n, H, W, 3)."""
     columns = len(rows[0][0])
     block_width = columns * (1 + GAP) - GAP
     starts = [block * (block_width + BLOCK_GAP) for block in range(len(block_labels))]
@@ -230,9 +211,7 @@ def _sheet(
 
 
 def _exact_axes(width: float, height: float) -> Axes:
-    """Axes of this many images across and down, on a figure with room for the labels around
-    them.
-    """
+    """Axes of this many images across and down, on a figure with room for the labels."""
     from matplotlib.figure import Figure
 
     left, right, bottom, top = 0.9, 0.1, 0.6, 0.4  # inches

@@ -45,6 +45,9 @@ DETECTORS = {
 
 Positive = Annotated[int, Field(ge=1, le=2**63 - 1)]  # sums of products stay floats
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Predict = Literal["v", "eps", "x0"]
+Normalize = Literal["none", "input", "analytic", "state"]
+Sampler = Literal["ddim", "ddpm_large", "ddpm_small"]
 
 
 class Part(BaseModel):
@@ -179,9 +182,9 @@ class TrainSpec(Part):
     """The gradient norm above which gradients are scaled down; null for no limit."""
     ema: Fraction = 0.995
     """Decay, per step, of the exponential moving average of the weights that is sampled from."""
-    predict: Literal["v", "eps", "x0"] = "v"
+    predict: Predict = "v"
     """What the network predicts."""
-    normalize: Literal["none", "input", "analytic", "state"] = "input"
+    normalize: Normalize = "input"
     """What is divided by its standard deviation: the network's input (per example), the same from b
     and gamma alone, or the state itself (Algorithm 3 of 2301.10972 as printed).
     """
@@ -202,7 +205,7 @@ class SampleSpec(Part):
 
     count: Positive = 1000
     """Samples drawn, and scored, at every evaluation."""
-    sampler: Literal["ddim", "ddpm_large", "ddpm_small"] = "ddim"
+    sampler: Sampler = "ddim"
     """The update rule; ddpm_large and ddpm_small name its variance."""
     steps: Positive = 50
     """Network evaluations per sample."""

@@ -1,7 +1,7 @@
 """The training loop: optimizer, EMA, loss by log-SNR, checkpoint and exact resume.
 
-Every draw (data order, flips, t, noise) is a function of the seed and the step alone, so a
-checkpoint needs no generator's state and a resumed run goes on with the bits it would have had.
+Every draw (data order, flips, t, noise) depends on the seed and the step alone. A checkpoint
+therefore holds no generator's state, and a resumed run gives the bits of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import math
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from sched_lab.trainers.diffusion import loss as diffusion_loss
+from sched_lab.trainers.diffusion import DiffusionProcess
 from sched_lab.trainers.failures import Diverged, FailureKind, gpu_is_lost, kind_of
 from sched_lab.trainers.files import replacing
 from sched_lab.trainers.images import ImageSet
@@ -31,19 +32,14 @@ from sched_lab.trainers.schedules import log_snr
 from sched_lab.trainers.spec import TrainSpec, TrialSpec
 
 BIN_EDGES = np.arange(-20.0, 20.1, 2.0)
-"""Edges of the log-SNR bins that losses are averaged in; what lies outside counts in the outermost
-bins.
-"""
+"""Edges of the log-SNR bins that losses are averaged in; the outermost take what lies outside."""
 COMPILE_FROM = 10_000
 """Training steps from which the minute that compiling takes pays on a GPU."""
 EXPLODED = 100.0
 """A mean loss this many times that of predicting zero ends the trial."""
 BEAT_SECONDS = 10.0
-_SUMS = (
-    "loss_sum",
-    "bin_loss",
-    "bin_count",
-)  # what a checkpoint holds beside the networks and the optimizer
+# What a checkpoint holds beside the networks and the optimizer
+_SUMS = ("loss_sum", "bin_loss", "bin_count")
 _VALUES = ("step", "evaluated", "reported", "loss", "seconds")
 
 
@@ -53,7 +49,7 @@ class BadCheckpoint(ValueError):
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """How training stands after `step` steps; `loss` is the mean since the last report."""
+    """The state of training after `step` steps; `loss` is the mean since the last report."""
 
     step: int
     loss: float
@@ -62,9 +58,7 @@ class TrainProgress:
 
 @dataclass(frozen=True)
 class Beat:
-    """Training is under way, at `step`; told when there has been nothing to report for
-    `BEAT_SECONDS`.
-    """
+    """Training continues, at `step`; sent after `BEAT_SECONDS` without a report."""
 
     step: int
 
@@ -80,21 +74,19 @@ class Training:
     optimizer: torch.optim.Optimizer
     step: int = 0
     evaluated: int = 0
-    """The step of the last evaluation that was done."""
+    """The step of the last finished evaluation."""
     reported: int = 0
     """The step of the last report."""
     loss: float = math.nan
     """The mean loss of the last report."""
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Time spent so far, by phase; kept by the caller."""
+    """Time spent so far, by phase; the caller adds to it."""
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
-    """Since the last report."""
-    bin_loss: Tensor = field(
-        default_factory=lambda: torch.zeros(len(BIN_EDGES) - 1, dtype=torch.float64)
-    )
-    bin_count: Tensor = field(
-        default_factory=lambda: torch.zeros(len(BIN_EDGES) - 1, dtype=torch.float64)
-    )
+    """The sum of the steps' losses since the last report."""
+    bin_loss: Tensor = field(default_factory=lambda: _empty_bins())
+    """The sum of the examples' losses in each log-SNR bin since the last evaluation."""
+    bin_count: Tensor = field(default_factory=lambda: _empty_bins())
+    """How many examples that sum has."""
 
     @classmethod
     def start(
@@ -119,40 +111,35 @@ class Training:
         return state
 
     def copy_buffers(self) -> None:
-        """Give the averaged network the buffers of the trained one, such as BatchNorm's running
-        statistics.
-        """
+        """Copy the trained network's buffers, such as BatchNorm's statistics, to the averaged."""
         for averaged, trained in zip(self.ema.buffers(), self.network.buffers(), strict=True):
             averaged.copy_(trained)
 
     def loss_by_log_snr(self) -> dict[float, float]:
-        """Mean loss since the last evaluation in each bin of log-SNR (with b) that has examples, by
-        its centre.
-        """
+        """Mean loss since the last evaluation in each log-SNR bin with examples, by its centre."""
         centres = (BIN_EDGES[:-1] + BIN_EDGES[1:]) / 2
         sums = zip(centres, self.bin_loss.tolist(), self.bin_count.tolist(), strict=True)
         return {float(centre): total / count for centre, total, count in sums if count}
 
     def mark_evaluated(self) -> None:
-        """Have what follows count towards the next evaluation."""
+        """Start the losses of the next evaluation."""
         self.evaluated = self.step
         self.bin_loss.zero_()
         self.bin_count.zero_()
 
 
+def _empty_bins() -> Tensor:
+    return torch.zeros(len(BIN_EDGES) - 1, dtype=torch.float64)
+
+
 def lr_at(train: TrainSpec, step: int) -> float:
-    """The learning rate of step `step` (from 0): linear warm-up, then constant or half a cosine
-    down to 0.
-    """
+    """The learning rate of step `step` (from 0): warm-up, then constant or half a cosine to 0."""
     if step < train.warmup:
         return train.lr * (step + 1) / (train.warmup + 1)
     if train.decay == "none":
         return train.lr
-    return (
-        train.lr
-        * 0.5
-        * (1 + math.cos(math.pi * (step - train.warmup) / max(1, train.steps - train.warmup)))
-    )
+    done = math.pi * (step - train.warmup) / max(1, train.steps - train.warmup)
+    return train.lr * 0.5 * (1 + math.cos(done))
 
 
 def train(
@@ -164,66 +151,80 @@ def train(
     report_every: int,
     micro_batches: int = 1,
 ) -> Iterator[TrainProgress | Beat]:
-    """Train to step `until`, reporting every `report_every` steps and at the end; the caller may
-    stop between events.
+    """Train to step `until`, reporting every `report_every` steps and at the end.
 
-    Each batch goes through the network in `micro_batches` pieces, whose gradients add up to the
-    batch's: less memory for the same step, rounding aside, in any network whose examples count
-    alone.
+    The caller may stop between events. Each batch passes the network in `micro_batches` pieces,
+    whose gradients add up to the batch's. That takes less memory and gives the same step, rounding
+    aside, in any network that treats each example alone.
 
     Raises Diverged when the mean loss since the last report is not finite or has exploded.
     """
-    device = state.loss_sum.device
-    batches = _Batches(spec, images, device)
-    parameters = list(state.network.parameters())
-    ema_parameters = list(state.ema.parameters())
-    update_ema = get_ema_multi_avg_fn(spec.train.ema)  # type: ignore[no-untyped-call]
-    autocast = autocast_for(spec.train, device)
+    batches = _Batches(spec, images, state.loss_sum.device)
+    loop = _Loop.around(state, spec)
     told, clock_step = time.perf_counter(), state.step
     state.network.train()
     while state.step < until:
-        batch = batches.draw(state.step)
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr_at(spec.train, state.step)
-        for x0, label, gamma, noise, bins in _pieces(batch, micro_batches):
-            with autocast:
-                losses = diffusion_loss(
-                    state.forward,
-                    x0,
-                    label,
-                    gamma,
-                    noise,
-                    b=spec.b,
-                    predict=spec.train.predict,
-                    normalize=spec.train.normalize,
-                    weight=spec.train.weight,
-                )
-            loss = losses.mean() * (len(losses) / spec.train.batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            with torch.no_grad():
-                losses = losses.detach()
-                state.bin_loss.index_add_(0, bins, losses.double())
-                state.bin_count.index_add_(0, bins, torch.ones_like(losses, dtype=torch.float64))
-                state.loss_sum += loss.detach()
-        if spec.train.grad_clip is not None:
-            nn.utils.clip_grad_norm_(parameters, spec.train.grad_clip)
-        state.optimizer.step()
-        state.optimizer.zero_grad()
-        with torch.no_grad():
-            update_ema(ema_parameters, parameters, state.step)
-        state.step += 1
+        _take_step(loop, _pieces(batches.draw(state.step), micro_batches))
         now = time.perf_counter()
         if state.step % report_every == 0 or state.step == until:
             _close_report(state, spec)
-            images_per_second = (
-                (state.step - clock_step) * spec.train.batch / (time.perf_counter() - told)
-            )
-            yield TrainProgress(state.step, state.loss, images_per_second)
+            count = (state.step - clock_step) * spec.train.batch
+            yield TrainProgress(state.step, state.loss, count / (time.perf_counter() - told))
         elif now - told > BEAT_SECONDS:
             yield Beat(state.step)
         else:
             continue
         told, clock_step = time.perf_counter(), state.step
+
+
+# No closure: the frame of an error keeps its function, and so all that this closes over.
+@dataclass(frozen=True, eq=False)
+class _Loop:
+    """What each step of training works with."""
+
+    state: Training
+    spec: TrialSpec
+    process: DiffusionProcess
+    autocast: torch.autocast
+    parameters: list[nn.Parameter]
+    averaged: list[nn.Parameter]
+    average: Callable[[list[nn.Parameter], list[nn.Parameter], int], None]
+
+    @classmethod
+    def around(cls, state: Training, spec: TrialSpec) -> _Loop:
+        return cls(
+            state,
+            spec,
+            DiffusionProcess.of(spec),
+            autocast_for(spec.train, state.loss_sum.device),
+            list(state.network.parameters()),
+            list(state.ema.parameters()),
+            get_ema_multi_avg_fn(spec.train.ema),  # type: ignore[no-untyped-call]
+        )
+
+
+def _take_step(loop: _Loop, pieces: Iterator[Batch]) -> None:
+    """One step of the optimizer on a batch, given in pieces."""
+    state, train = loop.state, loop.spec.train
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr_at(train, state.step)
+    for x0, label, gamma, noise, bins in pieces:
+        with loop.autocast:
+            losses = loop.process.loss(state.forward, x0, label, gamma, noise)
+        loss = losses.mean() * (len(losses) / train.batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            losses = losses.detach()
+            state.bin_loss.index_add_(0, bins, losses.double())
+            state.bin_count.index_add_(0, bins, torch.ones_like(losses, dtype=torch.float64))
+            state.loss_sum += loss.detach()
+    if train.grad_clip is not None:
+        nn.utils.clip_grad_norm_(loop.parameters, train.grad_clip)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    with torch.no_grad():
+        loop.average(loop.averaged, loop.parameters, state.step)
+    state.step += 1
 
 
 def _close_report(state: Training, spec: TrialSpec) -> None:
@@ -241,22 +242,29 @@ def _close_report(state: Training, spec: TrialSpec) -> None:
     state.reported = state.step
 
 
-Batch = tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]
-"""x0 (B, C, H, W) in [-1, 1], label (B,) or None, gamma (B,), noise as x0, log-SNR bin (B,)."""
+class Batch(NamedTuple):
+    """The draws of one step."""
+
+    x0: Tensor
+    """Images (B, C, H, W) in [-1, 1]."""
+    label: Tensor | None
+    """(B,) int64, where the network takes labels."""
+    gamma: Tensor
+    """(B,) in (0, 1]."""
+    noise: Tensor
+    """Standard normal, (B, C, H, W)."""
+    bins: Tensor
+    """Each example's log-SNR bin, (B,) int64."""
 
 
 def _pieces(batch: Batch, count: int) -> Iterator[Batch]:
     """The batch cut into `count` pieces whose sizes differ by one at most."""
-    x0, label, gamma, noise, bins = batch
-    labels = [None] * count if label is None else label.tensor_split(count)
-    others = (part.tensor_split(count) for part in (gamma, noise, bins))
-    return zip(x0.tensor_split(count), labels, *others, strict=True)
+    parts = ([None] * count if part is None else part.tensor_split(count) for part in batch)
+    return map(Batch._make, zip(*parts, strict=True))
 
 
 class _Batches:
-    """The draws of each step: images, labels, γ, noise and log-SNR bins, from the seed and the step
-    alone.
-    """
+    """The batch of each step, drawn from the seed and the step alone."""
 
     def __init__(self, spec: TrialSpec, images: ImageSet, device: torch.device) -> None:
         self.spec, self.device = spec, device
@@ -290,7 +298,7 @@ class _Batches:
             self.generator.manual_seed(_mix(spec.seed, 2, step))
         noise = torch.randn(x0.shape, generator=self.generator, device=device)
         label = None if self.labels is None else self.labels[index].to(device, non_blocking=True)
-        return (
+        return Batch(
             x0,
             label,
             torch.from_numpy(gamma).to(device, torch.float32, non_blocking=True),
@@ -299,9 +307,7 @@ class _Batches:
         )
 
     def _indices(self, step: int) -> Tensor:
-        """Which images step `step` takes: consecutive shuffles of the whole set, cut into
-        batches.
-        """
+        """The images of step `step`: successive shuffles of the whole set, cut into batches."""
         n, batch = len(self.pixels), self.spec.train.batch
         taken, position = [], step * batch
         while position < (step + 1) * batch:
@@ -329,7 +335,7 @@ def _compiled(network: nn.Module, train: TrainSpec, device: torch.device) -> nn.
     worth_it = device.type == "cuda" and train.steps >= COMPILE_FROM
     if train.compile == "off" or (train.compile == "auto" and not worth_it):
         return network
-    # or a worker's earlier trials would count towards the limit of recompilations
+    # A worker's earlier trials would otherwise count towards the limit of recompilations.
     torch.compiler.reset()
     return torch.compile(network)  # type: ignore[return-value]
 
@@ -354,59 +360,65 @@ def save_checkpoint(state: Training, path: Path, key: str) -> None:
         "state": json.dumps({name: getattr(state, name) for name in _VALUES}),
     }
     with replacing(path) as part:
-        # safetensors' own way to a file leaves one behind, hidden, when the process is killed.
+        # safetensors' own writer leaves a hidden file behind when the process is killed.
         part.write_bytes(save(tensors, meta))
 
 
 def load_checkpoint(state: Training, path: Path, key: str) -> None:
-    """Fill `state` from a checkpoint of the same trial. Raises BadCheckpoint when that can't be
-    done.
+    """Fill `state` from a checkpoint of the same trial.
+
+    Raises BadCheckpoint when the file is damaged or does not fit.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            meta = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-        if meta.get("checksum") != _checksum(tensors):
-            raise BadCheckpoint(f"{path} is damaged: its content does not match its checksum")
-        if meta.get("key") != key:
-            raise BadCheckpoint(f"{path} belongs to trial {meta.get('key')}, not {key}")
-        if (
-            meta.get("torch") != torch.__version__
-        ):  # it would end with other bits than a trial never interrupted
-            raise BadCheckpoint(
-                f"{path} was written by torch {meta.get('torch')}, this is {torch.__version__}"
-            )
-        network = _under("network.", tensors)
-        if _shapes(network) != _shapes(state.network.state_dict()):
-            raise BadCheckpoint(f"{path} is of another network")
-        optimizer = state.optimizer.state_dict()
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, what = name.split(".")
-                moments.setdefault(int(index), {})[what] = tensor
-        for index, parameter in enumerate(state.network.parameters()):
-            for what in {"exp_avg", "exp_avg_sq"} & moments.get(index, {}).keys():
-                # The fused optimizer walks memory as it lies: moments must lie as their parameter
-                # does.
-                moments[index][what] = torch.empty_like(parameter).copy_(moments[index][what])
-        state.network.load_state_dict(network)
-        state.ema.load_state_dict(_under("ema.", tensors))
-        state.optimizer.load_state_dict({**optimizer, "state": dict(sorted(moments.items()))})
-        for name in _SUMS:
-            getattr(state, name).copy_(tensors[f"sum.{name}"])
-        values = json.loads(meta["state"])
-        for name in _VALUES:
-            setattr(state, name, values[name])
-        state.seconds = defaultdict(float, state.seconds)
+        _restore(state, path, *_read_checkpoint(path, key))
     except (SafetensorError, KeyError, TypeError, RuntimeError, OSError, ValueError) as error:
-        if (
-            isinstance(error, BadCheckpoint)
-            or kind_of(error) == FailureKind.OUT_OF_MEMORY
-            or gpu_is_lost(error)
-        ):
-            raise  # for want of memory, nothing is wrong with the file
+        no_memory = kind_of(error) == FailureKind.OUT_OF_MEMORY
+        if isinstance(error, BadCheckpoint) or no_memory or gpu_is_lost(error):
+            raise  # nothing is wrong with the file where memory or the GPU failed
         raise BadCheckpoint(f"{path} can't be read: {error}") from error
+
+
+def _read_checkpoint(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a checkpoint. Raises BadCheckpoint as `load_checkpoint`."""
+    with safe_open(path, framework="pt") as file:
+        meta = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    if meta.get("checksum") != _checksum(tensors):
+        raise BadCheckpoint(f"{path} is damaged: its content does not match its checksum")
+    if meta.get("key") != key:
+        raise BadCheckpoint(f"{path} belongs to trial {meta.get('key')}, not {key}")
+    if meta.get("torch") != torch.__version__:  # the bits would differ from an uninterrupted run's
+        raise BadCheckpoint(
+            f"{path} was written by torch {meta.get('torch')}, this is {torch.__version__}"
+        )
+    return tensors, meta
+
+
+def _restore(
+    state: Training, path: Path, tensors: dict[str, Tensor], meta: Mapping[str, str]
+) -> None:
+    """Copy a checkpoint's content into `state`. Raises BadCheckpoint for another network's."""
+    network = _under("network.", tensors)
+    if _shapes(network) != _shapes(state.network.state_dict()):
+        raise BadCheckpoint(f"{path} is of another network")
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _under("optimizer.", tensors).items():
+        index, what = name.split(".")
+        moments.setdefault(int(index), {})[what] = tensor
+    for position, parameter in enumerate(state.network.parameters()):
+        for what in {"exp_avg", "exp_avg_sq"} & moments.get(position, {}).keys():
+            # The fused optimizer needs moments in the memory layout of their parameter.
+            moments[position][what] = torch.empty_like(parameter).copy_(moments[position][what])
+    optimizer = {**state.optimizer.state_dict(), "state": dict(sorted(moments.items()))}
+    state.network.load_state_dict(network)
+    state.ema.load_state_dict(_under("ema.", tensors))
+    state.optimizer.load_state_dict(optimizer)
+    for name in _SUMS:
+        getattr(state, name).copy_(tensors[f"sum.{name}"])
+    values = json.loads(meta["state"])
+    for name in _VALUES:
+        setattr(state, name, values[name])
+    state.seconds = defaultdict(float, state.seconds)
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

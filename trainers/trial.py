@@ -9,14 +9,13 @@ import platform
 import subprocess
 import time
 import traceback
-from collections import defaultdict
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from sched_lab.trainers import sampling
 from sched_lab.trainers.data.prepare import prepare
+from sched_lab.trainers.diffusion import DiffusionProcess
 from sched_lab.trainers.failures import BadData, Diverged, FailureKind, chain
 from sched_lab.trainers.files import replacing
 from sched_lab.trainers.images import ImageSet
@@ -32,6 +32,7 @@ from sched_lab.trainers.results import (
     RESULT_FILE,
     SAMPLES_FOLDER,
     SET_ASIDE,
+    Failure,
     State,
     TrialResult,
     write_result,
@@ -54,7 +55,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sampled:
-    """How sampling stands: `done` of `count` samples."""
+    """The state of sampling: `done` of `count` samples."""
 
     step: int
     done: int
@@ -63,25 +64,23 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Saving:
-    """A checkpoint of `step` is about to be written: what the caller has written itself had better
-    be durable first.
-    """
+    """A checkpoint of `step` comes next; first the caller makes durable what it has written."""
 
     step: int
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores, by metric name, of samples drawn after `step` training steps, and the losses since
-    the last one.
-    """
+    """Scores, by metric name, of samples drawn after `step` training steps."""
 
     step: int
     scores: dict[str, float]
     uncertainty: dict[str, float]
-    """Standard errors within the run of those scores that have one, at the last evaluation."""
+    """Standard errors of the scores that have one, within the run; at the last evaluation alone."""
     loss_by_log_snr: dict[float, float]
-    grid: str  # the sample grid's file, relative to the trial's folder
+    """Mean loss since the evaluation before, by the centre of the log-SNR bin."""
+    grid: str
+    """The sample grid's file, relative to the trial's folder."""
 
 
 Event = TrainProgress | Beat | Saving | Sampled | Evaluation
@@ -111,30 +110,72 @@ def run(
     checkpoint_seconds: float = 60.0,
     micro_batches: int = 1,
 ) -> Generator[Event, None, TrialResult]:
-    """Train, sample and score, yielding what happens; the TrialResult it returns also stands in
-    `folder`.
+    """Train, sample and score, yielding events; returns the TrialResult, also left in `folder`.
 
-    `folder` is the trial's own, with no other process at work on it: its checkpoint, sample grids
-    and result are written there, and a checkpoint found there is gone on from. `cache` holds what
-    trials share. Each batch is worked on in `micro_batches` pieces, at most as many as
-    `train.batch`: more of them take less memory, and change the result by rounding alone. A caller
-    that closes the generator between events leaves a checkpoint behind. A trial that diverges
-    returns a failed result; any other error propagates, and keeps none of the trial's tensors.
+    `folder` is the trial's own, and no other process works in it. It receives checkpoint, sample
+    grids and result, and a checkpoint in it is continued. `cache` holds what trials share. Each
+    batch is processed in `micro_batches` pieces, from 1 to `train.batch`: more take less memory and
+    change the result by rounding alone. Closing the generator between events leaves a checkpoint.
+    A trial that diverges returns a failed result. Any other error propagates, and keeps none of
+    the trial's tensors.
     """
     if not 1 <= micro_batches <= spec.train.batch:
         raise ValueError(
             f"micro_batches must lie from 1 to train.batch, {spec.train.batch}, got {micro_batches}"
         )
     try:
-        return (
-            yield from _run(
-                spec, key, folder, cache, pick_device(device), checkpoint_seconds, micro_batches
-            )
-        )
+        on = pick_device(device)
+        return (yield from _run(spec, key, folder, cache, on, micro_batches, checkpoint_seconds))
     except Exception as error:
+        # This frame can't be cleared, so it holds nothing of the trial's.
         for each in chain(error):  # their frames hold the memory that a new attempt needs
             traceback.clear_frames(each.__traceback__)
         raise
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """What a trial works with."""
+
+    spec: TrialSpec
+    key: str
+    folder: Path
+    device: torch.device
+    micro_batches: int
+    images: ImageSet
+    detector: detectors.Detector
+    reference: scores.Reference
+    state: Training
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        save_checkpoint(self.state, self.folder / CHECKPOINT_FILE, self.key)
+
+
+def _prepare(
+    spec: TrialSpec, key: str, folder: Path, cache: Path, on: torch.device, micro_batches: int
+) -> _Trial:
+    """Load data, detector, reference statistics and checkpoint. Raises BadData without labels."""
+    start = time.perf_counter()
+    _clean_slate(on, folder)
+    images = prepare(spec.data, spec.resolution, cache)
+    if spec.train.class_conditional and images.labels is None:
+        raise BadData(
+            f"train.class_conditional needs labels, which this {spec.data.source} source has not"
+        )
+    detector = detectors.load_detector(
+        spec.score.detector, spec.data, cache, on, spec.score.weights
+    )
+    batch = _piece(scores.BATCH, micro_batches)
+    reference = scores.load_reference(spec.data, spec.resolution, detector, cache, images, batch)
+    state = _start(spec, images, on, folder / CHECKPOINT_FILE, key)
+    state.seconds["prepare"] += time.perf_counter() - start
+    return _Trial(spec, key, folder, on, micro_batches, images, detector, reference, state)
+
+
+def _piece(batch: int, count: int) -> int:
+    """The size of the largest of `count` pieces of a batch."""
+    return -(-batch // count)
 
 
 def _run(
@@ -143,100 +184,107 @@ def _run(
     folder: Path,
     cache: Path,
     on: torch.device,
+    micro_batches: int,
     checkpoint_seconds: float,
-    pieces: int,
 ) -> Generator[Event, None, TrialResult]:
-    _clean_slate(on, folder)
-    checkpoint = folder / CHECKPOINT_FILE
-    batch = -(-scores.BATCH // pieces)  # of the detector
-    preparing: dict[str, float] = defaultdict(float)
-    with timed(preparing, "prepare"):
-        images = prepare(spec.data, spec.resolution, cache)
-        if spec.train.class_conditional and images.labels is None:
-            raise BadData(
-                f"train.class_conditional needs labels, which this {spec.data.source} source"
-                " has not"
-            )
-        detector = detectors.load_detector(
-            spec.score.detector, spec.data, cache, on, spec.score.weights
-        )
-        reference = scores.load_reference(
-            spec.data, spec.resolution, detector, cache, images, batch
-        )
-        state = _start(spec, images, on, checkpoint, key)
-    clock = state.seconds
-    clock["prepare"] += preparing["prepare"]
-    every = spec.score.every or spec.train.steps
-    report_every = max(1, spec.train.steps // 50)
-    final = Evaluation(0, {}, {}, {}, "")
-    saved = time.monotonic()
-
-    def save_if_due() -> Iterator[Saving]:
-        nonlocal saved
-        if time.monotonic() - saved > checkpoint_seconds:
-            yield Saving(state.step)
-            with timed(clock, "train"):
-                save_checkpoint(state, checkpoint, key)
-            saved = time.monotonic()
-
+    """The trial, with a checkpoint where the caller stops it."""
+    trial = _prepare(spec, key, folder, cache, on, micro_batches)
+    last = Evaluation(0, {}, {}, {}, "")
     try:
-        while True:
-            until = min(spec.train.steps, state.evaluated + every)
-            training = train(
-                state, spec, images, until=until, report_every=report_every, micro_batches=pieces
-            )
-            for event in _timed_events(training, clock, "train"):
-                yield event
-                yield from save_if_due()
-            samples: Tensor = yield from _timed_events(
-                _draw(state, spec, images, on, pieces), clock, "sample"
-            )
-            with timed(clock, "score"):
-                features = scores.extract(samples.numpy(), detector, batch=batch)
-                judged = features, reference, detector.name, spec.score.metric_names
-                values = scores.score(*judged)
-                uncertainty = scores.standard_errors(*judged) if until == spec.train.steps else {}
-                grid = f"{SAMPLES_FOLDER}/step-{until:06d}.png"
-                write_grid(samples, folder / grid)
-            final = Evaluation(until, values, uncertainty, state.loss_by_log_snr(), grid)
-            if until < spec.train.steps:  # the last one counts as done only with its result
-                state.mark_evaluated()
-            yield final
-            if until == spec.train.steps:
-                break
-            yield from save_if_due()
+        for event in _checkpointed(trial, checkpoint_seconds):
+            if isinstance(event, Evaluation):
+                last = event
+            yield event
     except GeneratorExit:
-        save_checkpoint(state, checkpoint, key)
+        trial.save()
         raise
     except Diverged as reason:
-        end: dict[str, Any] = {
-            "state": State.FAILED,
-            "reason": str(reason),
-            "failure": FailureKind.DIVERGED,
-        }
-    else:
-        end = {"state": State.FINISHED, "reason": "", "failure": ""}
-    seconds = {**clock, "total": sum(clock.values())}
-    about = environment(on) | ({"micro_batches": str(pieces)} if pieces > 1 else {})
+        return _finish(trial, last, State.FAILED, str(reason), FailureKind.DIVERGED)
+    return _finish(trial, last, State.FINISHED)
+
+
+def _checkpointed(trial: _Trial, seconds: float) -> Iterator[Event]:
+    """The trial's events, with a checkpoint between steps of training every so many seconds."""
+    saved = time.monotonic()
+    for event in _events(trial):
+        yield event
+        # The last evaluation counts as done only with its result.
+        done = isinstance(event, Evaluation) and event.step == trial.spec.train.steps
+        if isinstance(event, Sampled) or done or time.monotonic() - saved <= seconds:
+            continue
+        yield Saving(trial.state.step)
+        with timed(trial.state.seconds, "train"):
+            trial.save()
+        saved = time.monotonic()
+
+
+def _events(trial: _Trial) -> Iterator[TrainProgress | Beat | Sampled | Evaluation]:
+    """Training up to each evaluation, and the evaluation. Raises Diverged."""
+    spec, state = trial.spec, trial.state
+    steps, report_every = spec.train.steps, max(1, spec.train.steps // 50)
+    every = spec.score.every or steps
+    for until in (*range(state.evaluated + every, steps, every), steps):
+        training = train(
+            state,
+            spec,
+            trial.images,
+            until=until,
+            report_every=report_every,
+            micro_batches=trial.micro_batches,
+        )
+        yield from _timed_events(training, state.seconds, "train")
+        samples: Tensor = yield from _timed_events(_draw(trial), state.seconds, "sample")
+        with timed(state.seconds, "score"):
+            evaluation = _evaluate(trial, samples)
+        if until < steps:
+            state.mark_evaluated()
+        yield evaluation
+
+
+def _evaluate(trial: _Trial, samples: Tensor) -> Evaluation:
+    """Score samples (count, C, H, W) uint8, and write their grid."""
+    spec, step, detector = trial.spec, trial.state.step, trial.detector
+    batch = _piece(scores.BATCH, trial.micro_batches)
+    features = scores.extract(samples.numpy(), detector, batch=batch)
+    judged = features, trial.reference, detector.name, spec.score.metric_names
+    values = scores.score(*judged)
+    uncertainty = scores.standard_errors(*judged) if step == spec.train.steps else {}
+    grid = f"{SAMPLES_FOLDER}/step-{step:06d}.png"
+    write_grid(samples, trial.folder / grid)
+    return Evaluation(step, values, uncertainty, trial.state.loss_by_log_snr(), grid)
+
+
+def _finish(
+    trial: _Trial,
+    last: Evaluation,
+    outcome: Literal[State.FINISHED, State.FAILED],
+    reason: str = "",
+    failure: Failure = "",
+) -> TrialResult:
+    """Write the result; only then the checkpoint goes."""
+    state, pieces = trial.state, trial.micro_batches
     result = TrialResult(
-        key=key,
-        **end,
+        key=trial.key,
+        state=outcome,
+        reason=reason,
+        failure=failure,
         step=state.step,
-        scores=final.scores,
-        uncertainty=final.uncertainty,
+        scores=last.scores,
+        uncertainty=last.uncertainty,
         loss=state.loss,
-        seconds=seconds,
-        environment=about,
+        seconds={**state.seconds, "total": sum(state.seconds.values())},
+        environment=environment(trial.device)
+        | ({"micro_batches": str(pieces)} if pieces > 1 else {}),
     )
-    write_result(folder, result)
-    checkpoint.unlink(missing_ok=True)
+    write_result(trial.folder, result)
+    (trial.folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     return result
 
 
 def _start(
     spec: TrialSpec, images: ImageSet, on: torch.device, checkpoint: Path, key: str
 ) -> Training:
-    """Training from the checkpoint, or from the start where there is none that can be read."""
+    """Training from the checkpoint, or from the start where none can be read."""
 
     def fresh() -> Training:
         return Training.start(
@@ -255,39 +303,36 @@ def _start(
     return state
 
 
-def _draw(
-    state: Training, spec: TrialSpec, images: ImageSet, on: torch.device, pieces: int
-) -> Generator[Sampled, None, Tensor]:
-    """Samples (count, C, H, W) uint8 from the EMA's network, with the labels' own frequencies where
-    it takes labels.
-    """
+def _draw(trial: _Trial) -> Generator[Sampled, None, Tensor]:
+    """Samples (count, C, H, W) uint8 from the averaged network."""
+    spec, state, on = trial.spec, trial.state, trial.device
+    count, process = spec.sample.count, DiffusionProcess.of(spec)
     state.copy_buffers()
-    shape = images.pixels.shape[1:]  # (C, H, W)
-    samples = torch.empty((spec.sample.count, *shape), dtype=torch.uint8)
-    labels = _sample_labels(spec, images)
-    batch = -(-spec.sample.batch // pieces)
-    for start in range(0, spec.sample.count, batch):
-        index = range(start, min(start + batch, spec.sample.count))
+    shape = trial.images.pixels.shape[1:]  # (C, H, W)
+    samples = torch.empty((count, *shape), dtype=torch.uint8)
+    labels = _sample_labels(spec, trial.images)
+    batch = _piece(spec.sample.batch, trial.micro_batches)
+    for start in range(0, count, batch):
+        index = range(start, min(start + batch, count))
         label = None if labels is None else labels[start : index.stop].to(on)
         with torch.inference_mode(), autocast_for(spec.train, on):
             x0 = sampling.draw(
                 partial(state.ema, label=label),
                 sampling.SampleNoise(spec.sample.seed, index, shape, on),
+                process,
                 schedule=spec.sampling_schedule,
                 steps=spec.sample.steps,
                 sampler=spec.sample.sampler,
-                b=spec.b,
-                predict=spec.train.predict,
-                normalize=spec.train.normalize,
             )
         samples[start : index.stop] = to_uint8(x0).cpu()
-        yield Sampled(state.step, index.stop, spec.sample.count)
+        yield Sampled(state.step, index.stop, count)
     return samples
 
 
 def _sample_labels(spec: TrialSpec, images: ImageSet) -> Tensor | None:
-    """Sample i's label (count,): the data's labels, shuffled by the sampling seed and repeated as
-    often as needed.
+    """Sample i's label, (count,), where the network takes labels.
+
+    They are the data's own, shuffled by the sampling seed and repeated as often as needed.
     """
     if not spec.train.class_conditional or images.labels is None:
         return None
@@ -301,9 +346,7 @@ def to_uint8(x: Tensor) -> Tensor:
 
 
 def write_grid(samples: Tensor, path: Path, side: int = 8) -> None:
-    """A PNG of the first side² samples (N, C, H, W), one pixel apart; fewer when there are
-    fewer.
-    """
+    """Write a PNG of the first side² samples (N, C, H, W) at most, one pixel apart."""
     from PIL import Image
 
     tiles = samples[: side * side].permute(0, 2, 3, 1).numpy()  # (n, H, W, C)
@@ -327,31 +370,24 @@ def pick_device(device: str) -> torch.device:
 
 
 def _clean_slate(device: torch.device, folder: Path) -> None:
-    """Clear away what killed processes were writing here, and what earlier trials and attempts held
-    on the GPU.
+    """Remove the part files of killed processes, and free what earlier trials held on the GPU.
 
-    From then on a GPU gives the same bits every time, as a CPU does anyway.
+    A GPU then gives the same bits every time, as a CPU does anyway.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for pattern in (
-        f"{CHECKPOINT_FILE}.*.part",
-        f"{RESULT_FILE}.*.part",
-        f"{SAMPLES_FOLDER}/*.part",
-    ):
-        for part in folder.glob(pattern):
+    for written in (f"{CHECKPOINT_FILE}.*", f"{RESULT_FILE}.*", f"{SAMPLES_FOLDER}/*"):
+        for part in folder.glob(f"{written}.part"):
             part.unlink(missing_ok=True)
     if device.type == "cuda":
         gc.collect()
-        # what this process's last trial held is wanted by those that share the GPU
+        # Other processes that share the GPU need the memory of this one's last trial.
         torch.cuda.empty_cache()
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """What the result was computed with: packages, the commit of a checkout, and the machine's
-    processor or GPU.
-    """
+    """Versions of packages, the commit of a checkout, and the name of the processor or GPU."""
     packages = {name: version(name) for name in ("torch", "torch-fidelity", "numpy", "sched-lab")}
     packages |= {"commit": commit} if (commit := _commit()) else {}
     name = (
@@ -364,22 +400,12 @@ def environment(device: torch.device) -> dict[str, str]:
 
 @cache
 def _commit() -> str:
-    """The commit of the checkout that this runs from, with -dirty where files were changed; ""
-    where it is none.
-    """
+    """This checkout's commit, with -dirty where files were changed; "" outside a checkout."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return ""
-    command = [
-        "git",
-        "-C",
-        str(root),
-        "describe",
-        "--always",
-        "--exclude=*",
-        "--abbrev=40",
-        "--dirty",
-    ]
+    command = ["git", "-C", str(root), "describe"]
+    command += ["--always", "--exclude=*", "--abbrev=40", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
@@ -399,9 +425,7 @@ def timed(clock: dict[str, float], phase: str) -> Iterator[None]:
 def _timed_events(
     events: Iterator[E], clock: dict[str, float], phase: str
 ) -> Generator[E, None, Any]:
-    """The same events and the same return value; the time that each takes is added to
-    `clock[phase]` before it.
-    """
+    """The same events and return value; adds the time that each takes to `clock[phase]`."""
     while True:
         with timed(clock, phase):
             try:

@@ -21,8 +21,16 @@ from sched_lab.analysis.statistics.comparisons import (
     holm,
     splitting,
 )
-from sched_lab.names import FAILED, FINISHED, JACKKNIFE, MISSING, RUNNING, STOPPED, higher_is_better
-from sched_lab.sweep.stages import CONFIRM
+from sched_lab.names import (
+    FAILED,
+    FINISHED,
+    JACKKNIFE,
+    MISSING,
+    RUNNING,
+    STOPPED,
+    Stage,
+    higher_is_better,
+)
 from sched_lab.trainers.plugins import nearest
 from sched_lab.trainers.spec import JACKKNIFE_GROUPS
 
@@ -52,7 +60,7 @@ def confirmed(runs: pd.DataFrame) -> pd.DataFrame:
 
     What won the screening owes part of its score there to luck.
     """
-    confirming = runs.get("stage", pd.Series("", runs.index)) == CONFIRM
+    confirming = runs.get("stage", pd.Series("", runs.index)) == Stage.CONFIRM
     return runs[confirming] if confirming.any() else runs
 
 

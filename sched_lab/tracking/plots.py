@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sched_lab.colors import COLORS
 from sched_lab.trainers.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -43,14 +44,14 @@ def loss_figure(schedule: Schedule, b: float, losses: Mapping[float, float]) -> 
     figure.subplots_adjust(left=0.13, right=0.87, bottom=0.15, top=0.9)
     loss = figure.subplots()
     centres = sorted(losses)
-    loss.bar(centres, [losses[centre] for centre in centres], width=1.8, color="#0072b2", alpha=0.6)
+    loss.bar(centres, [losses[centre] for centre in centres], width=1.8, color=COLORS[0], alpha=0.6)
     loss.set(
         xlabel="log-SNR", xlim=(centres[0] - 2, centres[-1] + 2), title=f"{schedule}  b = {b:g}"
     )
-    loss.set_ylabel("loss", color="#0072b2")
+    loss.set_ylabel("loss", color=COLORS[0])
     t = 1 / (1 + np.exp(-np.linspace(-9, 9, 361)))  # evenly in the tails too
     density = loss.twinx()
-    density.plot(schedule.log_snr(t, b), schedule.density(t), color="#d55e00", linewidth=2)
+    density.plot(schedule.log_snr(t, b), schedule.density(t), color=COLORS[1], linewidth=2)
     density.set_ylim(bottom=0)
-    density.set_ylabel("density of training", color="#d55e00")
+    density.set_ylabel("density of training", color=COLORS[1])
     return figure

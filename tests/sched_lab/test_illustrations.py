@@ -1,25 +1,30 @@
-"""The figures of what noise, schedules and b do are drawn from the user's own images, by the
-equation of training.
-"""
+"""Figures of noise, schedules and b show the user's own images, noised as in training."""
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
 from sched_lab import illustrations
-from sched_lab.illustrations import Curve, examples, noise_by_size, scale_by_time, schedules_by_time
-from sched_lab.trainers import diffusion
+from sched_lab.illustrations import (
+    Curve,
+    examples,
+    network_inputs,
+    noise_by_size,
+    scale_by_time,
+    schedules_by_time,
+)
 from sched_lab.trainers.data.builtin import Digits, Photos
 from sched_lab.trainers.data.user import Folder
 from sched_lab.trainers.schedules import parse
+from sched_lab.trainers.spec import Normalize
 from tests.conftest import Command
 
 SWEEP = """\
@@ -36,33 +41,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def some_images() -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(5)
-    return random.uniform(-1, 1, (4, 3, 8, 8)), random.standard_normal((4, 3, 8, 8))
-
-
-@pytest.mark.parametrize("b", [0.3, 1.0, 2.5])
-@pytest.mark.parametrize("gamma", [0.0, 0.05, 0.7, 1.0])
-def test_images_are_noised_as_in_training(gamma: float, b: float) -> None:
-    x0, noise = some_images()
-    known = diffusion.add_noise(
-        torch.tensor(x0), torch.full((4,), gamma, dtype=torch.float64), torch.tensor(noise), b
-    )
-    np.testing.assert_allclose(
-        illustrations.add_noise(x0, gamma, noise, b), known.numpy(), atol=1e-12
-    )
-
-
+@pytest.mark.parametrize("b", [0.3, 2.5])
 @pytest.mark.parametrize("how", ["none", "input", "analytic", "state"])
-def test_images_are_normalised_as_in_training(how: diffusion.Normalize) -> None:
-    x0, noise = some_images()
-    x_t = illustrations.add_noise(x0, 0.7, noise, 0.3)
-    known = diffusion.network_input(
-        torch.tensor(x_t), torch.full((4,), 0.7, dtype=torch.float64), 0.3, how
-    )
-    np.testing.assert_allclose(
-        illustrations.normalized(x_t, 0.7, 0.3, how), known.numpy(), atol=1e-12
-    )
+def test_images_are_noised_and_normalised_by_the_papers_formulas(b: float, how: Normalize) -> None:
+    random = np.random.default_rng(5)
+    x0, noise = random.uniform(-1, 1, (4, 3, 8, 8)), random.standard_normal((4, 3, 8, 8))
+    gammas = (0.0, 0.05, 0.7, 1.0)
+    for gamma, shown in zip(gammas, network_inputs(x0, noise, gammas, b, how), strict=True):
+        x_t = math.sqrt(gamma) * b * x0 + math.sqrt(1 - gamma) * noise
+        std = x_t.std(axis=(1, 2, 3), keepdims=True)
+        analytic = math.sqrt((b**2 - 1) * gamma + 1)
+        by = {"none": 1.0, "input": std, "state": std, "analytic": analytic}[how]
+        np.testing.assert_allclose(shown, x_t / by, atol=1e-12)
 
 
 def test_the_same_noise_leaves_more_of_a_larger_image() -> None:
@@ -215,15 +205,19 @@ def test_what_cannot_be_drawn_is_refused(
     assert [path.name for path in folder.iterdir()] == ["mine.yaml"]
 
 
-def test_no_picture_needs_torch(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("figure", "loaded"), [("schedules", ""), ("noise", "torch"), ("scale", "torch")]
+)
+def test_pictures_of_images_load_torch_and_none_loads_more(
+    folder: Path, figure: str, loaded: str
+) -> None:
     code = (
         "import sys\n"
         "from sched_lab.cli.program import cli\n"
-        "for name in ('noise', 'schedules', 'scale'):\n"
-        "    cli(['illustrate', name, 'mine.yaml'], standalone_mode=False)\n"
-        "print([name for name in ('torch', 'mlflow', 'ray', 'pandas') if name in sys.modules])\n"
+        f"cli(['illustrate', {figure!r}, 'mine.yaml'], standalone_mode=False)\n"
+        "print(*[name for name in ('torch', 'mlflow', 'ray', 'pandas') if name in sys.modules])\n"
     )
-    found = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
     )
-    assert found.stdout.splitlines()[-1] == "[]"
+    assert done.stdout.splitlines()[-1] == loaded

@@ -1,6 +1,4 @@
-"""The forward process, the normalisers, the targets and the loss, against identities they must
-obey.
-"""
+"""The diffusion process keeps the identities that its noising, targets and loss must obey."""
 
 from __future__ import annotations
 
@@ -11,16 +9,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from sched_lab.trainers.diffusion import (
-    Predict,
-    add_noise,
-    eps_from_x0,
-    loss,
-    loss_weight,
-    network_input,
-    recover_x0,
-    target,
-)
+from sched_lab.trainers.diffusion import DiffusionProcess, eps_from_x0
+from sched_lab.trainers.spec import Normalize, Predict, TrialSpec
 
 PREDICTIONS: tuple[Predict, ...] = ("v", "eps", "x0")
 GAMMA = torch.tensor([1e-9, 1e-3, 0.2, 0.5, 0.9, 0.999], dtype=torch.float64)
@@ -36,9 +26,15 @@ def batch(
     return x0.to(dtype), noise.to(dtype), GAMMA.to(dtype)
 
 
+def test_the_process_of_a_trial_has_its_four_settings() -> None:
+    train = {"predict": "x0", "normalize": "state", "weight": "min_snr@3"}
+    spec = TrialSpec.model_validate({"b": 0.3, "train": train})
+    assert DiffusionProcess.of(spec) == DiffusionProcess(0.3, "x0", "state", "min_snr@3")
+
+
 def test_noising_mixes_the_scaled_image_and_the_noise_by_the_roots_of_gamma() -> None:
     x0, noise, gamma = batch()
-    x_t = add_noise(x0, gamma, noise, 0.3)
+    x_t = DiffusionProcess(b=0.3).add_noise(x0, gamma, noise)
     for i, g in enumerate(gamma.tolist()):
         assert_close(x_t[i], math.sqrt(g) * 0.3 * x0[i] + math.sqrt(1 - g) * noise[i])
 
@@ -50,14 +46,11 @@ def test_unit_variance_images_at_scale_b_have_the_variance_that_the_analytic_nor
     random = torch.Generator().manual_seed(1)
     x0, noise = torch.randn((2, 3, 1, 400, 400), generator=random, dtype=torch.float64)
     gamma = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-    x_t = add_noise(x0, gamma, noise, b)
+    process = DiffusionProcess(b, normalize="analytic")
+    x_t = process.add_noise(x0, gamma, noise)
+    x_in = process.network_input(x_t, gamma)
     assert_close(x_t.var(dim=(1, 2, 3)), (b**2 - 1) * gamma + 1, rtol=0.02, atol=0)
-    assert_close(
-        network_input(x_t, gamma, b, "analytic").var(dim=(1, 2, 3)),
-        torch.ones_like(gamma),
-        rtol=0.02,
-        atol=0,
-    )
+    assert_close(x_in.var(dim=(1, 2, 3)), torch.ones_like(gamma), rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("b", [0.3, 2.0])
@@ -66,19 +59,21 @@ def test_analytically_normalised_scale_b_is_the_same_network_input_as_its_schedu
 ) -> None:
     x0, noise, gamma = batch()
     equivalent = b**2 * gamma / ((b**2 - 1) * gamma + 1)
+    scaled, plain = DiffusionProcess(b, normalize="analytic"), DiffusionProcess()
     assert_close(
-        network_input(add_noise(x0, gamma, noise, b), gamma, b, "analytic"),
-        network_input(add_noise(x0, equivalent, noise, 1.0), equivalent, 1.0, "none"),
+        scaled.network_input(scaled.add_noise(x0, gamma, noise), gamma),
+        plain.network_input(plain.add_noise(x0, equivalent, noise), equivalent),
     )
 
 
 @pytest.mark.parametrize("how", ["input", "state"])
 def test_the_input_normaliser_gives_each_example_unit_deviation_and_leaves_its_mean_in(
-    how: str,
+    how: Normalize,
 ) -> None:
     x0, noise, gamma = batch()
-    x_t = add_noise(x0, gamma, noise, 0.5) + 3
-    x_in = network_input(x_t, gamma, 0.5, how)  # type: ignore[arg-type]
+    process = DiffusionProcess(0.5, normalize=how)
+    x_t = process.add_noise(x0, gamma, noise) + 3
+    x_in = process.network_input(x_t, gamma)
     for given, normalised in zip(x_t.numpy(), x_in.numpy(), strict=True):
         assert normalised == pytest.approx(given / given.std())
         assert normalised.mean() > 1
@@ -86,11 +81,12 @@ def test_the_input_normaliser_gives_each_example_unit_deviation_and_leaves_its_m
 
 def test_without_normalisation_the_network_sees_the_state() -> None:
     x0, _, gamma = batch()
-    assert network_input(x0, gamma, 0.5, "none") is x0
+    assert DiffusionProcess(0.5, normalize="none").network_input(x0, gamma) is x0
 
 
 def test_a_flat_image_without_noise_is_normalised_to_finite_values() -> None:
-    assert network_input(torch.zeros(1, 1, 4, 4), torch.ones(1), 1.0, "input").isfinite().all()
+    process = DiffusionProcess(normalize="input")
+    assert process.network_input(torch.zeros(1, 1, 4, 4), torch.ones(1)).isfinite().all()
 
 
 @pytest.mark.parametrize("predict", PREDICTIONS)
@@ -99,15 +95,17 @@ def test_the_image_and_the_noise_are_recovered_from_a_perfect_prediction(
     predict: Predict, b: float
 ) -> None:
     x0, noise, gamma = batch()
-    x_t = add_noise(x0, gamma, noise, b)
-    recovered = recover_x0(predict, target(predict, x0, noise, gamma, b), x_t, gamma)
+    process = DiffusionProcess(b, predict)
+    x_t = process.add_noise(x0, gamma, noise)
+    recovered = process.recover_x0(process.target(x0, noise, gamma), x_t, gamma)
     assert_close(recovered, b * x0, atol=1e-8, rtol=1e-8)
     assert_close(eps_from_x0(recovered, x_t, gamma), noise)
 
 
 def test_v_is_the_state_turned_by_a_right_angle() -> None:
     x0, noise, gamma = batch()
-    x_t, v = add_noise(x0, gamma, noise, 0.5), target("v", x0, noise, gamma, 0.5)
+    process = DiffusionProcess(0.5, "v")
+    x_t, v = process.add_noise(x0, gamma, noise), process.target(x0, noise, gamma)
     assert_close(x_t.square() + v.square(), (0.5 * x0).square() + noise.square())
 
 
@@ -118,22 +116,11 @@ def test_min_snr_charges_one_error_in_the_image_alike_whatever_is_predicted(
     predict: Predict, b: float, limit: float
 ) -> None:
     x0, noise, gamma = batch()
-    x_t = add_noise(x0, gamma, noise, b)
-    guess = (
-        0.8 * x0 + 0.1
-    )  # what the network takes the image for, told as the image, as noise or as v
-    output = target(predict, guess, eps_from_x0(b * guess, x_t, gamma), gamma, b)
-    charged = loss(
-        lambda x_in, gamma, label: output,
-        x0,
-        None,
-        gamma,
-        noise,
-        b=b,
-        predict=predict,
-        normalize="input",
-        weight=f"min_snr@{limit:g}",
-    )
+    process = DiffusionProcess(b, predict, "input", f"min_snr@{limit:g}")
+    x_t = process.add_noise(x0, gamma, noise)
+    guess = 0.8 * x0 + 0.1  # the network's estimate of the image, output as image, noise or v
+    output = process.target(guess, eps_from_x0(b * guess, x_t, gamma), gamma)
+    charged = process.loss(lambda x_in, gamma, label: output, x0, None, gamma, noise)
     snr = b**2 * gamma / (1 - gamma)
     expected = snr.clamp(max=limit) * (guess - x0).square().mean(dim=(1, 2, 3))
     assert_close(charged, expected, rtol=1e-6, atol=1e-14)
@@ -142,29 +129,23 @@ def test_min_snr_charges_one_error_in_the_image_alike_whatever_is_predicted(
 def test_min_snr_at_scale_one_has_the_weights_of_its_paper() -> None:
     snr = GAMMA / (1 - GAMMA)
     clipped = snr.clamp(max=5)
-    assert_close(loss_weight("min_snr@5", "x0", GAMMA, 1.0), clipped)
-    assert_close(loss_weight("min_snr@5", "eps", GAMMA, 1.0), clipped / snr)
-    assert_close(loss_weight("min_snr@5", "v", GAMMA, 1.0), clipped / (snr + 1))
+    expected = {"x0": clipped, "eps": clipped / snr, "v": clipped / (snr + 1)}
+    for predict in PREDICTIONS:
+        process = DiffusionProcess(predict=predict, weight="min_snr@5")
+        assert_close(process.loss_weight(GAMMA), expected[predict])
 
 
 @pytest.mark.parametrize("predict", PREDICTIONS)
 @pytest.mark.parametrize("weight", ["none", "min_snr@5"])
 def test_weights_are_finite_at_both_ends_of_the_schedule(predict: Predict, weight: str) -> None:
-    assert loss_weight(weight, predict, torch.tensor([1e-9, 1.0]), 0.5).isfinite().all()
+    process = DiffusionProcess(0.5, predict, weight=weight)
+    assert process.loss_weight(torch.tensor([1e-9, 1.0])).isfinite().all()
 
 
 def test_the_loss_is_the_mean_squared_error_of_each_example() -> None:
     x0, noise, gamma = batch()
-    losses = loss(
-        lambda x_in, gamma, label: torch.zeros_like(x_in),
-        x0,
-        None,
-        gamma,
-        noise,
-        b=1.0,
-        predict="eps",
-        normalize="none",
-        weight="none",
+    losses = DiffusionProcess().loss(
+        lambda x_in, gamma, label: torch.zeros_like(x_in), x0, None, gamma, noise
     )
     assert losses.numpy() == pytest.approx((noise.numpy() ** 2).mean(axis=(1, 2, 3)))
 
@@ -178,32 +159,23 @@ def test_the_network_is_given_the_normalised_state_gamma_and_the_label() -> None
         seen.extend((x_in, gamma, label))
         return x_in
 
-    loss(network, x0, label, gamma, noise, b=0.5, predict="v", normalize="analytic", weight="none")
-    assert_close(
-        seen,
-        [network_input(add_noise(x0, gamma, noise, 0.5), gamma, 0.5, "analytic"), gamma, label],
-    )
+    process = DiffusionProcess(0.5, "v", "analytic")
+    process.loss(network, x0, label, gamma, noise)
+    x_in = process.network_input(process.add_noise(x0, gamma, noise), gamma)
+    assert_close(seen, [x_in, gamma, label])
 
 
 @pytest.mark.parametrize("predict", PREDICTIONS)
 @pytest.mark.parametrize("normalize", ["none", "input", "analytic", "state"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_loss_keeps_the_dtype_and_agrees_in_single_precision(
-    predict: Predict, normalize: str, dtype: torch.dtype
+    predict: Predict, normalize: Normalize, dtype: torch.dtype
 ) -> None:
+    process = DiffusionProcess(0.5, predict, normalize, "min_snr@5")
+
     def losses(dtype: torch.dtype) -> Tensor:
         x0, noise, gamma = batch(dtype)
-        return loss(
-            lambda x_in, gamma, label: x_in.tanh(),
-            x0,
-            None,
-            gamma,
-            noise,
-            b=0.5,
-            predict=predict,
-            normalize=normalize,  # type: ignore[arg-type]
-            weight="min_snr@5",
-        )
+        return process.loss(lambda x_in, gamma, label: x_in.tanh(), x0, None, gamma, noise)
 
     assert losses(dtype).dtype == dtype
     assert_close(losses(dtype).double(), losses(torch.float64), rtol=1e-3, atol=1e-9)

@@ -1,6 +1,4 @@
-"""Sampling, against the authors' trajectories, a second implementation of the paper, and an exact
-denoiser.
-"""
+"""Sampling agrees with the authors' trajectories, a second implementation and an exact denoiser."""
 
 from __future__ import annotations
 
@@ -15,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.testing import assert_close
 
-from sched_lab.trainers.diffusion import Normalize, Predict
-from sched_lab.trainers.sampling import NoiseSource, SampleNoise, Sampler, draw, sample
+from sched_lab.trainers.diffusion import DiffusionProcess
+from sched_lab.trainers.sampling import NoiseSource, SampleNoise, draw, sample
 from sched_lab.trainers.schedules import parse
+from sched_lab.trainers.spec import Normalize, Predict, Sampler
 from tests.conftest import ROOT
 
 TRAJECTORIES: list[dict[str, Any]] = json.loads(
@@ -92,12 +91,10 @@ def ours(
     *_, last = sample(
         lambda x, gamma: k * x.tanh() + 0.1 * gamma[:, None, None, None],
         replay(noises),
+        DiffusionProcess(b, predict, normalize),
         schedule=parse(schedule),
         steps=steps,
         sampler=sampler,
-        b=b,
-        predict=predict,
-        normalize=normalize,
     )
     return last.x0.numpy()
 
@@ -164,12 +161,10 @@ def gaussian_samples(
     return draw(
         denoise,
         SampleNoise(0, range(4), (1, 64, 64), dtype=torch.float64),
+        DiffusionProcess(b, predict),
         schedule=parse("cosine"),
         steps=steps,
         sampler=sampler,
-        b=b,
-        predict=predict,
-        normalize="none",
     )
 
 
@@ -209,12 +204,10 @@ def simple(
     return draw(
         lambda x, gamma: x.tanh(),
         noise,
+        DiffusionProcess(b, "v", "input"),
         schedule=parse(schedule),
         steps=5,
         sampler=sampler,
-        b=b,
-        predict="v",
-        normalize="input",
     )
 
 
@@ -224,12 +217,10 @@ def test_predictions_are_clipped_to_scale_b_and_samples_to_the_image_range(
     b: float, predict: Predict
 ) -> None:
     kwargs: dict[str, Any] = {
+        "process": DiffusionProcess(b, predict),
         "schedule": parse("linear"),
         "steps": 4,
         "sampler": "ddim",
-        "b": b,
-        "predict": predict,
-        "normalize": "none",
     }
     steps = list(sample(lambda x, gamma: 20 * x, SampleNoise(0, range(2), IMAGE), **kwargs))
     samples = draw(lambda x, gamma: 20 * x, SampleNoise(0, range(2), IMAGE), **kwargs)
@@ -250,12 +241,10 @@ def test_the_network_is_told_gamma_at_each_time_from_one_downwards() -> None:
     draw(
         denoise,
         SampleNoise(0, range(3), IMAGE),
+        DiffusionProcess(predict="v"),
         schedule=schedule,
         steps=4,
         sampler="ddim",
-        b=1.0,
-        predict="v",
-        normalize="none",
     )
     expected = torch.from_numpy(schedule.gamma([1, 0.75, 0.5, 0.25])).float()
     assert_close(torch.stack(seen), expected[:, None].expand(4, 3))
@@ -314,12 +303,10 @@ def test_sampling_records_no_gradients_and_leaves_the_callers_mode_alone() -> No
     for step in sample(
         lambda x, gamma: weight * x,
         SampleNoise(0, range(2), IMAGE),
+        DiffusionProcess(predict="v"),
         schedule=parse("linear"),
         steps=2,
         sampler="ddim",
-        b=1.0,
-        predict="v",
-        normalize="none",
     ):
         assert not step.x.requires_grad
         assert torch.is_grad_enabled()

@@ -1,6 +1,4 @@
-"""A compact U-Net on patches, conditioned on γ: fast enough to train on one CPU thread, the same on
-a GPU.
-"""
+"""A compact U-Net on patches, conditioned on γ; one CPU thread suffices to train it."""
 
 from __future__ import annotations
 
@@ -18,10 +16,10 @@ class UNet(nn.Module):
     """A U-Net (1505.04597) of residual blocks as in DDPM (2006.11239), on patches of pixels
     (2010.11929).
 
-    A strided convolution turns patch x patch pixels into one token of `width` channels; level i has
-    width·multipliers[i] channels on a grid half as fine as the level before; the coarsest
-    `attention` levels attend. What the way down leaves is added on the way up. γ, and the label
-    where classes > 0, scale and shift each block (FiLM, 1709.07871). The output starts at zero.
+    A strided convolution turns patch x patch pixels into one token of `width` channels. Level i has
+    width·multipliers[i] channels, on a grid half as fine as the level before. The coarsest
+    `attention` levels attend. Skip connections are added, not concatenated. γ, and the label where
+    classes > 0, scale and shift each block (FiLM, 1709.07871). The initial output is zero.
     """
 
     frequencies: Tensor
@@ -51,8 +49,7 @@ class UNet(nn.Module):
 
         def stage(level: int) -> Stage:
             c, attends = widths[level], level >= len(widths) - attention
-            # A level with four times the tokens gets a quarter of the hidden channels: every level
-            # costs about alike.
+            # Four times the tokens, a quarter of the hidden channels: levels cost about the same.
             hidden = min(c, width // 4 * 4**level)
             return Stage(Block(c, hidden, embedding, attends) for _ in range(blocks))
 
@@ -67,14 +64,14 @@ class UNet(nn.Module):
         self.head = _zeroed(nn.Conv2d(widths[0], channels * patch**2, 1))
 
     def forward(self, x: Tensor, gamma: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), gamma (B,) in (0, 1] and, where the network has classes, label (B,) int64
-        -> (B, C, H, W).
+        """x (B, C, H, W), gamma (B,) in (0, 1], label (B,) int64 -> (B, C, H, W).
+
+        Raises ValueError where the network has classes and no label is given.
         """
         embedding = self._embed(gamma, label)  # (B, E)
-        # One channel has no memory format of its own: what follows is faster channels-last.
-        h = self.stem(x).contiguous(
-            memory_format=torch.channels_last
-        )  # (B, width, H/patch, W/patch)
+        # A tensor of one channel has no memory format; the blocks are faster channels-last.
+        h = self.stem(x)  # (B, width, H/patch, W/patch)
+        h = h.contiguous(memory_format=torch.channels_last)
         skips = []
         for stage, shrink in zip(self.down, self.shrink, strict=True):
             h = stage(h, embedding)
@@ -86,9 +83,7 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.patch)
 
     def _embed(self, gamma: Tensor, label: Tensor | None) -> Tensor:
-        """Sines and cosines of 1000·γ at geometric frequencies (1706.03762, section 3.5), an MLP,
-        the label.
-        """
+        """(B, E) from sines and cosines of 1000·γ (1706.03762, section 3.5), and the label."""
         angles = gamma[:, None] * self.frequencies
         embedding: Tensor = self.embed_gamma(torch.cat([angles.sin(), angles.cos()], dim=1))
         if self.embed_label is not None:
@@ -109,9 +104,7 @@ class Stage(nn.ModuleList):
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions through `hidden` channels, scaled and shifted by the embedding; then
-    self-attention.
-    """
+    """Two 3 x 3 convolutions, scaled and shifted by the embedding; then self-attention."""
 
     def __init__(self, channels: int, hidden: int, embedding: int, attends: bool) -> None:
         super().__init__()
@@ -131,9 +124,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the tokens of a grid, at half its channels, added to its input
-    (1706.03762, section 3.2).
-    """
+    """Residual self-attention over a grid's tokens, at half the channels (1706.03762, 3.2)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -145,14 +136,10 @@ class Attention(nn.Module):
         """(B, C, H, W) -> (B, C, H, W)."""
         batch, _, height, width = x.shape
         qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1)  # (B, H, W, 3C/2)
-        q, k, v = qkv.reshape(batch, height * width, 3, HEADS, -1).permute(
-            2, 0, 3, 1, 4
-        )  # each (B, heads, HW, C/8)
-        h = (
-            F.scaled_dot_product_attention(q, k, v)
-            .transpose(1, 2)
-            .reshape(batch, height, width, -1)
-        )
+        # each (B, heads, HW, C/8)
+        q, k, v = qkv.reshape(batch, height * width, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        h = h.reshape(batch, height, width, -1)
         out: Tensor = x + self.out(h.permute(0, 3, 1, 2))
         return out
 
@@ -162,7 +149,7 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer with nothing in it, so that what it ends starts out as the identity, or as zero."""
+    """The layer with zero weights: its branch adds nothing, or its output is zero, at first."""
     nn.init.zeros_(layer.weight)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)

@@ -1,6 +1,4 @@
-"""A small convolutional classifier whose penultimate features judge samples; trained on a source's
-own images.
-"""
+"""A small convolutional classifier of a source's images, whose features judge samples."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 from sched_lab.trainers.failures import BadData
 from sched_lab.trainers.images import ImageSet
 
-# Every image is resized to this side first, so that one classifier serves all resolutions
+# Every image is resized to this side first, so that one classifier serves all resolutions.
 SIDE = 32
 FEATURES = 64
 STEPS, BATCH, LR = 300, 64, 1e-2
@@ -49,8 +47,8 @@ class Classifier(nn.Module):
 def train(images: ImageSet, seed: int = 0) -> tuple[Classifier, float]:
     """A classifier of these labelled images, and its accuracy on the tenth of them held out.
 
-    Runs on one CPU thread with seeds of its own: the weights depend on the images alone, never on
-    the calling trial, and no generator or setting of the caller is left changed.
+    The weights depend on the images alone: training takes one CPU thread and its own seeds. The
+    caller's generators and settings stay as they were. Raises BadData for images without labels.
     """
     if images.labels is None:
         raise BadData("a classifier is trained on labelled images, these have no labels")
@@ -100,7 +98,7 @@ def _halve(channels: int, width: int) -> list[nn.Module]:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """torch's CPU generator seeded, and put back afterwards."""
+    """Seed torch's CPU generator, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -108,7 +106,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread: the order of a sum, and so its last bits, depends on how many add it up."""
+    """Use one thread: a sum's last bits depend on how many threads share it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,6 +1,4 @@
-"""How far samples are from real images: Fréchet distance, KID, precision and recall over a
-detector's features.
-"""
+"""The distance of samples from real images: Fréchet distance, KID, precision and recall."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from sched_lab.trainers.data.prepare import content_key
 from sched_lab.trainers.images import ImageSet, Pixels
 from sched_lab.trainers.scoring.detectors import Detector
 from sched_lab.trainers.scoring.torchvision_compat import import_torchvision
-from sched_lab.trainers.spec import SCIENCE_VERSION, DataSpec
+from sched_lab.trainers.spec import JACKKNIFE_GROUPS, SCIENCE_VERSION, DataSpec
 
 Features = NDArray[np.float32]  # (N, d)
 Matrix = NDArray[np.float64]
@@ -26,7 +24,6 @@ REFERENCE_IMAGES = 50_000  # the customary size of a reference; larger sources a
 BATCH = 64
 KID_SUBSETS, KID_SUBSET_SIZE, KID_SEED = 100, 1000, 0
 NEIGHBOURS = 3  # of precision and recall
-GROUPS = 20  # of the jackknife
 
 _NEEDED = {"fd": 2, "kid": 2, "precision": NEIGHBOURS + 1, "recall": NEIGHBOURS + 1}
 _PARTS = ("features", "mean", "covariance", "root")
@@ -34,7 +31,7 @@ _PARTS = ("features", "mean", "covariance", "root")
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What the real images look like to a detector."""
+    """Statistics of the real images' features."""
 
     features: Features
     """(N, d)."""
@@ -49,11 +46,10 @@ class Reference:
 def score(
     features: Features, reference: Reference, detector: str, metrics: Sequence[str]
 ) -> dict[str, float]:
-    """The metrics of samples by name, `fid`, or `fd_`, `kid_`, `precision_`, `recall_` + the
-    detector's name.
+    """The metrics of samples by name: `fid`, or `fd_`, `kid_`, `precision_`, `recall_` + detector.
 
     `features` (N, d) are the samples', from that detector. The Fréchet distance is in squared units
-    of the features, 0 at best; KID is an unbiased estimate, so it may fall below 0; precision and
+    of the features, 0 at best. KID is an unbiased estimate, so it may fall below 0. Precision and
     recall lie in [0, 1]. Raises ValueError when there are too few samples.
     """
     kinds = {name: _kind(name, detector) for name in metrics}
@@ -80,13 +76,12 @@ def score(
 def standard_errors(
     features: Features, reference: Reference, detector: str, metrics: Sequence[str]
 ) -> dict[str, float]:
-    """Standard errors of those of the metrics that are Fréchet distances; empty for fewer than 40
-    samples.
+    """Standard errors of the Fréchet distances among the metrics; none for fewer than 40 samples.
 
-    They tell how far other samples of the same network would lie, not other networks.
+    They describe other samples of the same network, not other networks.
     """
     names = [name for name in metrics if _kind(name, detector) == "fd"]
-    if not names or len(features) < 2 * GROUPS:
+    if not names or len(features) < 2 * JACKKNIFE_GROUPS:
         return {}
     return dict.fromkeys(names, jackknife(features, reference))
 
@@ -98,7 +93,7 @@ def _kind(metric: str, detector: str) -> str:
 def load_reference(
     data: DataSpec, size: int, detector: Detector, cache: Path, images: ImageSet, batch: int = BATCH
 ) -> Reference:
-    """The reference of `images`, which are `data` prepared at `size`; worked out once and kept in
+    """The reference of `images`, which are `data` prepared at `size`; computed once, kept in
     `cache`.
     """
     chosen = np.linspace(0, len(images) - 1, min(len(images), REFERENCE_IMAGES)).astype(np.int64)
@@ -145,8 +140,8 @@ def statistics(features: Features) -> tuple[Matrix, Matrix]:
 def frechet_distance(mean: Matrix, covariance: Matrix, reference: Reference) -> float:
     """|μ − μ_r|² + tr(Σ + Σ_r − 2(Σ_r Σ)^½) of two Gaussians (1706.08500, equation 6).
 
-    With R the symmetric root of Σ_r, Σ_r Σ has the eigenvalues of R Σ R, which is symmetric: twice
-    as fast as the general product, and its eigenvalues are real.
+    With R the symmetric root of Σ_r, Σ_r Σ has the eigenvalues of R Σ R. This product is symmetric:
+    its eigenvalues are real, and take half the time.
     """
     product = reference.root @ covariance @ reference.root
     root_trace = np.sqrt(np.linalg.eigvalsh(product).clip(min=0)).sum()
@@ -156,16 +151,14 @@ def frechet_distance(mean: Matrix, covariance: Matrix, reference: Reference) -> 
     )
 
 
-def jackknife(features: Features, reference: Reference, groups: int = GROUPS) -> float:
-    """The standard error of the Fréchet distance of features (N, d), by leaving out one group of
-    samples at a time.
+def jackknife(features: Features, reference: Reference, groups: int = JACKKNIFE_GROUPS) -> float:
+    """The standard error of the Fréchet distance of features (N, d), by the grouped jackknife.
 
-    No bootstrap: drawn with repeats, samples look fewer than they are, and the distance depends on
-    how many there are. Each remainder follows from the whole: without group g, n_g of N samples,
-    the scatter is less by S_g + (N·n_g/(N − n_g))·(μ_g − μ)(μ_g − μ)ᵀ. With fewer than 10·d samples
-    the error is up to a third too large, with fewer than d up to three times, the more so the
-    nearer the samples are to the reference. The time goes into an eigendecomposition per group,
-    some two seconds for d = 2048 on a CPU.
+    A bootstrap would repeat samples, and the distance depends on how many distinct ones there are.
+    Each remainder follows from the whole: without group g, n_g of N samples, the scatter is less by
+    S_g + (N·n_g/(N − n_g))·(μ_g − μ)(μ_g − μ)ᵀ. With fewer than 10·d samples the error is up to a
+    third too large, with fewer than d up to three times. It is the larger the nearer the samples
+    are to the reference. Each group costs an eigendecomposition, two seconds for d = 2048 on a CPU.
     """
     count, (mean, covariance) = len(features), statistics(features)
     distances = []
@@ -181,24 +174,22 @@ def jackknife(features: Features, reference: Reference, groups: int = GROUPS) ->
 
 
 def kernel_distance(features: Features, real: Features) -> float:
-    """KID (1801.01401) as torch-fidelity has it: the mean over subsets of at most 1000, drawn alike
-    in every call.
-    """
+    """KID (1801.01401) by torch-fidelity: the mean over subsets of at most 1000, with one seed."""
     import_torchvision()
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
-    found = kid_features_to_metric(
+    metrics = kid_features_to_metric(
         *(torch.from_numpy(np.array(each)) for each in (features, real)),
         kid_subsets=KID_SUBSETS,
         kid_subset_size=min(KID_SUBSET_SIZE, len(features), len(real)),
         rng_seed=KID_SEED,
         verbose=False,
     )
-    return float(found[KEY_METRIC_KID_MEAN])
+    return float(metrics[KEY_METRIC_KID_MEAN])
 
 
 def precision_recall(features: Features, real: Features) -> tuple[float, float]:
-    """Improved precision and recall (1904.06991) as torch-fidelity has them, with 3 neighbours."""
+    """Improved precision and recall (1904.06991) by torch-fidelity, with 3 neighbours."""
     import_torchvision()
     from torch_fidelity.metric_prc import (
         KEY_METRIC_PRECISION,
@@ -206,11 +197,11 @@ def precision_recall(features: Features, real: Features) -> tuple[float, float]:
         prc_features_to_metric,
     )
 
-    found = prc_features_to_metric(
+    metrics = prc_features_to_metric(
         *(torch.from_numpy(np.array(each)) for each in (features, real)),
         prc_neighborhood=NEIGHBOURS,
         prc_batch_size=2000,
         save_cpu_ram=True,
         verbose=False,
     )
-    return float(found[KEY_METRIC_PRECISION]), float(found[KEY_METRIC_RECALL])
+    return float(metrics[KEY_METRIC_PRECISION]), float(metrics[KEY_METRIC_RECALL])
