@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
+from sched_lab.trainers.errors import FieldError
+
 DIVERGED: Final = "diverged"
 OUT_OF_MEMORY: Final = "out_of_memory"
 BAD_DATA: Final = "bad_data"
@@ -32,8 +34,10 @@ class Diverged(RuntimeError):
     """The loss is not finite, or far above that of predicting nothing at all."""
 
 
-class BadData(ValueError):
+class BadData(FieldError):
     """A source's content is missing or broken, or lacks what the trial needs of it."""
+
+    part = "data"
 
 
 def kind_of(error: BaseException) -> str:

@@ -4,8 +4,8 @@ files, no clock.
 A cell is a choice of a value for some settings. The cells are every combination of the axes, less
 those that an entry of `exclude` matches, plus those of `include`; the overrides that match a cell
 are then applied to it in order, and cells that denote the same trial collapse into the first.
-Setting a schedule, a data source or a network discards what earlier choices had set inside it. A
-schedule's parameter, such as `tau`, acts on the schedules that read it.
+Setting a schedule, a data source, a network or a detector discards what earlier choices had set
+inside it. A schedule's parameter, such as `tau`, acts on the schedules that read it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sched_lab.errors import Problem, SweepError
@@ -22,6 +22,7 @@ from sched_lab.sweep.cells import MISSING, Assembly, Choice, Choices, Value, pla
 from sched_lab.sweep.located_yaml import KeyPath, Located
 from sched_lab.sweep.settings import FAMILIES, beneath, settings, unknown
 from sched_lab.trainers import schedules
+from sched_lab.trainers.errors import rule_of
 from sched_lab.trainers.spec import DataSpec, Part, TrialSpec, trial_key
 
 MAX_CELLS = 250_000
@@ -29,12 +30,13 @@ MAX_CELLS = 250_000
 
 @dataclass(frozen=True)
 class Cell:
-    """A trial of the sweep, and the canonical values of the settings in which the sweep's trials
-    differ.
+    """A trial of the sweep, the canonical values of the settings in which the sweep's trials
+    differ, and the choices that it was made from.
     """
 
     spec: TrialSpec
     settings: dict[str, Value]
+    chosen: Choices = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Trial:
     key: str
     spec: TrialSpec
     settings: dict[str, Value]
+    chosen: Choices = field(default_factory=dict, compare=False, repr=False)
 
 
 def keyed(cells: Iterable[Cell], fingerprint_of: Callable[[DataSpec], str]) -> list[Trial]:
@@ -70,7 +73,7 @@ def keyed(cells: Iterable[Cell], fingerprint_of: Callable[[DataSpec], str]) -> l
         if source not in fingerprints:
             fingerprints[source] = fingerprint_of(cell.spec.data)
         key = trial_key(cell.spec, fingerprints[source])
-        trials.setdefault(key, Trial(key, cell.spec, cell.settings))
+        trials.setdefault(key, Trial(key, cell.spec, cell.settings, cell.chosen))
     return list(trials.values())
 
 
@@ -143,7 +146,7 @@ def expand(sweep: Located) -> Grid:
                 } | override.sets
         if (spec := assembly.trial(final)) is not None:
             identity = hashlib.sha256(spec.model_dump_json().encode()).digest()
-            cells.setdefault(identity, Cell(spec, _shown(spec, cell)))
+            cells.setdefault(identity, Cell(spec, _shown(spec, cell), final))
     if assembly.problems:
         raise SweepError(assembly.problems.values())
 
@@ -241,19 +244,17 @@ def _leaves(assembly: Assembly, name: str, wanted: Value, path: KeyPath) -> list
     """What a wanted value asks for: of a data source or network, the value of each field that is
     written.
     """
-    if name in FAMILIES and isinstance(wanted, str):
-        wanted = {FAMILIES[name].selector: wanted}
-    if name in FAMILIES and isinstance(wanted, Mapping):
+    if name in FAMILIES and isinstance(wanted, str | Mapping):
         return [
-            (f"{name}.{field}", plain(value))
-            for field, value in wanted.items()
-            if _known(assembly, f"{name}.{field}", (*path, field))
+            (f"{name}.{key}", plain(value))
+            for key, value in FAMILIES[name].spelled_out(wanted).items()
+            if _known(assembly, f"{name}.{key}", (*path, key))
         ]
     if name == "schedule" and isinstance(wanted, str | Mapping):
         try:
             wanted = str(schedules.parse(wanted))
         except (ValueError, ArithmeticError) as error:
-            assembly.refuse(path, str(error))
+            assembly.refuse(path, rule_of(error))
     if name == "kind" and isinstance(wanted, str):
         wanted = schedules.ALIASES.get(wanted, wanted)
     return [(name, plain(wanted))]
@@ -289,7 +290,8 @@ def _shown(spec: TrialSpec, cell: Choices) -> dict[str, Value]:
                 value = getattr(value, step, MISSING)
         if isinstance(value, Part):
             value = value.model_dump(mode="json", exclude_unset=True)
-            value = next(iter(value.values())) if len(value) == 1 else value
+            if isinstance(value, Mapping) and len(value) == 1:
+                value = next(iter(value.values()))
         if value is not MISSING:
             shown[name] = list(value) if isinstance(value, tuple) else value
     return shown

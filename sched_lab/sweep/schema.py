@@ -9,11 +9,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from sched_lab.sweep.settings import FAMILIES, part_classes, settings
+from sched_lab.sweep.settings import FAMILIES, PARTS, owner, part_classes, settings
 from sched_lab.sweep.spec import Override, SweepSpec
 from sched_lab.trainers import schedules
-from sched_lab.trainers.plugins import names
-from sched_lab.trainers.spec import DETECTORS, TrialSpec
+from sched_lab.trainers.spec import TrialSpec
 
 Schema = dict[str, Any]
 
@@ -25,14 +24,12 @@ def json_schema() -> Schema:
     What depends on several values together, such as a network too narrow for an image size, it
     leaves to `read_sweep`; of conditions it also refuses values that no cell can have.
     """
-    parts = {
-        part: part_classes(part) for part in ("data", "train", "train.network", "sample", "score")
-    }
+    parts = {part: part_classes(part) for part in PARTS}
     models: list[type[BaseModel]] = [
         SweepSpec,
         Override,
         TrialSpec,
-        *(m for found in parts.values() for m in found),
+        *(model for classes in parts.values() for model in classes),
     ]
     refs, schema = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/$defs/{model}"
@@ -48,17 +45,17 @@ def json_schema() -> Schema:
         for model in classes:  # what a part leaves out may come from an axis or an override
             definition(model)["required"] = [family.selector] if family else []
         members = [refs[model, "validation"] for model in classes]
-        wholes[part] = {"anyOf": [{"enum": family.names()}, *members]} if family else members[0]
+        wholes[part] = (
+            {"anyOf": [{"enum": family.registered()}, *members]} if family else members[0]
+        )
 
     def fields(part: str) -> list[Schema]:
         return [definition(model)["properties"] for model in (parts[part] if part else [TrialSpec])]
 
     for part in FAMILIES:
-        whose, _, field = part.rpartition(".")
-        fields(whose)[0][field] = wholes[part] = wholes[part] | {
-            "description": fields(whose)[0][field]["description"]
-        }
-    fields("score")[0]["detector"] |= {"enum": names("detector", DETECTORS)}
+        (properties,), field = fields(owner(part)), part.rpartition(".")[2]
+        wholes[part] |= {"description": properties[field]["description"]}
+        properties[field] = wholes[part]
     fields("sample")[0]["schedule"] |= _schedule(several=False)
 
     def setting(name: str, part: str) -> Schema:
