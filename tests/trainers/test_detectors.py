@@ -119,10 +119,10 @@ def test_features_are_64_floats_an_image_at_any_size_and_each_image_counts_alone
 
 def test_a_detector_is_loaded_once_in_a_process(cache: Path) -> None:
     assert load_detector(RandomSpec(), Digits(), cache, CPU) is load_detector(
-        "random", Digits(flip=True), cache, CPU
+        RandomSpec(), Digits(flip=True), cache, CPU
     )
     assert load_detector(RandomSpec(), Digits(), cache, CPU) is not load_detector(
-        "random", Shapes(), cache, CPU
+        RandomSpec(), Shapes(), cache, CPU
     )
 
 
