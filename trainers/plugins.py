@@ -1,8 +1,7 @@
 """Registries that are open to other packages: a built-in table first, then Python entry points.
 
-An entry in a built-in table is the object itself or a string ``"module:attribute"`` that is
-imported when it is first used, so that naming a network costs nothing and only building one imports
-torch.
+An entry in a built-in table is the object itself or a string ``"module:attribute"``. The module is
+imported when the entry is first used: naming a network costs nothing, building one imports torch.
 """
 
 from __future__ import annotations

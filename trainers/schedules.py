@@ -1,11 +1,10 @@
 """Noise schedules: γ(t), SNR, log-SNR and the density over log-SNR, with the authors' notation read
 and printed.
 
-A schedule is γ(t) for t in [0, 1], falling from (about) 1 to (about) 0; the state is x_t = √γ·b·x0
-+ √(1−γ)·ε, so SNR = b²γ/(1−γ). Everything here is NumPy in float64; the training loop draws t and
-looks γ up on the host, so that a schedule never depends on a device. A new kind is one function of
-t and its parameters, and one line in `KINDS`; another package adds one through the entry point
-group ``sched_lab.schedules``.
+A schedule is γ(t) for t in [0, 1], falling from (about) 1 to (about) 0. The state is x_t = √γ·b·x0
++ √(1−γ)·ε, so SNR = b²γ/(1−γ). Everything here is NumPy in float64: training draws t and looks γ up
+on the host, so no schedule depends on a device. A new kind is one function of t and its parameters,
+and one line in `KINDS`. Another package adds one through the entry points ``sched_lab.schedules``.
 """
 
 from __future__ import annotations
@@ -209,9 +208,7 @@ class Schedule:
         return np.where(np.isnan(density), 0.0, density)  # ∞ − ∞: λ is infinite on both sides
 
     def at_size(self, resolution: int) -> Schedule:
-        """The same schedule with the image size filled in, for kinds that depend on it and leave it
-        open.
-        """
+        """The same schedule with this image size, where its kind reads one and it is open."""
         return Schedule(
             self.kind,
             tuple(
@@ -335,9 +332,7 @@ def _read(kind: str, name: str, value: object, default: Parameter) -> Parameter:
 
 @lru_cache(maxsize=4096)
 def _checked(schedule: Schedule) -> Schedule:
-    """The schedule itself, once γ has been seen to fall; checked at size 64 where the size is left
-    open.
-    """
+    """The schedule itself. Raises ScheduleError unless γ falls; an open size counts as 64."""
     with np.errstate(all="ignore"):
         gamma = schedule.at_size(64)._unclipped(
             np.linspace(0, 1, 513)
@@ -350,9 +345,7 @@ def _checked(schedule: Schedule) -> Schedule:
 
 
 def _function(kind: str, with_parameters: bool = False) -> Callable[..., Array]:
-    """The function of a canonical kind. `Schedule.kind` is the bare name: a kind with parameters
-    has some.
-    """
+    """The function of a canonical kind, which may differ where the kind has parameters."""
     if with_parameters and kind + "@" in KINDS:
         return KINDS[kind + "@"]
     if kind not in kinds():

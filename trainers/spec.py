@@ -84,8 +84,8 @@ class Part(BaseModel):
 class DataSpec(Part):
     """Where images come from. A source is a subclass: its options are its fields.
 
-    `elsewhere` names the fields that say where the content lies, not what it is: they are left out
-    of the trial key, which holds the content's fingerprint instead.
+    `elsewhere` names the fields that say where the content lies, not what it is. The trial key
+    leaves them out; it holds the content's fingerprint.
     """
 
     elsewhere: ClassVar[frozenset[str]] = frozenset()
@@ -101,8 +101,9 @@ class DataSpec(Part):
         raise NotImplementedError
 
     def fingerprint(self, cache: Path) -> str:
-        """A hex digest of the images' content; `cache` is a folder where costly digests may be
-        kept.
+        """A hex digest of the images' content; `cache` is a folder for costly digests.
+
+        Raises ValueError where the content is missing or broken. A FieldError may name a field.
         """
         raise NotImplementedError
 
@@ -120,9 +121,9 @@ class NetworkSpec(Part):
     def build(self, *, channels: int, resolution: int, classes: int) -> nn.Module:
         """The network, its weights drawn from torch's default generator.
 
-        Its `forward(x, gamma, label)` maps x (B, channels, resolution, resolution), gamma (B,) and,
-        where classes > 0, label (B,) int64, to an output shaped as x. Raises ValueError when the
-        options do not fit these arguments.
+        Its `forward(x, gamma, label)` returns an output shaped as x. x is (B, channels, resolution,
+        resolution), gamma (B,) and label, given where classes > 0, (B,) int64. Raises ValueError
+        when the options do not fit these arguments.
         """
         raise NotImplementedError
 
@@ -146,9 +147,7 @@ class Detector(Protocol):
         """A hex digest that changes whenever the features would."""
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Features (B, d) float32 of images (B, C, H, W) uint8 of any size, C as the source's
-        images have it.
-        """
+        """Features (B, d) float32 of images (B, C, H, W) uint8: H and W are any, C the source's."""
 
 
 class DetectorSpec(Part):

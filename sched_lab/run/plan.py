@@ -127,7 +127,7 @@ def _results(
     return {key: result for key, result in found.items() if result}
 
 
-def check(plan: Plan) -> None:
+def check_can_run(plan: Plan) -> None:
     """Raise what would keep the trials from running, before anything is spent.
 
     SweepError where a source has no labels and needs some; OutOfReach where a detector's weights
@@ -162,7 +162,7 @@ def warnings(plan: Plan) -> list[str]:
     """
     found = [str(warning) for warning in plan.grid.warnings]
     try:
-        check(plan)
+        check_can_run(plan)
     except (SweepError, OutOfReach) as error:
         found.append(f"submit would refuse: {error}")
     cpu, here = plan.sweep.resources.cpu or 1, os.cpu_count() or 1

@@ -21,7 +21,7 @@ from sched_lab import names
 from sched_lab.errors import ExitCode, OutOfReach
 from sched_lab.redaction import redacted
 from sched_lab.run.executors import execute_inline, ray_environment
-from sched_lab.run.plan import Plan, check
+from sched_lab.run.plan import Plan, check_can_run
 from sched_lab.run.progress import Board, shown
 from sched_lab.run.queue import Queue
 from sched_lab.run.worker import Orders, Report, bury, mend
@@ -65,7 +65,7 @@ def submit(
         f"{sweep.name}: {doing}{len(plan.trials)} cells, {len(to_run)} to run, in {store.root}",
         highlight=False,
     )
-    check(plan)
+    check_can_run(plan)
     with ExitStack() as stack:
         stack.enter_context(store.held(sweep.name))
         store.stop_file(sweep.name).unlink(missing_ok=True)

@@ -1,6 +1,4 @@
-"""From the choices of one cell to its validated trial: whatever many cells share is read and
-validated once.
-"""
+"""From the choices of one cell to its validated trial; what many cells share is validated once."""
 
 from __future__ import annotations
 
@@ -35,9 +33,7 @@ _TOP_PARTS = tuple(part for part in PARTS if not owner(part))
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A value for a setting and where it is written; compared by identity, so that what follows
-    from it is cached.
-    """
+    """A value for a setting and where it is written. Compared by identity, as a key of caches."""
 
     setting: str
     value: Value
@@ -50,8 +46,8 @@ _Group = tuple[Choice, ...]
 
 @dataclass(frozen=True)
 class _Written:
-    """A part of a trial before it is validated, and where it and each field that a choice has set
-    are written.
+    """A part of a trial before it is validated, and where it is written; `fields` holds the places
+    of the fields that choices set.
     """
 
     values: dict[str, Value]
@@ -63,9 +59,7 @@ class _Written:
 
 
 class Assembly:
-    """Makes the trials of one sweep; `problems` collects what is wrong with them, each problem
-    once.
-    """
+    """Makes the trials of one sweep; `problems` collects each thing that is wrong, once."""
 
     def __init__(self, sweep: Located) -> None:
         self.sweep = sweep
@@ -80,9 +74,7 @@ class Assembly:
     def refuse(
         self, path: KeyPath, rule: str, *, at_key: bool = False, cell: Choices | None = None
     ) -> None:
-        """Note that what is written at a path breaks a rule; `cell` is an example of where it
-        does.
-        """
+        """Note that what is written at a path breaks a rule, for example in `cell`."""
         if (path, rule) not in self.problems:
             shown = ", ".join(
                 f"{c.setting} = {self.sweep.values[c.path].text}" for c in (cell or {}).values()
@@ -116,8 +108,8 @@ class Assembly:
         return spec if whole else None
 
     def value(self, name: str, cell: Choices) -> Value:
-        """The canonical value of a setting, or of `kind`, in a cell before it is validated; MISSING
-        if it has none.
+        """The canonical value of a setting, or of `kind`, in a cell that is not validated yet;
+        MISSING if it has none.
         """
         if name in SCALARS:
             return cell[name].value if name in cell else TrialSpec.model_fields[name].default
@@ -143,8 +135,8 @@ class Assembly:
         )
 
     def _parse(self, choices: _Group) -> dict[str, Value] | None:
-        """Notation, kind and parameters of the chosen schedule, with those of the chosen parameters
-        that it reads.
+        """Notation, kind and parameters of the chosen schedule. Of the chosen parameters it takes
+        those that it reads.
         """
         chosen = {choice.setting: choice for choice in choices}
         whole = chosen.pop(
@@ -169,9 +161,7 @@ class Assembly:
         return {"schedule": str(schedule), "kind": schedule.kind, **dict(schedule.params)}
 
     def _write(self, part: str, choices: _Group) -> _Written | None:
-        """What is written for a part: in the file, or instead of that as a whole choice, and field
-        by field on top.
-        """
+        """What is written for a part: its whole choice, else the file; chosen fields go on top."""
         path: KeyPath = tuple(part.split("."))
         values: Any = self.sweep.data
         for step in path:
@@ -239,12 +229,11 @@ class Assembly:
 def place(
     sweep: Located, chosen: Mapping[str, Choice], part: str, fields: Iterable[str]
 ) -> KeyPath:
-    """Where a sweep writes what an error about these fields of a part comes from, in the cell of
-    these choices.
+    """Where the cause of an error is written, given the cell's choices and the error's fields.
 
-    That is the first field that the cell chooses, else the first that is written in the file, else
-    the part, else what the cell chooses in it. A field that the part lacks is one of the part that
-    holds it, or of the trial.
+    In order of preference: a field that the cell chooses, a field that the file holds, the part, a
+    choice inside the part. A field that the part lacks belongs to the part around it, or to the
+    trial.
     """
     named = [_setting(part, field) for field in fields]
     paths = [chosen[name].path for name in named if name in chosen]

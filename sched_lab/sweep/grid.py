@@ -2,8 +2,8 @@
 files, no clock.
 
 A cell is a choice of a value for some settings. The cells are every combination of the axes, less
-those that an entry of `exclude` matches, plus those of `include`; the overrides that match a cell
-are then applied to it in order, and cells that denote the same trial collapse into the first.
+those that an entry of `exclude` matches, plus those of `include`. The overrides that match a cell
+apply to it in order. Cells that denote the same trial collapse into the first.
 Setting a schedule, a data source, a network or a detector discards what earlier choices had set
 inside it. A schedule's parameter, such as `tau`, acts on the schedules that read it.
 """
@@ -30,8 +30,8 @@ MAX_CELLS = 250_000
 
 @dataclass(frozen=True)
 class Cell:
-    """A trial of the sweep, the canonical values of the settings in which the sweep's trials
-    differ, and the choices that it was made from.
+    """A trial of the sweep: its spec, the canonical values of the settings that its cell chooses,
+    and the choices it was made from.
     """
 
     spec: TrialSpec
@@ -41,9 +41,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """The distinct cells of a sweep in the order written, and how many were collapsed into others
-    or excluded.
-    """
+    """The distinct cells of a sweep in the order written; how many collapsed or are excluded."""
 
     cells: tuple[Cell, ...]
     duplicates: int
@@ -84,9 +82,7 @@ _Condition = list[
 
 
 class _Override(NamedTuple):
-    """Which cells it applies to, the settings whose earlier choices it discards, and what it
-    sets.
-    """
+    """Which cells it applies to, whose earlier choices it discards, and what it sets."""
 
     when: _Condition
     discards: frozenset[str]
@@ -103,10 +99,10 @@ def expand(sweep: Located) -> Grid:
         if not isinstance(values, list) or not values:
             assembly.refuse(("grid", name), "must be a list of values, as in [x]")
         elif _known(assembly, name, ("grid", name)):
-            choices = [
-                _choices(assembly, name, value, ("grid", name, i)) for i, value in enumerate(values)
-            ]
-            axes |= {name: found} if (found := list(itertools.chain(*choices))) else {}
+            choices: list[Choice] = []
+            for index, value in enumerate(values):
+                choices += _choices(assembly, name, value, ("grid", name, index))
+            axes |= {name: choices} if choices else {}
     includes = [_included(assembly, axes, entry, path) for path, entry in _entries(data, "include")]
     excludes = {
         path: _condition(assembly, entry, path) for path, entry in _entries(data, "exclude")
@@ -176,9 +172,7 @@ def _known(assembly: Assembly, name: str, path: KeyPath, *further: str) -> bool:
 
 
 def _choices(assembly: Assembly, setting: str, value: Value, path: KeyPath) -> list[Choice]:
-    """The choices that one written value stands for: several, where a schedule's mapping holds
-    lists.
-    """
+    """The choices that a written value stands for: several where a schedule's mapping has lists."""
     if setting != "schedule" or not isinstance(value, Mapping):
         return [Choice(setting, value, path)]
     options = {name: _options(name, given) for name, given in value.items()}
@@ -241,9 +235,7 @@ def _condition(assembly: Assembly, entry: Mapping[str, Value], path: KeyPath) ->
 
 
 def _leaves(assembly: Assembly, name: str, wanted: Value, path: KeyPath) -> list[tuple[str, Value]]:
-    """What a wanted value asks for: of a data source or network, the value of each field that is
-    written.
-    """
+    """The settings that a wanted value asks for: of a registered part, each field written."""
     if name in FAMILIES and isinstance(wanted, str | Mapping):
         return [
             (f"{name}.{key}", plain(value))
@@ -277,9 +269,7 @@ def _combinations(spans: Iterable[_Axes]) -> Iterator[Choices]:
 
 
 def _shown(spec: TrialSpec, cell: Choices) -> dict[str, Value]:
-    """The canonical values of a cell's settings, without those that its schedule or its network
-    does not have.
-    """
+    """The canonical values of a cell's settings, less those that its trial does not have."""
     shown: dict[str, Value] = {}
     for name in cell:
         value: Any = spec

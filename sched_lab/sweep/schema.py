@@ -21,8 +21,8 @@ def json_schema() -> Schema:
     """A JSON Schema (draft 2020-12) that accepts every valid sweep and refuses unknown keys and
     most wrong values.
 
-    What depends on several values together, such as a network too narrow for an image size, it
-    leaves to `read_sweep`; of conditions it also refuses values that no cell can have.
+    Rules between several values, such as a network's width and an image size, are left to
+    `read_sweep`. Conditions with values that no cell can have are refused.
     """
     parts = {part: part_classes(part) for part in PARTS}
     models: list[type[BaseModel]] = [
@@ -61,12 +61,11 @@ def json_schema() -> Schema:
     def setting(name: str, part: str) -> Schema:
         if part == "schedule":
             return _schedule(several=True) if name == part else {"type": ["number", "boolean"]}
-        found = [
-            properties[field]
-            for properties in fields(part)
-            if (field := name.rpartition(".")[2]) in properties
-        ]
-        return wholes[part] if name == part else {"anyOf": found} if len(found) > 1 else found[0]
+        if name == part:
+            return wholes[part]
+        field = name.rpartition(".")[2]
+        kinds = [properties[field] for properties in fields(part) if field in properties]
+        return {"anyOf": kinds} if len(kinds) > 1 else kinds[0]
 
     each = {name: setting(name, part) for name, part in settings().items()}
     asked = each | {"kind": {"enum": list(schedules.kinds())}}
@@ -85,9 +84,9 @@ def json_schema() -> Schema:
         sweep["properties"][key] = value | {"description": sweep["properties"][key]["description"]}
     sweep["properties"]["grid"]["minProperties"] = 1
     used = {
-        name: found
-        for name, found in definitions.items()
-        if found not in (sweep, definition(TrialSpec))
+        name: model
+        for name, model in definitions.items()
+        if model not in (sweep, definition(TrialSpec))
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -106,9 +105,7 @@ def _list(items: Schema) -> Schema:
 
 
 def _schedule(*, several: bool) -> Schema:
-    """Notation or a mapping; with `several`, the mapping's values may be lists, which stand for
-    several schedules.
-    """
+    """Notation or a mapping; with `several`, lists in the mapping stand for several schedules."""
     value: Schema = {"type": ["number", "boolean"]}
     kind: Schema = {"enum": list(schedules.kinds())}
     pair = _list({"type": "number"}) | {"minItems": 2, "maxItems": 2}

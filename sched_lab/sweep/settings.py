@@ -98,15 +98,17 @@ def unknown(name: str, options: Iterable[str]) -> str:
 
 
 class Breach(NamedTuple):
-    """A rule that a value breaks: where it stands in what was validated, whether its key is what is
-    wrong, and which fields inside it, or of which part, the rule is about.
-    """
+    """A rule that a value breaks."""
 
     loc: KeyPath
+    """Where the value stands in what was validated."""
     rule: str
     at_key: bool = False
+    """Whether the value's key is what is wrong."""
     fields: tuple[str, ...] = ()
+    """Which fields inside the value the rule is about, as in `FieldError`."""
     part: str = ""
+    """The part of the trial that the error names."""
 
 
 _RULES = {

@@ -164,9 +164,7 @@ _ASIDE = {"name", "description", "resources", "run"}  # what the cells do not de
 
 
 def read_sweep(path: str | Path) -> Sweep:
-    """The sweep in a YAML file, validated down to its last cell. Raises SweepError with every
-    problem found.
-    """
+    """The sweep in a YAML file, validated to its last cell. Raises SweepError with all problems."""
     return validated(load(path))
 
 

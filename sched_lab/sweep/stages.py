@@ -1,8 +1,8 @@
 """Two stages: the grid is screened with few seeds, then the best cells of each size are confirmed
 with fresh ones.
 
-A cell that was picked because it scored best with some seeds owes part of that score to them (the
-winner's curse), so what is reported comes from the fresh seeds alone.
+The best cell of a screening owes part of its score to the seeds (the winner's curse). What is
+reported therefore comes from the fresh seeds alone.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def told(text: str, folder: Path) -> list[Problem]:
     file = folder / "x.yaml"
     file.write_text("name: x\n" + text.replace("UNLABELLED", str(folder / "unlabelled.npy")))
     with pytest.raises(SweepError) as caught:
-        plan.check(plan.make(file, Store.at(folder / "lab")))
+        plan.check_can_run(plan.make(file, Store.at(folder / "lab")))
     return list(caught.value.problems)
 
 
@@ -120,7 +120,7 @@ def test_weights_that_are_not_there_are_out_of_reach_and_named_by_their_setting(
     file = tmp_path / "x.yaml"
     file.write_text("name: x\nscore: {detector: inception, weights: /no/such.pth}\n")
     with pytest.raises(OutOfReach, match=r"^score\.weights: there is no file /no/such\.pth"):
-        plan.check(plan.make(file, Store.at(tmp_path / "lab")))
+        plan.check_can_run(plan.make(file, Store.at(tmp_path / "lab")))
 
 
 def test_a_detector_that_is_wrong_does_not_hide_what_else_is_wrong(tmp_path: Path) -> None:

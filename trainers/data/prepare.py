@@ -42,11 +42,10 @@ def blaming_data() -> Iterator[None]:
 
 
 def prepare(data: DataSpec, size: int, cache: Path) -> ImageSet:
-    """The source's images, square at `size` pixels, decoded on the first call and mapped from disk
-    ever after.
+    """The source's images, square at `size` pixels: decoded once, then mapped from disk.
 
-    Safe when several processes ask at once; a damaged cache entry is made again. Raises BadData
-    when the source's content is missing or broken, or gives no images.
+    Several processes may ask at once; a damaged cache entry is made again. Raises BadData when the
+    source's content is missing or broken, or gives no images.
     """
     key = digest(content_key(data, cache), size, SCIENCE_VERSION)
     with blaming_data():

@@ -53,9 +53,7 @@ Location = Annotated[
 
 
 def _raised(error: OSError) -> None:
-    """A folder that can't be listed is an error: the images in it would be missed without a
-    word.
-    """
+    """Have a folder that cannot be listed be an error, as its images would be left out unseen."""
     raise BadData(f"{error.filename} can't be read: {error.strerror}", "path") from error
 
 
@@ -305,8 +303,7 @@ class HuggingFace(DataSpec):
                 )
             return total.hexdigest()
 
-        # `datasets` derives its own fingerprint from where the rows came from and what was done to
-        # them.
+        # `datasets` derives its own fingerprint from the rows' origin and transforms.
         return remembered(cache, digest(rows._fingerprint, self.image, self.label), compute)
 
     def images(self, size: int) -> RawImages:
@@ -394,9 +391,7 @@ class HuggingFace(DataSpec):
 
 @contextmanager
 def _hub(datasets: ModuleType) -> Iterator[None]:
-    """Without the Hub, have `datasets` look in its own cache at once: by itself it tries for
-    minutes first.
-    """
+    """Without the Hub, make `datasets` read its cache at once; it would retry for minutes."""
     offline = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = offline or not reachable(datasets.config.HF_ENDPOINT)
     try:
@@ -411,9 +406,7 @@ def _absolute_where_local(name: str) -> str:
 
 
 def _one_line(file: Path) -> str:
-    """A path as text that no other path has, also where names hold line breaks or bytes that are no
-    text.
-    """
+    """A path as text that no other path has, even with line breaks or bytes that are no text."""
     name = file.as_posix()
     return name if name.isprintable() and "\\" not in name else ascii(name)
 
