@@ -27,8 +27,8 @@ class OutOfReach(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where (line and column from 1, None for a file as a whole), which
-    value, which rule.
+    """One thing that is wrong: where, which value, which rule. Lines and columns count from 1 and
+    are None for a file as a whole.
     """
 
     file: str
@@ -47,9 +47,7 @@ class Problem:
 
 
 class SweepError(Exception):
-    """A sweep file that cannot be run; `problems` holds everything found wrong with it, in the
-    order of its lines.
-    """
+    """A sweep file that cannot be run; `problems` holds all that is wrong, line by line."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(

@@ -54,6 +54,7 @@ def flat_params(spec: TrialSpec) -> dict[str, str]:
     schedule = spec.noise_schedule
     values = spec.model_dump(mode="json")
     network, data = values["train"].pop("network"), values["data"]
+    options = values["score"]["detector"] if isinstance(values["score"]["detector"], dict) else {}
     flat: dict[str, Any] = {
         "resolution": spec.resolution,
         "schedule": spec.schedule,
@@ -69,6 +70,8 @@ def flat_params(spec: TrialSpec) -> dict[str, str]:
             for part in ("train", "sample", "score")
             for name, value in values[part].items()
         },
+        "score.detector": spec.score.detector.kind,
+        **{f"score.detector.{name}": value for name, value in options.items() if name != "kind"},
         "score.metrics": ",".join(spec.score.metrics),
     }
     return {

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 
+from sched_lab.trainers.errors import FieldError
+
 
 class FailureKind(StrEnum):
     """Why a trial failed."""
@@ -36,8 +38,10 @@ class Diverged(RuntimeError):
     """The loss is not finite, or far above that of predicting nothing at all."""
 
 
-class BadData(ValueError):
+class BadData(FieldError):
     """A source's content is missing or broken, or lacks what the trial needs of it."""
+
+    part = "data"
 
 
 def kind_of(error: BaseException) -> FailureKind:

@@ -17,7 +17,7 @@ names.
 
 @dataclass(frozen=True)
 class RawImages:
-    """What a source gives: images one by one, so that no source has to fit in memory."""
+    """What a source gives: images one by one, so that a source may be larger than memory."""
 
     items: Iterable[Item]
     class_names: tuple[str, ...] = ()
@@ -29,9 +29,7 @@ class ImageSet:
     """All images of a source at one size."""
 
     pixels: Pixels
-    """(N, C, H, W), a memory map; what is written to it stays in this process and never reaches the
-    file.
-    """
+    """(N, C, H, W), a memory map whose writes stay in this process and never reach the file."""
     labels: NDArray[np.int64] | None
     """(N,), indices into `class_names`; None for a source without labels."""
     class_names: tuple[str, ...]

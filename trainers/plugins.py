@@ -1,18 +1,20 @@
 """Registries that are open to other packages: a built-in table first, then Python entry points.
 
-An entry in a built-in table is the object itself or a string ``"module:attribute"`` that is
-imported when it is first used, so that naming a network costs nothing and only building one imports
-torch.
+An entry in a built-in table is the object itself or a string ``"module:attribute"``. The module is
+imported when the entry is first used: naming a network costs nothing, building one imports torch.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
+
+from sched_lab.trainers.errors import FieldError
 
 GROUPS = {
     "schedule": "sched_lab.schedules",
@@ -27,7 +29,7 @@ def _plugins(group: str) -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=group)}
 
 
-def names(what: str, builtin: Mapping[str, Any]) -> list[str]:
+def registered_names(what: str, builtin: Mapping[str, Any]) -> list[str]:
     """Every registered name of this sort, built-ins first."""
     return [*builtin, *(name for name in _plugins(GROUPS[what]) if name not in builtin)]
 
@@ -40,11 +42,53 @@ def lookup(what: str, builtin: Mapping[str, Any], name: str) -> Any:
     registered as `name`.
     """
     if name in builtin:
-        found = builtin[name]
-        return _load(found) if isinstance(found, str) else found
+        entry = builtin[name]
+        return _load(entry) if isinstance(entry, str) else entry
     if name in _plugins(GROUPS[what]):
         return _plugins(GROUPS[what])[name].load()
-    raise ValueError(f"unknown {what} {name!r}{nearest(name, names(what, builtin))}")
+    raise ValueError(f"unknown {what} {name!r}{nearest(name, registered_names(what, builtin))}")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A part of a trial that is one of several registered classes."""
+
+    what: str
+    """A key of `GROUPS`."""
+    selector: str
+    """The field that holds the name of the class."""
+    builtin: Mapping[str, str]
+    default: str
+    """The name of the class where none is written."""
+
+    def registered(self) -> list[str]:
+        """The names of all classes, built-ins first."""
+        return registered_names(self.what, self.builtin)
+
+    def member(self, name: object) -> Any:
+        """The class registered as `name`. Raises ValueError with the valid names."""
+        return lookup(self.what, self.builtin, str(name))
+
+    def fresh(self) -> Any:
+        """An instance of the default class with default options."""
+        return self.member(self.default)()
+
+    def class_for(self, values: Mapping[str, object]) -> Any:
+        """The class that these values name. Raises FieldError about the selector."""
+        try:
+            if self.selector in values:
+                return self.member(values[self.selector])
+        except ValueError as error:
+            raise FieldError(str(error), self.selector) from error
+        raise FieldError(f"is required{nearest('', self.registered())}", self.selector)
+
+    def spelled_out(self, value: object) -> dict[str, Any]:
+        """The mapping that a bare name stands for, or a copy of the mapping given."""
+        if isinstance(value, str):
+            return {self.selector: value}
+        if isinstance(value, Mapping):
+            return dict(value)
+        raise ValueError(f"must be the name of a {self.what}, or a mapping with {self.selector!r}")
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -1,11 +1,10 @@
 """Noise schedules: γ(t), SNR, log-SNR and the density over log-SNR, with the authors' notation read
 and printed.
 
-A schedule is γ(t) for t in [0, 1], falling from (about) 1 to (about) 0; the state is x_t = √γ·b·x0
-+ √(1−γ)·ε, so SNR = b²γ/(1−γ). Everything here is NumPy in float64; the training loop draws t and
-looks γ up on the host, so that a schedule never depends on a device. A new kind is one function of
-t and its parameters, and one line in `KINDS`; another package adds one through the entry point
-group ``sched_lab.schedules``.
+A schedule is γ(t) for t in [0, 1], falling from (about) 1 to (about) 0. The state is x_t = √γ·b·x0
++ √(1−γ)·ε, so SNR = b²γ/(1−γ). Everything here is NumPy in float64: training draws t and looks γ up
+on the host, so no schedule depends on a device. A new kind is one function of t and its parameters,
+and one line in `KINDS`. Another package adds one through the entry points ``sched_lab.schedules``.
 """
 
 from __future__ import annotations
@@ -19,23 +18,26 @@ from functools import cache, lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sched_lab.trainers.plugins import lookup, names, nearest
+from sched_lab.trainers.errors import FieldError
+from sched_lab.trainers.plugins import lookup, nearest, registered_names
 
 Array = NDArray[np.float64]
 Parameter = float | bool | None
 GAMMA_MIN = 1e-9  # the authors' clip: γ stays off zero, where log-SNR and 1/√γ would be infinite
 
 
-class ScheduleError(ValueError):
+class ScheduleError(FieldError):
     """A schedule that cannot be: unknown kind or parameter, impossible value, or γ that does not
     fall.
+
+    Its fields are the keys of a schedule's mapping: "kind", "range" or parameters.
     """
 
 
 def _require(holds: bool, rule: str, **values: Parameter) -> None:
     if not holds:
         given = ", ".join(f"{name} = {_number(value)}" for name, value in values.items())
-        raise ScheduleError(f"{rule}, got {given}")
+        raise ScheduleError(f"{rule}, got {given}", *values)
 
 
 def linear(t: Array) -> Array:
@@ -106,7 +108,9 @@ def shifted_cosine(t: Array, ref: float = 64.0, size: float | None = None) -> Ar
     size of the trial.
     """
     if size is None:
-        raise ScheduleError("shifted_cosine needs the image size, as in shifted_cosine@64,256")
+        raise ScheduleError(
+            "shifted_cosine needs the image size, as in shifted_cosine@64,256", "size"
+        )
     _require(ref > 0 and size > 0, "ref and size must be above 0", ref=ref, size=size)
     with np.errstate(divide="ignore"):
         return _from_log_snr(-2 * np.log(np.tan(np.pi / 2 * t)) + 2 * math.log(ref / size))
@@ -204,9 +208,7 @@ class Schedule:
         return np.where(np.isnan(density), 0.0, density)  # ∞ − ∞: λ is infinite on both sides
 
     def at_size(self, resolution: int) -> Schedule:
-        """The same schedule with the image size filled in, for kinds that depend on it and leave it
-        open.
-        """
+        """The same schedule with this image size, where its kind reads one and it is open."""
         return Schedule(
             self.kind,
             tuple(
@@ -229,7 +231,9 @@ def log_snr(gamma: ArrayLike, b: float = 1.0) -> Array:
 @cache
 def kinds() -> tuple[str, ...]:
     """The names a schedule can have, as they are written."""
-    return tuple(sorted({name.rstrip("@") for name in names("schedule", KINDS)} | set(ALIASES)))
+    return tuple(
+        sorted({name.rstrip("@") for name in registered_names("schedule", KINDS)} | set(ALIASES))
+    )
 
 
 @cache
@@ -258,17 +262,23 @@ def parse(spec: str | Mapping[str, object]) -> Schedule:
     given = {str(key): value for key, value in spec.items()}
     if "kind" not in given:
         raise ScheduleError(
-            f"a schedule written as a mapping needs 'kind'; valid: {', '.join(kinds())}"
+            f"a schedule written as a mapping needs 'kind'; valid: {', '.join(kinds())}", "kind"
         )
     kind = str(given.pop("kind"))
     kind = ALIASES.get(kind, kind)
     if "range" in given:
         pair = given.pop("range")
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise ScheduleError(f"range must be [start, end], got {pair!r}")
+            raise ScheduleError(f"range must be [start, end], got {pair!r}", "range")
         if clash := {"start", "end"} & set(given):
-            raise ScheduleError(f"give range or {' and '.join(sorted(clash))}, not both")
+            rule = f"give range or {' and '.join(sorted(clash))}, not both"
+            raise ScheduleError(rule, "range", *sorted(clash))
         given |= {"start": pair[0], "end": pair[1]}
+        try:
+            return _build(kind, given)
+        except ScheduleError as error:
+            at = ["range" if field in ("start", "end") else field for field in error.fields]
+            raise ScheduleError(error.rule, *at) from None
     if not given:
         return _parse_notation(kind)
     return _build(kind, given)
@@ -295,7 +305,7 @@ def _build(kind: str, given: Mapping[str, object]) -> Schedule:
     defaults = parameters(kind)
     for name in given:
         if name not in defaults:
-            raise ScheduleError(f"{kind} has no parameter {name!r}{nearest(name, defaults)}")
+            raise ScheduleError(f"{kind} has no parameter {name!r}{nearest(name, defaults)}", name)
     values = {
         n: _read(kind, n, given[n], default) if n in given else default
         for n, default in defaults.items()
@@ -307,24 +317,22 @@ def _read(kind: str, name: str, value: object, default: Parameter) -> Parameter:
     if isinstance(default, bool):
         truth = {"t": True, "true": True, "f": False, "false": False}.get(str(value).lower())
         if truth is None:
-            raise ScheduleError(f"{kind}: {name} must be t or f, got {value!r}")
+            raise ScheduleError(f"{kind}: {name} must be t or f, got {value!r}", name)
         return truth
     try:
         if isinstance(value, bool):
             raise ValueError
         number = float(value)  # type: ignore[arg-type]  # anything else raises TypeError, caught below
     except (TypeError, ValueError):
-        raise ScheduleError(f"{kind}: {name} must be a number, got {value!r}") from None
+        raise ScheduleError(f"{kind}: {name} must be a number, got {value!r}", name) from None
     if not math.isfinite(number):
-        raise ScheduleError(f"{kind}: {name} must be finite, got {value!r}")
+        raise ScheduleError(f"{kind}: {name} must be finite, got {value!r}", name)
     return number + 0.0  # −0.0 and 0.0 are one value
 
 
 @lru_cache(maxsize=4096)
 def _checked(schedule: Schedule) -> Schedule:
-    """The schedule itself, once γ has been seen to fall; checked at size 64 where the size is left
-    open.
-    """
+    """The schedule itself. Raises ScheduleError unless γ falls; an open size counts as 64."""
     with np.errstate(all="ignore"):
         gamma = schedule.at_size(64)._unclipped(
             np.linspace(0, 1, 513)
@@ -337,13 +345,11 @@ def _checked(schedule: Schedule) -> Schedule:
 
 
 def _function(kind: str, with_parameters: bool = False) -> Callable[..., Array]:
-    """The function of a canonical kind. `Schedule.kind` is the bare name: a kind with parameters
-    has some.
-    """
+    """The function of a canonical kind, which may differ where the kind has parameters."""
     if with_parameters and kind + "@" in KINDS:
         return KINDS[kind + "@"]
     if kind not in kinds():
-        raise ScheduleError(f"unknown schedule {kind!r}{nearest(kind, kinds())}")
+        raise ScheduleError(f"unknown schedule {kind!r}{nearest(kind, kinds())}", "kind")
     function: Callable[..., Array] = lookup("schedule", KINDS, kind)
     return function
 

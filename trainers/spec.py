@@ -1,8 +1,8 @@
 """The frozen, validated description of one trial, its canonical form and its key. Imports no torch.
 
-Everything that can change a trial's result is in `TrialSpec`; everything that cannot (where it
-runs, how often it reports) is not. Which data source and network a spec names is looked up in
-registries that plug-ins extend.
+Everything that can change a trial's result is in `TrialSpec`. Where it runs and how often it
+reports are not. Which source, network and detector a spec names is looked up in registries that
+plug-ins extend.
 """
 
 from __future__ import annotations
@@ -10,38 +10,64 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from sched_lab.trainers import schedules
-from sched_lab.trainers.plugins import lookup, names, nearest
+from sched_lab.trainers.errors import FieldError, in_part
+from sched_lab.trainers.plugins import Family, nearest
 
 if TYPE_CHECKING:
-    from torch import nn
+    import torch
+    from torch import Tensor, nn
 
     from sched_lab.trainers.images import RawImages
 
 SCIENCE_VERSION = 1
 """Raised whenever the same spec would give another result; part of every trial key."""
 
-SOURCES = {
-    "digits": "sched_lab.trainers.data.builtin:Digits",
-    "photos": "sched_lab.trainers.data.builtin:Photos",
-    "shapes": "sched_lab.trainers.data.builtin:Shapes",
-    "folder": "sched_lab.trainers.data.user:Folder",
-    "array": "sched_lab.trainers.data.user:ArrayFile",
-    "huggingface": "sched_lab.trainers.data.user:HuggingFace",
-}
-NETWORKS = {"unet": "sched_lab.trainers.networks.options:UNetSpec"}
-DETECTORS = {
-    "classifier": "sched_lab.trainers.scoring.detectors:classifier",
-    "random": "sched_lab.trainers.scoring.detectors:random",
-    "inception": "sched_lab.trainers.scoring.detectors:inception",
-}
+SOURCES = Family(
+    what="data source",
+    selector="source",
+    builtin={
+        "digits": "sched_lab.trainers.data.builtin:Digits",
+        "photos": "sched_lab.trainers.data.builtin:Photos",
+        "shapes": "sched_lab.trainers.data.builtin:Shapes",
+        "folder": "sched_lab.trainers.data.user:Folder",
+        "array": "sched_lab.trainers.data.user:ArrayFile",
+        "huggingface": "sched_lab.trainers.data.user:HuggingFace",
+    },
+    default="digits",
+)
+NETWORKS = Family(
+    what="network",
+    selector="kind",
+    builtin={"unet": "sched_lab.trainers.networks.options:UNetSpec"},
+    default="unet",
+)
+DETECTORS = Family(
+    what="detector",
+    selector="kind",
+    builtin={
+        "classifier": "sched_lab.trainers.scoring.options:ClassifierSpec",
+        "random": "sched_lab.trainers.scoring.options:RandomSpec",
+        "inception": "sched_lab.trainers.scoring.options:InceptionSpec",
+    },
+    default="classifier",
+)
 
 Positive = Annotated[int, Field(ge=1, le=2**63 - 1)]  # sums of products stay floats
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -61,8 +87,8 @@ class Part(BaseModel):
 class DataSpec(Part):
     """Where images come from. A source is a subclass: its options are its fields.
 
-    `elsewhere` names the fields that say where the content lies, not what it is: they are left out
-    of the trial key, which holds the content's fingerprint instead.
+    `elsewhere` names the fields that say where the content lies, not what it is. The trial key
+    leaves them out; it holds the content's fingerprint.
     """
 
     elsewhere: ClassVar[frozenset[str]] = frozenset()
@@ -78,8 +104,9 @@ class DataSpec(Part):
         raise NotImplementedError
 
     def fingerprint(self, cache: Path) -> str:
-        """A hex digest of the images' content; `cache` is a folder where costly digests may be
-        kept.
+        """A hex digest of the images' content; `cache` is a folder for costly digests.
+
+        Raises ValueError where the content is missing or broken. A FieldError may name a field.
         """
         raise NotImplementedError
 
@@ -97,46 +124,89 @@ class NetworkSpec(Part):
     def build(self, *, channels: int, resolution: int, classes: int) -> nn.Module:
         """The network, its weights drawn from torch's default generator.
 
-        Its `forward(x, gamma, label)` maps x (B, channels, resolution, resolution), gamma (B,) and,
-        where classes > 0, label (B,) int64, to an output shaped as x. Raises ValueError when the
-        options do not fit these arguments.
+        Its `forward(x, gamma, label)` returns an output shaped as x. x is (B, channels, resolution,
+        resolution), gamma (B,) and label, given where classes > 0, (B,) int64. Raises ValueError
+        when the options do not fit these arguments.
         """
         raise NotImplementedError
 
     def check(self, *, channels: int, resolution: int) -> None:
-        """Raise ValueError when the options do not fit images of this shape; called before anything
-        is spent.
+        """Raise ValueError when the options do not fit images of this shape.
+
+        Called before anything is spent. A FieldError may name a field of this spec, or
+        "resolution".
         """
 
 
-def _by_name(
-    what: str, key: str, registry: Mapping[str, str], base: type[Part]
-) -> Callable[[Any], Any]:
-    """A validator that reads `{key: name, …}`, or a bare name, into the registered subclass of
-    `base`.
+class Detector(Protocol):
+    """A network whose features images are compared by, loaded and on its device."""
+
+    @property
+    def name(self) -> str:
+        """As registered; part of every score's name."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hex digest that changes whenever the features would."""
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Features (B, d) float32 of images (B, C, H, W) uint8: H and W are any, C the source's."""
+
+
+class DetectorSpec(Part):
+    """By which network's features images are compared. A detector is a subclass: its options are
+    its fields.
+
+    It serialises as its bare name while all options have their defaults, and else as a mapping.
     """
+
+    kind: str
+    """The name under which the detector is registered; part of every score's name."""
+
+    def check(self, data: DataSpec, cache: Path, weights: str | None) -> None:
+        """Raise ValueError when the detector cannot judge this source, WeightsMissing when only its
+        weights are not there.
+
+        Called before anything is spent: it trains and downloads nothing. `weights` is
+        `score.weights`. A FieldError may name a field of this spec, or "weights".
+        """
+
+    def load(
+        self, data: DataSpec, cache: Path, device: torch.device, weights: str | None
+    ) -> Detector:
+        """The detector on `device`, for images of this source; `cache` is a folder for what is
+        costly to make.
+        """
+        raise NotImplementedError
+
+    @model_serializer(mode="wrap")
+    def _bare_where_default(self, dump: SerializerFunctionWrapHandler) -> Any:
+        options = {name: f for name, f in type(self).model_fields.items() if name != "kind"}
+        default = all(
+            getattr(self, name) == field.get_default(call_default_factory=True)
+            for name, field in options.items()
+        )
+        return self.kind if default else dump(self)
+
+
+def _one_of(family: Family, base: type[Part]) -> BeforeValidator:
+    """A validator that reads a mapping, or a bare name, into the registered subclass of `base`."""
 
     def read(value: Any) -> Any:
         if isinstance(value, base):
             return value
-        if isinstance(value, str):
-            value = {key: value}
-        if not isinstance(value, Mapping):
-            raise ValueError(f"must be the name of a {what}, or a mapping with {key!r}")
-        if key not in value:
-            raise ValueError(f"needs {key!r}{nearest('', registry)}")
-        found = lookup(what, registry, str(value[key]))
-        return found.model_validate(dict(value))
+        values = family.spelled_out(value)
+        if family.selector not in values:
+            rule = f"needs {family.selector!r}{nearest('', family.registered())}"
+            raise FieldError(rule, family.selector)
+        return family.class_for(values).model_validate(values)
 
-    return read
+    return BeforeValidator(read)
 
 
-AnyData = Annotated[
-    SerializeAsAny[DataSpec], BeforeValidator(_by_name("data source", "source", SOURCES, DataSpec))
-]
-AnyNetwork = Annotated[
-    SerializeAsAny[NetworkSpec], BeforeValidator(_by_name("network", "kind", NETWORKS, NetworkSpec))
-]
+AnyData = Annotated[SerializeAsAny[DataSpec], _one_of(SOURCES, DataSpec)]
+AnyNetwork = Annotated[SerializeAsAny[NetworkSpec], _one_of(NETWORKS, NetworkSpec)]
+AnyDetector = Annotated[SerializeAsAny[DetectorSpec], _one_of(DETECTORS, DetectorSpec)]
 
 
 def _notation(value: Any) -> Any:
@@ -164,7 +234,7 @@ def _loss_weight(value: Any) -> Any:
 class TrainSpec(Part):
     """How the network is trained."""
 
-    network: AnyNetwork = Field(default_factory=lambda: lookup("network", NETWORKS, "unet")())
+    network: AnyNetwork = Field(default_factory=NETWORKS.fresh)
     """The denoising network: its name, or a mapping of `kind` and its options."""
     steps: Positive = 1500
     """Optimizer steps."""
@@ -227,8 +297,8 @@ JACKKNIFE_GROUPS = 20
 class ScoreSpec(Part):
     """How samples are judged against real images."""
 
-    detector: str = "classifier"
-    """The network whose features are compared; its name is part of every score's name."""
+    detector: AnyDetector = Field(default_factory=DETECTORS.fresh)
+    """The network whose features are compared: its name, or a mapping of `kind` and its options."""
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1, strict=False)] = ("fd",)
     """What is computed; the first ranks the trials. fid is fd on the inception detector, and only
     there.
@@ -241,30 +311,28 @@ class ScoreSpec(Part):
     """
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.detector not in (
-            known := names("detector", DETECTORS)
-        ):  # named only: detectors import torch
-            raise ValueError(f"unknown detector {self.detector!r}{nearest(self.detector, known)}")
-        if not re.fullmatch(
-            r"[\w.-]+", self.detector, re.ASCII
-        ):  # or its scores could not be logged
-            raise ValueError(
-                f"a detector's name may hold letters, digits, _, . and -, got {self.detector!r}"
+    def _metrics_fit_the_detector(self) -> Self:
+        kind = self.detector.kind
+        if not re.fullmatch(r"[\w.-]+", kind, re.ASCII):  # or its scores could not be logged
+            raise FieldError(
+                f"a detector's name may hold letters, digits, _, . and -, got {kind!r}", "detector"
             )
-        if "fid" in self.metrics and self.detector != "inception":
-            raise ValueError(
-                f"fid is defined on the inception detector only; with detector {self.detector!r}"
-                " write fd"
+        if "fid" in self.metrics and kind != "inception":
+            raise FieldError(
+                f"fid is defined on the inception detector only; with detector {kind!r} write fd",
+                "detector",
+                "metrics",
             )
         if len(set(self.metric_names)) != len(self.metrics):
-            raise ValueError(f"metrics must differ from one another, got {', '.join(self.metrics)}")
+            raise FieldError(
+                f"metrics must differ from one another, got {', '.join(self.metrics)}", "metrics"
+            )
         return self
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         """The scores' names as they are logged."""
-        return tuple(metric_name(metric, self.detector) for metric in self.metrics)
+        return tuple(metric_name(metric, self.detector.kind) for metric in self.metrics)
 
 
 def metric_name(metric: str, detector: str) -> str:
@@ -282,7 +350,7 @@ def _at_size(notation: str, resolution: int) -> str:
 class TrialSpec(Part):
     """One cell of a sweep: all that its result depends on."""
 
-    data: AnyData = Field(default_factory=lambda: lookup("data source", SOURCES, "digits")())
+    data: AnyData = Field(default_factory=SOURCES.fresh)
     """The images."""
     resolution: Annotated[int, Field(ge=4, le=1024)] = 8
     """Height and width in pixels that images are resized to."""
@@ -305,7 +373,10 @@ class TrialSpec(Part):
             _set(self, "sample", self.sample.model_copy(update={"schedule": sampling}))
         if self.score.every is not None and self.score.every >= self.train.steps:
             _set(self, "score", self.score.model_copy(update={"every": None}))
-        self.train.network.check(channels=self.data.image_channels, resolution=self.resolution)
+        with in_part("data"):
+            channels = self.data.image_channels
+        with in_part("train.network"):
+            self.train.network.check(channels=channels, resolution=self.resolution)
         return self
 
     @cached_property

@@ -38,7 +38,7 @@ from sched_lab.trainers.results import (
     write_result,
 )
 from sched_lab.trainers.scoring import detectors, scores
-from sched_lab.trainers.spec import TrialSpec
+from sched_lab.trainers.spec import Detector, TrialSpec
 from sched_lab.trainers.training import (
     BadCheckpoint,
     Beat,
@@ -143,7 +143,7 @@ class _Trial:
     device: torch.device
     micro_batches: int
     images: ImageSet
-    detector: detectors.Detector
+    detector: Detector
     reference: scores.Reference
     state: Training
 

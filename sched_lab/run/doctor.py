@@ -90,11 +90,10 @@ def _tracking(store: Store) -> tuple[str, str]:
 
 def _inception(store: Store) -> tuple[str, str]:
     from sched_lab.trainers.data.builtin import Digits
-    from sched_lab.trainers.scoring.detectors import check
-    from sched_lab.trainers.spec import ScoreSpec
+    from sched_lab.trainers.scoring.options import InceptionSpec
 
     try:
-        check(ScoreSpec(detector="inception"), Digits(), store.cache)
+        InceptionSpec().check(Digits(), store.cache, None)
     except ValueError as error:
         return "optional", f"needed for fid only. {error}"
     return "ok", "found"

@@ -32,7 +32,7 @@ from sched_lab.run.worker import Orders, Report, work
 from sched_lab.sweep.grid import Trial
 from sched_lab.sweep.spec import Resources, RunSpec
 from sched_lab.sweep.stages import comparable
-from sched_lab.trainers.scoring.detectors import INCEPTION_VARIABLE
+from sched_lab.trainers.scoring.weights import INCEPTION_VARIABLE
 from sched_lab.trainers.spec import TrialSpec
 
 

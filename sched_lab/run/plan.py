@@ -18,9 +18,9 @@ from sched_lab.store.folder import Store
 from sched_lab.sweep import stages
 from sched_lab.sweep.grid import Cell, Grid, Trial
 from sched_lab.sweep.located_yaml import Located
-from sched_lab.sweep.spec import Sweep, SweepSpec, read_sweep, trials
+from sched_lab.sweep.spec import Sweep, SweepSpec, problem, read_sweep, trials
+from sched_lab.trainers.errors import FieldError, WeightsMissing, part_of
 from sched_lab.trainers.results import State, TrialResult
-from sched_lab.trainers.scoring import detectors
 
 
 @dataclass(frozen=True)
@@ -134,27 +134,33 @@ def _results(
     return {key: result for key, result in read.items() if result}
 
 
-def check(plan: Plan) -> None:
+def check_can_run(plan: Plan) -> None:
     """Raise what would keep the trials from running, before anything is spent.
 
     SweepError where a source has no labels and needs some; OutOfReach where a detector's weights
     are not there.
     """
     distinct = {
-        (spec.score.detector, spec.train.class_conditional, spec.data.model_dump_json()): spec
-        for spec in (trial.spec for trial in plan.to_run)
+        (
+            trial.spec.score.model_dump_json(include={"detector", "weights"}),
+            trial.spec.train.class_conditional,
+            trial.spec.data.model_dump_json(),
+        ): trial
+        for trial in plan.to_run
     }
-    for spec in distinct.values():
-        where = ("score", "detector")
+    for trial in distinct.values():
+        spec, part = trial.spec, "score.detector"
         try:
-            detectors.check(spec.score, spec.data, plan.store.cache)
-            where = ("train", "class_conditional")
+            spec.score.detector.check(spec.data, plan.store.cache, spec.score.weights)
+            part = "train"
             if spec.train.class_conditional and not spec.data.images(spec.resolution).class_names:
-                raise ValueError(f"needs labels, which this {spec.data.source} source has not")
-        except detectors.WeightsMissing as error:
+                rule = f"needs labels, which this {spec.data.source} source has not"
+                raise FieldError(rule, "class_conditional")
+        except WeightsMissing as error:
             raise OutOfReach(str(error)) from error
         except ValueError as error:
-            raise SweepError([plan.source.problem(where, str(error))]) from error
+            part = "data" if part_of(error) == "data" else part
+            raise SweepError([problem(plan.source, trial, part, error)]) from error
 
 
 def warnings(plan: Plan) -> list[str]:
@@ -163,7 +169,7 @@ def warnings(plan: Plan) -> list[str]:
     """
     found = [str(warning) for warning in plan.grid.warnings]
     try:
-        check(plan)
+        check_can_run(plan)
     except (SweepError, OutOfReach) as error:
         found.append(f"submit would refuse: {error}")
     cpu, here = plan.sweep.resources.cpu or 1, os.cpu_count() or 1

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from sched_lab.run.executors import execute_inline, ray_environment
 from sched_lab.run.listener import HURRY, PATIENCE, Delivery, SweepListener
-from sched_lab.run.plan import Plan, against, check
+from sched_lab.run.plan import Plan, against, check_can_run
 from sched_lab.run.progress import Board, shown
 from sched_lab.run.queue import Queue
 from sched_lab.run.worker import Orders, complete_journal
@@ -92,7 +92,7 @@ def _stage(
     stage = "" if not plan.stages else "screening, " if plan.to_confirm else "confirming, "
     count = f"{len(plan.trials)} cells, {len(to_run)} to run"
     console.print(f"{sweep.name}: {stage}{count}, in {store.root}", highlight=False)
-    check(plan)
+    check_can_run(plan)
     with ExitStack() as stack:
         stack.enter_context(store.held(sweep.name))
         store.stop_file(sweep.name).unlink(missing_ok=True)

@@ -1,10 +1,8 @@
-"""From the choices of one cell to its validated trial: whatever many cells share is read and
-validated once.
-"""
+"""From the choices of one cell to its validated trial; what many cells share is validated once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,21 +11,29 @@ from pydantic import ValidationError
 
 from sched_lab.errors import Problem
 from sched_lab.sweep.located_yaml import KeyPath, Located
-from sched_lab.sweep.settings import FAMILIES, FIXED, SCALARS, breaches, group, mentioned, settings
+from sched_lab.sweep.settings import (
+    FAMILIES,
+    FIXED,
+    PARTS,
+    SCALARS,
+    Breach,
+    breaches,
+    group,
+    owner,
+    settings,
+)
 from sched_lab.trainers import schedules
-from sched_lab.trainers.plugins import nearest
+from sched_lab.trainers.errors import FieldError, fields_of, rule_of
 from sched_lab.trainers.spec import Part, TrialSpec
 
 Value = Any  # a value as YAML gives it
 MISSING = object()
-_PARTS = ("data", "train", "sample", "score")
+_TOP_PARTS = tuple(part for part in PARTS if not owner(part))
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A value for a setting and where it is written; compared by identity, so that what follows
-    from it is cached.
-    """
+    """A value for a setting and where it is written. Compared by identity, as a key of caches."""
 
     setting: str
     value: Value
@@ -40,8 +46,8 @@ _Group = tuple[Choice, ...]
 
 @dataclass(frozen=True)
 class _Written:
-    """A part of a trial before it is validated, and where it and each field that a choice has set
-    are written.
+    """A part of a trial before it is validated, and where it is written; `fields` holds the places
+    of the fields that choices set.
     """
 
     values: dict[str, Value]
@@ -53,9 +59,7 @@ class _Written:
 
 
 class Assembly:
-    """Makes the trials of one sweep; `problems` collects what is wrong with them, each problem
-    once.
-    """
+    """Makes the trials of one sweep; `problems` collects each thing that is wrong, once."""
 
     def __init__(self, sweep: Located) -> None:
         self.sweep = sweep
@@ -70,9 +74,7 @@ class Assembly:
     def refuse(
         self, path: KeyPath, rule: str, *, at_key: bool = False, cell: Choices | None = None
     ) -> None:
-        """Note that what is written at a path breaks a rule; `cell` is an example of where it
-        does.
-        """
+        """Note that what is written at a path breaks a rule, for example in `cell`."""
         if (path, rule) not in self.problems:
             shown = ", ".join(
                 f"{c.setting} = {self.sweep.values[c.path].text}" for c in (cell or {}).values()
@@ -86,7 +88,7 @@ class Assembly:
         for choice in cell.values():
             groups.setdefault(group(choice.setting), []).append(choice)
         parts: dict[str, Value] = {
-            name: self._part(name, tuple(groups.get(name, ()))) for name in _PARTS
+            name: self._part(name, tuple(groups.get(name, ()))) for name in _TOP_PARTS
         }
         schedule = self._schedule(tuple(groups.get("schedule", ())))
         whole = schedule is not None and None not in parts.values()
@@ -97,17 +99,17 @@ class Assembly:
         try:
             spec = TrialSpec.model_validate(shared | scalars)
         except ValidationError as error:
-            for loc, rule, _ in breaches(error, TrialSpec):
-                if loc:
-                    self.refuse((*cell[str(loc[0])].path, *loc[1:]), rule)
+            for breach in breaches(error, TrialSpec):
+                if breach.loc:
+                    self.refuse((*cell[str(breach.loc[0])].path, *breach.loc[1:]), breach.rule)
                 elif whole:
-                    self._blame(rule, cell)
+                    self._refuse_together(breach, cell)
             return None
         return spec if whole else None
 
     def value(self, name: str, cell: Choices) -> Value:
-        """The canonical value of a setting, or of `kind`, in a cell before it is validated; MISSING
-        if it has none.
+        """The canonical value of a setting, or of `kind`, in a cell that is not validated yet;
+        MISSING if it has none.
         """
         if name in SCALARS:
             return cell[name].value if name in cell else TrialSpec.model_fields[name].default
@@ -123,7 +125,7 @@ class Assembly:
         if field in written.values:
             return plain(written.values[field])
         try:
-            fields = part_class(part, written.values).model_fields
+            fields = _class_of(part, written.values).model_fields
         except ValueError:
             return MISSING
         return (
@@ -133,8 +135,8 @@ class Assembly:
         )
 
     def _parse(self, choices: _Group) -> dict[str, Value] | None:
-        """Notation, kind and parameters of the chosen schedule, with those of the chosen parameters
-        that it reads.
+        """Notation, kind and parameters of the chosen schedule. Of the chosen parameters it takes
+        those that it reads.
         """
         chosen = {choice.setting: choice for choice in choices}
         whole = chosen.pop(
@@ -143,8 +145,7 @@ class Assembly:
         try:
             schedule = schedules.parse(_notation(whole.value))
         except (ValueError, ArithmeticError) as error:
-            inside = mentioned(str(error), whole.value) if isinstance(whole.value, Mapping) else []
-            self.refuse((*whole.path, *inside[:1]), str(error))
+            self.refuse(self._inside(whole.path, fields_of(error)), rule_of(error))
             return None
         read = {name: chosen[name] for name, _ in schedule.params if name in chosen}
         if read:
@@ -154,14 +155,13 @@ class Assembly:
             try:
                 schedule = schedules.parse({"kind": schedule.kind, **given})
             except (ValueError, ArithmeticError) as error:
-                self.refuse(read[[*mentioned(str(error), read), *read][0]].path, str(error))
+                at = [field for field in fields_of(error) if field in read]
+                self.refuse(read[[*at, *read][0]].path, rule_of(error))
                 return None
         return {"schedule": str(schedule), "kind": schedule.kind, **dict(schedule.params)}
 
     def _write(self, part: str, choices: _Group) -> _Written | None:
-        """What is written for a part: in the file, or instead of that as a whole choice, and field
-        by field on top.
-        """
+        """What is written for a part: its whole choice, else the file; chosen fields go on top."""
         path: KeyPath = tuple(part.split("."))
         values: Any = self.sweep.data
         for step in path:
@@ -175,14 +175,11 @@ class Assembly:
         if whole := chosen.pop(part, None):
             values, path = whole.value, whole.path
         if family and isinstance(values, str):
-            values, named = {family.selector: values}, {family.selector: path}
-        if not isinstance(values, Mapping):
-            rule = (
-                f"must be the name of a {family.what}, or a mapping with {family.selector!r}"
-                if family
-                else ""
-            )
-            self.refuse(path, rule or "must be a mapping of keys to values")
+            named = {family.selector: path}
+        try:
+            values = family.spelled_out(values) if family else _mapping(values)
+        except ValueError as error:
+            self.refuse(path, str(error))
             return None
         fields = {setting.removeprefix(f"{part}."): choice for setting, choice in chosen.items()}
         return _Written(
@@ -196,52 +193,82 @@ class Assembly:
         written = self._written(part, choices)
         if written is None:
             return None
-        values, inner = dict(written.values), None
-        if part == "train":
-            values.pop("network", None)
-            inner = self._part("train.network", choices)
+        families = {name.removeprefix(f"{part}."): name for name in FAMILIES if owner(name) == part}
+        inner = {field: self._part(name, choices) for field, name in families.items()}
+        values = {name: value for name, value in written.values.items() if name not in inner}
+        values |= {field: value for field, value in inner.items() if value is not None}
+        whole = None not in inner.values()
         try:
-            model = part_class(part, values)
-        except ValueError as error:
-            self.refuse(written.at((FAMILIES[part].selector,)), str(error))
+            model = _class_of(part, values)
+        except FieldError as error:
+            self.refuse(written.at(error.fields[:1]), error.rule)
             return None
         try:
-            found = model.model_validate(values | ({"network": inner} if inner else {}))
+            validated = model.model_validate(values)
         except ValidationError as error:
-            for loc, rule, at_key in breaches(error, model):
-                loc = loc or tuple(mentioned(rule, model.model_fields)[:1])
-                self.refuse(written.at(loc), rule, at_key=at_key)
+            chosen = {choice.setting: choice for choice in choices}
+            for breach in breaches(error, model):
+                if breach.loc:
+                    path = self._inside(written.at(breach.loc), breach.fields)
+                    self.refuse(path, breach.rule, at_key=breach.at_key)
+                elif whole:
+                    self.refuse(place(self.sweep, chosen, part, breach.fields), breach.rule)
             return None
-        return None if part == "train" and inner is None else found
+        return validated if whole else None
 
-    def _blame(self, rule: str, cell: Choices) -> None:
-        """Note a problem between the parts of a cell, where its cause most likely stands."""
-        named, _, rest = rule.partition(
-            ": "
-        )  # sources name the field, as in "data.path: … does not exist"
-        if (part := settings().get(named)) and (
-            written := self._written(part, _group(cell, part.partition(".")[0]))
-        ):
-            self.refuse(written.at((named.removeprefix(f"{part}."),)), rest)
-            return
-        fields = {name.rpartition(".")[2]: choice.path for name, choice in cell.items()}
-        causes = [
-            fields[name] for name in (*mentioned(rule, fields), "resolution") if name in fields
-        ]
-        causes += [
-            choice.path for name, choice in cell.items() if settings()[name] == "train.network"
-        ]
-        self.refuse([*causes, ("train", "network")][0], rule, cell=cell)
+    def _inside(self, path: KeyPath, fields: Iterable[str]) -> KeyPath:
+        """The first of these fields that is written in the value at a path; else the path."""
+        return next(((*path, f) for f in fields if (*path, f) in self.sweep.values), path)
+
+    def _refuse_together(self, breach: Breach, cell: Choices) -> None:
+        """Note that parts of a cell do not fit one another, or that data cannot be read."""
+        path = place(self.sweep, cell, breach.part, breach.fields)
+        self.refuse(path, breach.rule, cell=None if breach.part == "data" else cell)
 
 
-def part_class(part: str, values: Mapping[str, Value]) -> type[Part]:
-    """The class that a part is validated by; raises ValueError where no registered one is named."""
-    family = FAMILIES.get(part)
-    if family is None:
+def place(
+    sweep: Located, chosen: Mapping[str, Choice], part: str, fields: Iterable[str]
+) -> KeyPath:
+    """Where the cause of an error is written, given the cell's choices and the error's fields.
+
+    In order of preference: a field that the cell chooses, a field that the file holds, the part, a
+    choice inside the part. A field that the part lacks belongs to the part around it, or to the
+    trial.
+    """
+    named = [_setting(part, field) for field in fields]
+    paths = [chosen[name].path for name in named if name in chosen]
+    paths += [_path(chosen, name) for name in (*named, part)]
+    paths += [choice.path for name, choice in chosen.items() if settings()[name] == part]
+    return next((path for path in paths if path in sweep.values), tuple(part.split(".")))
+
+
+def _setting(part: str, field: str) -> str:
+    while part and f"{part}.{field}" not in settings():
+        part = owner(part)
+    return f"{part}.{field}" if part else field
+
+
+def _path(chosen: Mapping[str, Choice], name: str) -> KeyPath:
+    """Where a setting is written: in the choice of a part that holds it, else in the file."""
+    steps = name.split(".")
+    for end in range(len(steps), 0, -1):
+        if whole := chosen.get(".".join(steps[:end])):
+            return (*whole.path, *steps[end:])
+    return tuple(steps)
+
+
+def _class_of(part: str, values: Mapping[str, Value]) -> type[Part]:
+    """The class that a part is validated by; raises FieldError where no registered one is named."""
+    if part in FIXED:
         return FIXED[part]
-    if family.selector not in values:
-        raise ValueError(f"is required{nearest('', family.names())}")
-    return family.member(values[family.selector])
+    model: type[Part] = FAMILIES[part].class_for(values)
+    return model
+
+
+def _mapping(values: Value) -> Mapping[str, Value]:
+    if not isinstance(values, Mapping):
+        raise ValueError("must be a mapping of keys to values")
+    return values
 
 
 def plain(value: Value) -> Value:

@@ -2,10 +2,10 @@
 files, no clock.
 
 A cell is a choice of a value for some settings. The cells are every combination of the axes, less
-those that an entry of `exclude` matches, plus those of `include`; the overrides that match a cell
-are then applied to it in order, and cells that denote the same trial collapse into the first.
-Setting a schedule, a data source or a network discards what earlier choices had set inside it. A
-schedule's parameter, such as `tau`, acts on the schedules that read it.
+those that an entry of `exclude` matches, plus those of `include`. The overrides that match a cell
+apply to it in order. Cells that denote the same trial collapse into the first.
+Setting a schedule, a data source, a network or a detector discards what earlier choices had set
+inside it. A schedule's parameter, such as `tau`, acts on the schedules that read it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sched_lab.errors import Problem, SweepError
@@ -22,6 +22,7 @@ from sched_lab.sweep.cells import MISSING, Assembly, Choice, Choices, Value, pla
 from sched_lab.sweep.located_yaml import KeyPath, Located
 from sched_lab.sweep.settings import FAMILIES, beneath, settings, unknown
 from sched_lab.trainers import schedules
+from sched_lab.trainers.errors import rule_of
 from sched_lab.trainers.spec import DataSpec, Part, TrialSpec, trial_key
 
 MAX_CELLS = 250_000
@@ -29,19 +30,18 @@ MAX_CELLS = 250_000
 
 @dataclass(frozen=True)
 class Cell:
-    """A trial of the sweep, and the canonical values of the settings in which the sweep's trials
-    differ.
+    """A trial of the sweep: its spec, the canonical values of the settings that its cell chooses,
+    and the choices it was made from.
     """
 
     spec: TrialSpec
     settings: dict[str, Value]
+    chosen: Choices = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The distinct cells of a sweep in the order written, and how many were collapsed into others
-    or excluded.
-    """
+    """The distinct cells of a sweep in the order written; how many collapsed or are excluded."""
 
     cells: tuple[Cell, ...]
     duplicates: int
@@ -57,6 +57,7 @@ class Trial:
     key: str
     spec: TrialSpec
     settings: dict[str, Value]
+    chosen: Choices = field(default_factory=dict, compare=False, repr=False)
 
 
 def keyed(cells: Iterable[Cell], fingerprint_of: Callable[[DataSpec], str]) -> list[Trial]:
@@ -70,7 +71,7 @@ def keyed(cells: Iterable[Cell], fingerprint_of: Callable[[DataSpec], str]) -> l
         if source not in fingerprints:
             fingerprints[source] = fingerprint_of(cell.spec.data)
         key = trial_key(cell.spec, fingerprints[source])
-        trials.setdefault(key, Trial(key, cell.spec, cell.settings))
+        trials.setdefault(key, Trial(key, cell.spec, cell.settings, cell.chosen))
     return list(trials.values())
 
 
@@ -81,9 +82,7 @@ _Condition = list[
 
 
 class _Override(NamedTuple):
-    """Which cells it applies to, the settings whose earlier choices it discards, and what it
-    sets.
-    """
+    """Which cells it applies to, whose earlier choices it discards, and what it sets."""
 
     when: _Condition
     discards: frozenset[str]
@@ -100,10 +99,10 @@ def expand(sweep: Located) -> Grid:
         if not isinstance(values, list) or not values:
             assembly.refuse(("grid", name), "must be a list of values, as in [x]")
         elif _known(assembly, name, ("grid", name)):
-            choices = [
-                _choices(assembly, name, value, ("grid", name, i)) for i, value in enumerate(values)
-            ]
-            axes |= {name: found} if (found := list(itertools.chain(*choices))) else {}
+            choices: list[Choice] = []
+            for index, value in enumerate(values):
+                choices += _choices(assembly, name, value, ("grid", name, index))
+            axes |= {name: choices} if choices else {}
     includes = [_included(assembly, axes, entry, path) for path, entry in _entries(data, "include")]
     excludes = {
         path: _condition(assembly, entry, path) for path, entry in _entries(data, "exclude")
@@ -143,7 +142,7 @@ def expand(sweep: Located) -> Grid:
                 } | override.sets
         if (spec := assembly.trial(final)) is not None:
             identity = hashlib.sha256(spec.model_dump_json().encode()).digest()
-            cells.setdefault(identity, Cell(spec, _shown(spec, cell)))
+            cells.setdefault(identity, Cell(spec, _shown(spec, cell), final))
     if assembly.problems:
         raise SweepError(assembly.problems.values())
 
@@ -173,9 +172,7 @@ def _known(assembly: Assembly, name: str, path: KeyPath, *further: str) -> bool:
 
 
 def _choices(assembly: Assembly, setting: str, value: Value, path: KeyPath) -> list[Choice]:
-    """The choices that one written value stands for: several, where a schedule's mapping holds
-    lists.
-    """
+    """The choices that a written value stands for: several where a schedule's mapping has lists."""
     if setting != "schedule" or not isinstance(value, Mapping):
         return [Choice(setting, value, path)]
     options = {name: _options(name, given) for name, given in value.items()}
@@ -238,22 +235,18 @@ def _condition(assembly: Assembly, entry: Mapping[str, Value], path: KeyPath) ->
 
 
 def _leaves(assembly: Assembly, name: str, wanted: Value, path: KeyPath) -> list[tuple[str, Value]]:
-    """What a wanted value asks for: of a data source or network, the value of each field that is
-    written.
-    """
-    if name in FAMILIES and isinstance(wanted, str):
-        wanted = {FAMILIES[name].selector: wanted}
-    if name in FAMILIES and isinstance(wanted, Mapping):
+    """The settings that a wanted value asks for: of a registered part, each field written."""
+    if name in FAMILIES and isinstance(wanted, str | Mapping):
         return [
-            (f"{name}.{field}", plain(value))
-            for field, value in wanted.items()
-            if _known(assembly, f"{name}.{field}", (*path, field))
+            (f"{name}.{key}", plain(value))
+            for key, value in FAMILIES[name].spelled_out(wanted).items()
+            if _known(assembly, f"{name}.{key}", (*path, key))
         ]
     if name == "schedule" and isinstance(wanted, str | Mapping):
         try:
             wanted = str(schedules.parse(wanted))
         except (ValueError, ArithmeticError) as error:
-            assembly.refuse(path, str(error))
+            assembly.refuse(path, rule_of(error))
     if name == "kind" and isinstance(wanted, str):
         wanted = schedules.ALIASES.get(wanted, wanted)
     return [(name, plain(wanted))]
@@ -276,9 +269,7 @@ def _combinations(spans: Iterable[_Axes]) -> Iterator[Choices]:
 
 
 def _shown(spec: TrialSpec, cell: Choices) -> dict[str, Value]:
-    """The canonical values of a cell's settings, without those that its schedule or its network
-    does not have.
-    """
+    """The canonical values of a cell's settings, less those that its trial does not have."""
     shown: dict[str, Value] = {}
     for name in cell:
         value: Any = spec
@@ -289,7 +280,8 @@ def _shown(spec: TrialSpec, cell: Choices) -> dict[str, Value]:
                 value = getattr(value, step, MISSING)
         if isinstance(value, Part):
             value = value.model_dump(mode="json", exclude_unset=True)
-            value = next(iter(value.values())) if len(value) == 1 else value
+            if isinstance(value, Mapping) and len(value) == 1:
+                value = next(iter(value.values()))
         if value is not MISSING:
             shown[name] = list(value) if isinstance(value, tuple) else value
     return shown

@@ -1,9 +1,8 @@
 """YAML as plain data that remembers the line of everything in it, for errors that name such places.
 
 A strict subset of YAML 1.2: mappings with text keys, lists and scalars, in one document. `1e-4` is
-a number, only `true` and `false` are booleans, and what could hide a surprise (tags, anchors, merge
-keys, duplicate keys, NaN) is refused. It is read from the parser's events, so that depth is checked
-before anything recurses.
+a number; only `true` and `false` are booleans. Tags, anchors, merge keys, duplicate keys and NaN
+are refused. The parser's events are read, so that depth is checked before anything recurses.
 """
 
 from __future__ import annotations
@@ -55,9 +54,7 @@ class Located:
     keys: dict[KeyPath, Place]
 
     def problem(self, path: KeyPath, rule: str, *, at_key: bool = False) -> Problem:
-        """The breach of a rule at a path, or at the nearest part of it that is written in the
-        file.
-        """
+        """A broken rule at a path, or at the nearest part of it that the file holds."""
         key = key_text(path)
         if at_key and path in self.keys:
             return Problem(self.file, self.keys[path].line, self.keys[path].column, key, None, rule)
@@ -132,7 +129,7 @@ def loads(text: str, file: str = "<text>") -> Located:
 
 
 class _Reading:
-    """The reading of one text: what has been placed, and what was found wrong, so far.
+    """The reading of one text: the places and the problems so far.
 
     Events are typed Any, because PyYAML's stubs leave their attributes out.
     """

@@ -9,11 +9,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from sched_lab.sweep.settings import FAMILIES, part_classes, settings
+from sched_lab.sweep.settings import FAMILIES, PARTS, owner, part_classes, settings
 from sched_lab.sweep.spec import Override, SweepSpec
 from sched_lab.trainers import schedules
-from sched_lab.trainers.plugins import names
-from sched_lab.trainers.spec import DETECTORS, TrialSpec
+from sched_lab.trainers.spec import TrialSpec
 
 Schema = dict[str, Any]
 
@@ -22,17 +21,15 @@ def json_schema() -> Schema:
     """A JSON Schema (draft 2020-12) that accepts every valid sweep and refuses unknown keys and
     most wrong values.
 
-    What depends on several values together, such as a network too narrow for an image size, it
-    leaves to `read_sweep`; of conditions it also refuses values that no cell can have.
+    Rules between several values, such as a network's width and an image size, are left to
+    `read_sweep`. Conditions with values that no cell can have are refused.
     """
-    parts = {
-        part: part_classes(part) for part in ("data", "train", "train.network", "sample", "score")
-    }
+    parts = {part: part_classes(part) for part in PARTS}
     models: list[type[BaseModel]] = [
         SweepSpec,
         Override,
         TrialSpec,
-        *(m for found in parts.values() for m in found),
+        *(model for classes in parts.values() for model in classes),
     ]
     refs, schema = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/$defs/{model}"
@@ -48,28 +45,27 @@ def json_schema() -> Schema:
         for model in classes:  # what a part leaves out may come from an axis or an override
             definition(model)["required"] = [family.selector] if family else []
         members = [refs[model, "validation"] for model in classes]
-        wholes[part] = {"anyOf": [{"enum": family.names()}, *members]} if family else members[0]
+        wholes[part] = (
+            {"anyOf": [{"enum": family.registered()}, *members]} if family else members[0]
+        )
 
     def fields(part: str) -> list[Schema]:
         return [definition(model)["properties"] for model in (parts[part] if part else [TrialSpec])]
 
     for part in FAMILIES:
-        whose, _, field = part.rpartition(".")
-        fields(whose)[0][field] = wholes[part] = wholes[part] | {
-            "description": fields(whose)[0][field]["description"]
-        }
-    fields("score")[0]["detector"] |= {"enum": names("detector", DETECTORS)}
+        (properties,), field = fields(owner(part)), part.rpartition(".")[2]
+        wholes[part] |= {"description": properties[field]["description"]}
+        properties[field] = wholes[part]
     fields("sample")[0]["schedule"] |= _schedule(several=False)
 
     def setting(name: str, part: str) -> Schema:
         if part == "schedule":
             return _schedule(several=True) if name == part else {"type": ["number", "boolean"]}
-        found = [
-            properties[field]
-            for properties in fields(part)
-            if (field := name.rpartition(".")[2]) in properties
-        ]
-        return wholes[part] if name == part else {"anyOf": found} if len(found) > 1 else found[0]
+        if name == part:
+            return wholes[part]
+        field = name.rpartition(".")[2]
+        kinds = [properties[field] for properties in fields(part) if field in properties]
+        return {"anyOf": kinds} if len(kinds) > 1 else kinds[0]
 
     each = {name: setting(name, part) for name, part in settings().items()}
     asked = each | {"kind": {"enum": list(schedules.kinds())}}
@@ -88,9 +84,9 @@ def json_schema() -> Schema:
         sweep["properties"][key] = value | {"description": sweep["properties"][key]["description"]}
     sweep["properties"]["grid"]["minProperties"] = 1
     used = {
-        name: found
-        for name, found in definitions.items()
-        if found not in (sweep, definition(TrialSpec))
+        name: model
+        for name, model in definitions.items()
+        if model not in (sweep, definition(TrialSpec))
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -109,9 +105,7 @@ def _list(items: Schema) -> Schema:
 
 
 def _schedule(*, several: bool) -> Schema:
-    """Notation or a mapping; with `several`, the mapping's values may be lists, which stand for
-    several schedules.
-    """
+    """Notation or a mapping; with `several`, lists in the mapping stand for several schedules."""
     value: Schema = {"type": ["number", "boolean"]}
     kind: Schema = {"enum": list(schedules.kinds())}
     pair = _list({"type": "number"}) | {"minItems": 2, "maxItems": 2}

@@ -7,51 +7,47 @@ of schedules, such as `tau`, are settings too: they act on top of every schedule
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from sched_lab.sweep.located_yaml import KeyPath
 from sched_lab.trainers import schedules
-from sched_lab.trainers.plugins import lookup, names, nearest
-from sched_lab.trainers.spec import NETWORKS, SOURCES, Part, SampleSpec, ScoreSpec, TrainSpec
+from sched_lab.trainers.errors import fields_of, part_of, rule_of
+from sched_lab.trainers.plugins import Family, nearest
+from sched_lab.trainers.spec import (
+    DETECTORS,
+    NETWORKS,
+    SOURCES,
+    Part,
+    SampleSpec,
+    ScoreSpec,
+    TrainSpec,
+)
 
-
-class Family(NamedTuple):
-    """A part of a trial that is one of several registered classes, and the field that names
-    which.
-    """
-
-    what: str
-    selector: str
-    registry: dict[str, str]
-    default: str
-
-    def member(self, name: object) -> type[Part]:
-        """The class registered as `name`; raises ValueError with the valid names."""
-        found: type[Part] = lookup(self.what, self.registry, str(name))
-        return found
-
-    def names(self) -> list[str]:
-        return names(self.what, self.registry)
-
-
-FAMILIES = {
-    "data": Family("data source", "source", SOURCES, "digits"),
-    "train.network": Family("network", "kind", NETWORKS, "unet"),
+FAMILIES: dict[str, Family] = {
+    "data": SOURCES,
+    "train.network": NETWORKS,
+    "score.detector": DETECTORS,
 }
+"""The parts of a trial that are one of several registered classes."""
 FIXED: dict[str, type[Part]] = {"train": TrainSpec, "sample": SampleSpec, "score": ScoreSpec}
+PARTS = ("data", "train", "train.network", "sample", "score", "score.detector")
 SCALARS = ("resolution", "b", "seed")
 """The settings that are no part of another, and not of the schedule."""
 
 
+def owner(name: str) -> str:
+    """The part that a part or a field is written in; "" for the trial itself."""
+    return name.rpartition(".")[0]
+
+
 def part_classes(part: str) -> list[type[Part]]:
-    """The classes that a part (`data`, `train`, `train.network`, …) can have."""
+    """The classes that a part can have."""
     family = FAMILIES.get(part)
-    return [family.member(name) for name in family.names()] if family else [FIXED[part]]
+    return [family.member(name) for name in family.registered()] if family else [FIXED[part]]
 
 
 @cache
@@ -59,16 +55,15 @@ def settings() -> dict[str, str]:
     """Every setting, and the part it belongs to: `schedule` for its parameters too, "" for
     `SCALARS`.
     """
-    found = dict.fromkeys(SCALARS, "") | dict.fromkeys(
+    whose = dict.fromkeys(SCALARS, "") | dict.fromkeys(
         ["schedule", *sorted(schedules.all_parameters())], "schedule"
     )
-    for part in ("data", "train", "train.network", "sample", "score"):
-        if part in FAMILIES:
-            found[part] = part
-        found |= {
+    for part in PARTS:
+        whose |= {part: part} if part in FAMILIES else {}
+        whose |= {
             f"{part}.{field}": part for model in part_classes(part) for field in model.model_fields
         }
-    return found | {"train.network": "train.network"}
+    return whose | {part: part for part in FAMILIES}
 
 
 @cache
@@ -94,9 +89,7 @@ def unknown(name: str, options: Iterable[str]) -> str:
     part.
     """
     options = list(options)
-    beside = [
-        option for option in options if option.rpartition(".")[0] == name.rpartition(".")[0]
-    ] or options
+    beside = [option for option in options if owner(option) == owner(name)] or options
     if inside := [option for option in options if option.endswith(f".{name}")]:
         return (
             f"unknown setting; did you mean {inside[0]!r}?; valid: {', '.join([*beside, *inside])}"
@@ -105,13 +98,17 @@ def unknown(name: str, options: Iterable[str]) -> str:
 
 
 class Breach(NamedTuple):
-    """A rule that a value breaks: where it stands in what was validated, and whether its key is
-    what is wrong.
-    """
+    """A rule that a value breaks."""
 
     loc: KeyPath
+    """Where the value stands in what was validated."""
     rule: str
     at_key: bool = False
+    """Whether the value's key is what is wrong."""
+    fields: tuple[str, ...] = ()
+    """Which fields inside the value the rule is about, as in `FieldError`."""
+    part: str = ""
+    """The part of the trial that the error names."""
 
 
 _RULES = {
@@ -136,55 +133,51 @@ _RULES = {
 
 
 def breaches(error: ValidationError, model: type[BaseModel]) -> Iterator[Breach]:
-    """What pydantic found wrong in an input for `model`, in short and plain rules."""
+    """What pydantic refuses in an input for `model`, in short and plain rules."""
     every = error.errors(include_url=False)
-    inside = {found["loc"][:-1] for found in every}
-    for found in every:
-        loc, context = found["loc"], found.get("ctx", {})
-        if found["type"] == "too_short" and loc in inside:
+    inside = {each["loc"][:-1] for each in every}
+    for each in every:
+        kind, loc, context = each["type"], each["loc"], each.get("ctx", {})
+        if kind == "too_short" and loc in inside:
             continue  # pydantic counts the valid items alone, and the others have been told of
-        if found["type"] == "extra_forbidden":
-            yield Breach(
-                loc, f"unknown key{nearest(str(loc[-1]), _fields(model, loc[:-1]))}", at_key=True
-            )
-        elif found["type"] == "literal_error":
-            options = [option.strip("'") for option in re.split(r", | or ", context["expected"])]
-            yield Breach(loc, f"not a valid choice{nearest(str(found['input']), options)}")
-        elif found["type"] == "value_error":
-            yield Breach(loc, str(context["error"]))
+        if kind == "extra_forbidden":
+            beside = _models(_annotation(model, loc[:-1]))
+            options = [name for each_model in beside for name in each_model.model_fields]
+            yield Breach(loc, f"unknown key{nearest(str(loc[-1]), options)}", at_key=True)
+        elif kind == "literal_error":
+            options = [str(value) for value in _literals(_annotation(model, loc))]
+            yield Breach(loc, f"not a valid choice{nearest(str(each['input']), options)}")
+        elif kind == "value_error":
+            raised = context["error"]
+            yield Breach(loc, rule_of(raised), fields=fields_of(raised), part=part_of(raised))
         else:
-            rule = (
-                _RULES[found["type"]].format(**context) if found["type"] in _RULES else found["msg"]
-            )
-            given = found["input"]
-            whole = found["type"] == "int_type" and isinstance(given, float) and given.is_integer()
+            rule = _RULES[kind].format(**context) if kind in _RULES else each["msg"]
+            given = each["input"]
+            whole = kind == "int_type" and isinstance(given, float) and given.is_integer()
             yield Breach(loc, f"{rule}, written {int(given)}" if whole else rule)
 
 
-def mentioned(text: str, words: Iterable[str]) -> list[str]:
-    """Those of the words that occur in a rule, before its valid options, in the order of their
-    first occurrence.
-    """
-    text = text.partition(";")[0]
-    at = {
-        word: found.start()
-        for word in words
-        if (found := re.search(rf"\b{re.escape(word)}\b", text))
-    }
-    return sorted(at, key=at.__getitem__)
-
-
-def _fields(model: type[BaseModel], loc: KeyPath) -> list[str]:
-    """The keys of the model found at a place inside another."""
+def _annotation(model: type[BaseModel], loc: KeyPath) -> Any:
+    """The type of what stands at a place inside a model; of an item, that of its list."""
+    annotation: Any = model
     for step in loc:
         if isinstance(step, str):
-            annotation: Any = model.model_fields[step].annotation
-            inner = [
-                a
-                for a in (annotation, *get_args(annotation))
-                if isinstance(a, type) and issubclass(a, BaseModel)
-            ]
-            if not inner:
-                return []
-            model = inner[0]
-    return list(model.model_fields)
+            inner = [each for each in _models(annotation) if step in each.model_fields]
+            annotation = inner[0].model_fields[step].annotation if inner else None
+    return annotation
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models among the alternatives of a type."""
+    return [
+        each
+        for each in (annotation, *get_args(annotation))
+        if isinstance(each, type) and issubclass(each, BaseModel)
+    ]
+
+
+def _literals(annotation: Any) -> list[Any]:
+    """The values that a type, or an item of it, is restricted to."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [value for inner in get_args(annotation) for value in _literals(inner)]

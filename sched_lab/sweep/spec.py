@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from sched_lab.errors import Problem, SweepError
+from sched_lab.sweep.cells import place
 from sched_lab.sweep.grid import Cell, Grid, Trial, expand, keyed
 from sched_lab.sweep.located_yaml import Located, load
 from sched_lab.sweep.settings import breaches, settings
+from sched_lab.trainers.errors import fields_of, rule_of
 from sched_lab.trainers.spec import DataSpec
 
 
@@ -162,9 +164,7 @@ _ASIDE = {"name", "description", "resources", "run"}  # what the cells do not de
 
 
 def read_sweep(path: str | Path) -> Sweep:
-    """The sweep in a YAML file, validated down to its last cell. Raises SweepError with every
-    problem found.
-    """
+    """The sweep in a YAML file, validated to its last cell. Raises SweepError with all problems."""
     return validated(load(path))
 
 
@@ -175,7 +175,7 @@ def validated(source: Located) -> Sweep:
     try:
         spec = SweepSpec.model_validate(source.data)
     except ValidationError as error:
-        for loc, rule, at_key in breaches(error, SweepSpec):
+        for loc, rule, at_key, *_ in breaches(error, SweepSpec):
             if at_key and len(loc) == 1 and loc[0] in settings():
                 rule = f"unknown key; settings go under grid, as in grid: {{{loc[0]}: [...]}}"
             problems.append(source.problem(loc, rule, at_key=at_key))
@@ -212,12 +212,10 @@ def _stage_problems(source: Located, run: RunSpec, grid: Grid) -> list[Problem]:
             )
         ]
     if run.screen is not None and len({cell.spec.seed for cell in grid.cells}) > 1:
-        place = next(
-            place for place in (("grid", "seed"), ("run", "screen")) if place in source.values
-        )
+        path = ("grid", "seed") if ("grid", "seed") in source.values else ("run", "screen")
         return [
             source.problem(
-                place, "run.screen and run.confirm choose the seeds: leave seed out of the grid"
+                path, "run.screen and run.confirm choose the seeds: leave seed out of the grid"
             )
         ]
     return []
@@ -229,15 +227,18 @@ def trials(
     """Cells of the sweep with their keys; raises SweepError, at its line, where data cannot be
     read.
     """
-    try:
-        return keyed(cells, fingerprint_of)
-    except (OSError, ValueError) as error:
-        named, _, rule = str(error).partition(
-            ": "
-        )  # sources name the field, as in "data.path: … is not a folder"
-        if named not in settings():
-            named, rule = "data", str(error)
-        places = [("grid", named), tuple(named.split(".")), ("grid", "data"), ("data",)]
-        raise SweepError(
-            [sweep.source.problem(next((p for p in places if p in sweep.source.values), ()), rule)]
-        ) from error
+    cells = list(cells)
+
+    def fingerprint(data: DataSpec) -> str:
+        try:
+            return fingerprint_of(data)
+        except (OSError, ValueError) as error:
+            cell = next(cell for cell in cells if cell.spec.data == data)
+            raise SweepError([problem(sweep.source, cell, "data", error)]) from error
+
+    return keyed(cells, fingerprint)
+
+
+def problem(source: Located, cell: Cell | Trial, part: str, error: Exception) -> Problem:
+    """An error about a part of a cell, where the sweep writes what causes it."""
+    return source.problem(place(source, cell.chosen, part, fields_of(error)), rule_of(error))

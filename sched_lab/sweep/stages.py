@@ -1,14 +1,15 @@
 """Two stages: the grid is screened with few seeds, then the best cells of each size are confirmed
 with fresh ones.
 
-A cell that was picked because it scored best with some seeds owes part of that score to them (the
-winner's curse), so what is reported comes from the fresh seeds alone.
+The best cell of a screening owes part of its score to the seeds (the winner's curse). What is
+reported therefore comes from the fresh seeds alone.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -20,18 +21,20 @@ from sched_lab.trainers.spec import TrialSpec
 
 def comparable(spec: TrialSpec) -> tuple[Any, ...]:
     """What two trials must share for their scores to be compared."""
-    judged = spec.score.metric_names[0], spec.sample.count, spec.sample.batch
-    return (
-        spec.resolution,
-        spec.data.model_dump_json(exclude={"flip"}),
-        *judged,
-    )  # flip changes training alone
+    images = spec.data.model_dump_json(exclude={"flip"})  # flip changes training alone
+    detector = spec.score.detector.model_dump_json()
+    metric, sample = spec.score.metric_names[0], spec.sample
+    return spec.resolution, images, detector, metric, sample.count, sample.batch
 
 
 def with_seeds(cells: Iterable[Cell], seeds: range) -> list[Cell]:
     """Each cell once for each of these seeds, counted from its own."""
     return [
-        Cell(cell.spec.model_copy(update={"seed": seed}), {**cell.settings, "seed": seed})
+        replace(
+            cell,
+            spec=cell.spec.model_copy(update={"seed": seed}),
+            settings={**cell.settings, "seed": seed},
+        )
         for cell in cells
         for seed in (cell.spec.seed + offset for offset in seeds)
     ]

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from sched_lab.trainers.images import RawImages
-from sched_lab.trainers.scoring.detectors import NetworkDetector
-from sched_lab.trainers.spec import DataSpec, NetworkSpec
+from sched_lab.trainers import (
+    DataSpec, DetectorSpec, FieldError, NetworkDetector, NetworkSpec, RawImages
+)
 
 
 def quadratic(t, power=2.0):
@@ -62,8 +62,21 @@ class Ramps(DataSpec):
         return RawImages((np.roll(image, i, -1), None) for i in range(self.count))
 
 
-def pixels(data, cache, device, weights):
-    return NetworkDetector("pixels", "1", lambda x: x.float().flatten(1)[:, :16], device)
+class Pixels(DetectorSpec):
+    kind: Literal["pixels"] = "pixels"
+    count: int = 16
+
+    def check(self, data, cache, weights):
+        if self.count > 64:
+            raise FieldError("an image has but 64 pixels", "count")
+        if weights:
+            raise FieldError("pixels have no weights", "weights")
+        if data.flip:
+            raise ValueError("cannot judge images that are flipped")
+
+    def load(self, data, cache, device, weights):
+        first = lambda x: x.float().flatten(1)[:, : self.count]
+        return NetworkDetector("pixels", f"{self.count}", first, device)
 """
 
 ENTRY_POINTS = """
@@ -74,7 +87,7 @@ pixelwise = stranger:Linear
 [sched_lab.sources]
 ramps = stranger:Ramps
 [sched_lab.detectors]
-pixels = stranger:pixels
+pixels = stranger:Pixels
 """
 
 SWEEP = """
@@ -98,23 +111,24 @@ def installed(tmp_path: Path) -> dict[str, str]:
     (site / "stranger.py").write_text(PACKAGE)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1\n")
     (about / "entry_points.txt").write_text(ENTRY_POINTS)
-    return {**os.environ, "PYTHONPATH": str(site)}
+    path = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+
+def sched_lab(
+    environment: dict[str, str], folder: Path, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("sched-lab")), *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_all_four_kinds_of_plug_in_run_in_a_sweep(
     installed: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "plugged.yaml").write_text(SWEEP)
-    command = [
-        str(Path(sys.executable).with_name("sched-lab")),
-        "submit",
-        "plugged.yaml",
-        "--inline",
-        "--json",
-    ]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=installed, capture_output=True, text=True, check=False
-    )
+    done = sched_lab(installed, tmp_path, "submit", "plugged.yaml", "--inline", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["states"] == {
         "finished": 2
@@ -129,10 +143,38 @@ def test_an_option_the_plug_in_does_not_have_is_refused_with_those_it_has(
     installed: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "plugged.yaml").write_text(SWEEP.replace("hidden: 4", "hiden: 4"))
-    command = [str(Path(sys.executable).with_name("sched-lab")), "plan", "plugged.yaml"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=installed, capture_output=True, text=True, check=False
-    )
+    done = sched_lab(installed, tmp_path, "plan", "plugged.yaml")
     assert done.returncode == 2
     assert "plugged.yaml:5" in done.stderr
     assert "did you mean 'hidden'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("score", "told"),
+    [
+        ("{detector: {kind: pixels, count: 65}}", "7:41: score.detector.count = 65: an image has"),
+        ("{detector: pixels, weights: w.pt}", "7:36: score.weights = w.pt: pixels have no weights"),
+        ("{detector: pixels}", "7:19: score.detector = pixels: cannot judge images that are flip"),
+    ],
+)
+def test_what_a_plug_in_detector_refuses_is_told_at_its_line_before_anything_runs(
+    installed: dict[str, str], tmp_path: Path, score: str, told: str
+) -> None:
+    flipped = SWEEP.replace("count: 80", "count: 80, flip: true")
+    (tmp_path / "plugged.yaml").write_text(flipped.replace("{detector: pixels}", score))
+    refused = sched_lab(installed, tmp_path, "submit", "plugged.yaml", "--inline")
+    assert refused.returncode == 2
+    assert f"plugged.yaml:{told}" in refused.stderr
+    planned = sched_lab(installed, tmp_path, "plan", "plugged.yaml")
+    assert f"submit would refuse: plugged.yaml:{told}" in planned.stdout + planned.stderr
+
+
+def test_trials_whose_detectors_differ_in_an_option_are_not_one(
+    installed: dict[str, str], tmp_path: Path
+) -> None:
+    grid = "grid: {score.detector: [pixels, {kind: pixels, count: 16}, {kind: pixels, count: 8}], "
+    (tmp_path / "plugged.yaml").write_text(SWEEP.replace("grid: {", grid))
+    plan = json.loads(sched_lab(installed, tmp_path, "plan", "plugged.yaml", "--json").stdout)
+    detectors = [trial["settings"]["score.detector"] for trial in plan["trials"]]
+    assert detectors.count("pixels") == 2
+    assert detectors.count({"kind": "pixels", "count": 8}) == 2

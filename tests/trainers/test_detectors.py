@@ -18,23 +18,25 @@ from sched_lab.trainers.data.builtin import Digits, Shapes
 from sched_lab.trainers.data.prepare import prepare
 from sched_lab.trainers.data.user import ArrayFile
 from sched_lab.trainers.failures import BadData
-from sched_lab.trainers.scoring import detectors
+from sched_lab.trainers.scoring import weights as published
 from sched_lab.trainers.scoring.classifier import Classifier, train
-from sched_lab.trainers.scoring.detectors import check, inception_network, load_detector
+from sched_lab.trainers.scoring.detectors import inception_network, load_detector
+from sched_lab.trainers.scoring.options import ClassifierSpec, InceptionSpec, RandomSpec
 from sched_lab.trainers.scoring.torchvision_compat import import_torchvision
-from sched_lab.trainers.spec import ScoreSpec
+from sched_lab.trainers.spec import DetectorSpec
 
 CPU = torch.device("cpu")
 LOAD = """
 import pathlib, sys, torch
 from sched_lab.trainers.scoring import classifier
 from sched_lab.trainers.scoring.detectors import load_detector
+from sched_lab.trainers.scoring.options import ClassifierSpec
 from sched_lab.trainers.data.builtin import Digits
 cache, threads = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 torch.manual_seed(threads), torch.set_num_threads(threads)
 before, train, classifier.STEPS = torch.get_rng_state(), classifier.train, 20
 classifier.train = lambda images: (print("trained"), train(images))[1]
-print(load_detector("classifier", Digits(), cache, torch.device("cpu")).fingerprint)
+print(load_detector(ClassifierSpec(), Digits(), cache, torch.device("cpu")).fingerprint)
 assert torch.equal(before, torch.get_rng_state()) and torch.get_num_threads() == threads
 """
 
@@ -66,9 +68,9 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inception's weights are nowhere: no variable, an empty download folder, and a host where
     nothing listens.
     """
-    monkeypatch.delenv(detectors.INCEPTION_VARIABLE, raising=False)
+    monkeypatch.delenv(published.INCEPTION_VARIABLE, raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(detectors, "INCEPTION_URL", "http://127.0.0.1:9/weights.pth")
+    monkeypatch.setattr(published, "INCEPTION_URL", "http://127.0.0.1:9/weights.pth")
 
 
 def _pixels(count: int = 5, channels: int = 1, size: int = 8) -> torch.Tensor:
@@ -81,7 +83,7 @@ def _pixels(count: int = 5, channels: int = 1, size: int = 8) -> torch.Tensor:
 
 
 def test_the_classifier_knows_digits_it_was_not_trained_on(cache: Path) -> None:
-    load_detector("classifier", Digits(), cache, CPU)
+    load_detector(ClassifierSpec(), Digits(), cache, CPU)
     (file,) = cache.glob("detectors/*/weights.safetensors")
     with safe_open(file, "np") as stored:
         assert float(stored.metadata()["held_out_accuracy"]) > 0.97
@@ -101,14 +103,14 @@ def test_processes_that_want_a_classifier_at_once_train_one(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("size", [8, 32, 50])
-@pytest.mark.parametrize("name", ["classifier", "random"])
+@pytest.mark.parametrize("spec", [ClassifierSpec(), RandomSpec()], ids=lambda spec: spec.kind)
 def test_features_are_64_floats_an_image_at_any_size_and_each_image_counts_alone(
-    cache: Path, name: str, size: int
+    cache: Path, spec: DetectorSpec, size: int
 ) -> None:
-    detector = load_detector(name, Digits(), cache, CPU)
+    detector = load_detector(spec, Digits(), cache, CPU)
     pixels = _pixels(size=size)
     features = detector.features(pixels)
-    assert detector.name == name
+    assert detector.name == spec.kind
     assert features.shape == (5, 64)
     assert features.dtype == torch.float32
     assert features.std(dim=0).max() > 0
@@ -116,18 +118,22 @@ def test_features_are_64_floats_an_image_at_any_size_and_each_image_counts_alone
 
 
 def test_a_detector_is_loaded_once_in_a_process(cache: Path) -> None:
-    assert load_detector("random", Digits(), cache, CPU) is load_detector(
-        "random", Digits(flip=True), cache, CPU
+    assert load_detector(RandomSpec(), Digits(), cache, CPU) is load_detector(
+        RandomSpec(), Digits(flip=True), cache, CPU
     )
-    assert load_detector("random", Digits(), cache, CPU) is not load_detector(
-        "random", Shapes(), cache, CPU
+    assert load_detector(RandomSpec(), Digits(), cache, CPU) is not load_detector(
+        RandomSpec(), Shapes(), cache, CPU
     )
 
 
 def test_detectors_that_see_differently_have_different_fingerprints(cache: Path) -> None:
     trained, random, colour = (
-        load_detector(name, data, cache, CPU).fingerprint
-        for name, data in (("classifier", Digits()), ("random", Digits()), ("random", Shapes()))
+        load_detector(spec, data, cache, CPU).fingerprint
+        for spec, data in (
+            (ClassifierSpec(), Digits()),
+            (RandomSpec(), Digits()),
+            (RandomSpec(), Shapes()),
+        )
     )
     assert len({trained, random, colour}) == 3
 
@@ -144,20 +150,20 @@ def test_a_classifier_of_a_source_without_labels_is_refused_naming_what_works(
     unlabelled: ArrayFile, tmp_path: Path
 ) -> None:
     for refused in (
-        lambda: check(ScoreSpec(detector="classifier"), unlabelled, tmp_path),
-        lambda: load_detector("classifier", unlabelled, tmp_path, CPU),
+        lambda: ClassifierSpec().check(unlabelled, tmp_path, None),
+        lambda: load_detector(ClassifierSpec(), unlabelled, tmp_path, CPU),
     ):
         with pytest.raises(
             BadData, match=r"'array' has none here; valid for it: random, inception"
         ):
             refused()
-    check(ScoreSpec(detector="random"), unlabelled, tmp_path)
+    RandomSpec().check(unlabelled, tmp_path, None)
     with pytest.raises(BadData, match="no labels"):
         train(prepare(unlabelled, 8, tmp_path))
 
 
 def test_checking_trains_nothing(tmp_path: Path) -> None:
-    check(ScoreSpec(detector="classifier"), Digits(), tmp_path)
+    ClassifierSpec().check(Digits(), tmp_path, None)
     assert not (tmp_path / "detectors").exists()
 
 
@@ -166,8 +172,8 @@ def test_inception_without_weights_is_refused_naming_the_three_ways_to_give_them
     tmp_path: Path,
 ) -> None:
     for refused in (
-        lambda: check(ScoreSpec(detector="inception"), Digits(), tmp_path),
-        lambda: load_detector("inception", Digits(), tmp_path, CPU),
+        lambda: InceptionSpec().check(Digits(), tmp_path, None),
+        lambda: load_detector(InceptionSpec(), Digits(), tmp_path, CPU),
     ):
         with pytest.raises(
             ValueError, match=r"score\.weights.*SCHED_LAB_INCEPTION.*download them to .*checkpoints"
@@ -182,12 +188,12 @@ def test_inception_weights_that_are_named_must_be_there_and_be_the_published_one
     absent, wrong = tmp_path / "absent.pth", tmp_path / "wrong.pth"
     wrong.write_bytes(b"other weights")
     with pytest.raises(ValueError, match=r"score\.weights: there is no file .*absent\.pth"):
-        check(ScoreSpec(detector="inception", weights=str(absent)), Digits(), tmp_path)
-    with pytest.raises(ValueError, match=rf"wrong\.pth .* expected {detectors.INCEPTION_SHA256}"):
-        check(ScoreSpec(detector="inception", weights=str(wrong)), Digits(), tmp_path)
-    monkeypatch.setenv(detectors.INCEPTION_VARIABLE, str(absent))
+        InceptionSpec().check(Digits(), tmp_path, str(absent))
+    with pytest.raises(ValueError, match=rf"wrong\.pth .* expected {published.INCEPTION_SHA256}"):
+        InceptionSpec().check(Digits(), tmp_path, str(wrong))
+    monkeypatch.setenv(published.INCEPTION_VARIABLE, str(absent))
     with pytest.raises(ValueError, match=r"SCHED_LAB_INCEPTION: there is no file .*absent\.pth"):
-        check(ScoreSpec(detector="inception"), Digits(), tmp_path)
+        InceptionSpec().check(Digits(), tmp_path, None)
 
 
 class Bomb:
@@ -205,9 +211,9 @@ def test_weights_that_are_not_the_published_ones_are_never_unpickled_whatever_th
 ) -> None:
     weights = tmp_path / "weights.pth"
     torch.save(Bomb(tmp_path / "mark"), weights)
-    remembered(tmp_path, listing([weights]), lambda: detectors.INCEPTION_SHA256)
-    with pytest.raises(ValueError, match=rf"weights\.pth .* expected {detectors.INCEPTION_SHA256}"):
-        load_detector("inception", Digits(), tmp_path, CPU, str(weights))
+    remembered(tmp_path, listing([weights]), lambda: published.INCEPTION_SHA256)
+    with pytest.raises(ValueError, match=rf"weights\.pth .* expected {published.INCEPTION_SHA256}"):
+        load_detector(InceptionSpec(), Digits(), tmp_path, CPU, str(weights))
     assert not (tmp_path / "mark").exists()
 
 
@@ -217,14 +223,14 @@ def test_the_weights_looked_for_are_those_torch_fidelity_downloads_where_torch_h
     import_torchvision()
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    assert detectors.INCEPTION_URL == URL_INCEPTION_V3
-    assert detectors.INCEPTION_SHA256[:8] in URL_INCEPTION_V3
+    assert published.INCEPTION_URL == URL_INCEPTION_V3
+    assert published.INCEPTION_SHA256[:8] in URL_INCEPTION_V3
     for name, value in (
         ("XDG_CACHE_HOME", str(tmp_path)),
         ("TORCH_HOME", str(tmp_path / "torch-home")),
     ):
         monkeypatch.setenv(name, value)
-        assert detectors._torch_hub().parent == Path(torch.hub.get_dir()) / "checkpoints"
+        assert published.download_path().parent == Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def test_inception_loads_real_sized_weights_and_sees_grey_as_rgb(tmp_path: Path) -> None:
@@ -256,10 +262,9 @@ def test_inception_loads_real_sized_weights_and_sees_grey_as_rgb(tmp_path: Path)
 def test_naming_and_checking_a_detector_imports_no_torch(tmp_path: Path) -> None:
     program = (
         "import sys, pathlib\n"
-        "from sched_lab.trainers.scoring.detectors import check\n"
         "from sched_lab.trainers.data.builtin import Digits\n"
         "from sched_lab.trainers.spec import ScoreSpec\n"
-        "check(ScoreSpec(), Digits(), pathlib.Path(sys.argv[1]))\n"
+        "ScoreSpec().detector.check(Digits(), pathlib.Path(sys.argv[1]), None)\n"
         "print({'torch', 'sklearn', 'torchvision', 'torch_fidelity'} & set(sys.modules))\n"
     )
     done = subprocess.run(

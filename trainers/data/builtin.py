@@ -1,7 +1,6 @@
 """The data sources that every installation has: scans, photographs and drawn shapes.
 
-Light to import: Pillow is imported, and scikit-learn's files are read, only when images are asked
-for.
+Light to import: Pillow and scikit-learn's files are loaded only when images are asked for.
 """
 
 from __future__ import annotations
@@ -25,9 +24,7 @@ Count = Annotated[int, Field(ge=2)]
 
 
 def _sklearn(name: str) -> Path:
-    """A data file inside scikit-learn, found without importing the package: that alone would take a
-    second.
-    """
+    """A data file inside scikit-learn. The package is not imported, which would take a second."""
     package = find_spec("sklearn")
     if package is None or not package.submodule_search_locations:
         raise ValueError("this data source comes with scikit-learn, which is not installed")

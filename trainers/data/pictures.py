@@ -26,9 +26,9 @@ _BROKEN = (
 def decode(file: Path | BinaryIO, channels: int) -> Image.Image:
     """The picture in `file`, upright, 8 bits deep, opaque on white, in grey (1 channel) or RGB (3).
 
-    Of several frames the first is taken. Raises ValueError, with the reason, when the file is
-    damaged, of no known format, larger than Pillow's limit against decompression bombs, or has no
-    agreed brightest value.
+    Of several frames the first is taken. Raises ValueError with the reason: the file is damaged, of
+    no known format, or larger than Pillow's limit against decompression bombs. Pixels without an
+    agreed brightest value are refused too.
     """
     try:
         with warnings.catch_warnings():

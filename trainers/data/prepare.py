@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from sched_lab.trainers.caching import cached, digest
+from sched_lab.trainers.errors import fields_of, rule_of
 from sched_lab.trainers.failures import BadData
 from sched_lab.trainers.images import ImageSet
 from sched_lab.trainers.spec import SCIENCE_VERSION, DataSpec
@@ -31,19 +32,20 @@ def content_key(data: DataSpec, cache: Path) -> str:
 
 @contextmanager
 def blaming_data() -> Iterator[None]:
-    """Have a ValueError that a source raises be known as BadData."""
+    """Turn every ValueError that a source raises into BadData about the same fields."""
     try:
         yield
+    except BadData:
+        raise
     except ValueError as error:
-        raise BadData(str(error)) from error
+        raise BadData(rule_of(error), *fields_of(error)) from error
 
 
 def prepare(data: DataSpec, size: int, cache: Path) -> ImageSet:
-    """The source's images, square at `size` pixels, decoded on the first call and mapped from disk
-    ever after.
+    """The source's images, square at `size` pixels: decoded once, then mapped from disk.
 
-    Safe when several processes ask at once; a damaged cache entry is made again. Raises BadData
-    when the source's content is missing or broken, or gives no images.
+    Several processes may ask at once; a damaged cache entry is made again. Raises BadData when the
+    source's content is missing or broken, or gives no images.
     """
     key = digest(content_key(data, cache), size, SCIENCE_VERSION)
     with blaming_data():

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from sched_lab.trainers.caching import digest, listing, remembered, sha256
+from sched_lab.trainers.failures import BadData
 from sched_lab.trainers.images import Item, Pixels, RawImages
 from sched_lab.trainers.plugins import nearest
 from sched_lab.trainers.remote import reachable
@@ -52,10 +53,8 @@ Location = Annotated[
 
 
 def _raised(error: OSError) -> None:
-    """A folder that can't be listed is an error: the images in it would be missed without a
-    word.
-    """
-    raise ValueError(f"data.path: {error.filename} can't be read: {error.strerror}") from error
+    """Have a folder that cannot be listed be an error, as its images would be left out unseen."""
+    raise BadData(f"{error.filename} can't be read: {error.strerror}", "path") from error
 
 
 class Folder(DataSpec):
@@ -85,7 +84,7 @@ class Folder(DataSpec):
     def _files(self) -> list[Path]:
         """The images' paths relative to the folder, in a fixed order."""
         if not os.path.isdir(self.path):
-            raise ValueError(f"data.path: {self.path} is not a folder; expected a folder of images")
+            raise BadData(f"{self.path} is not a folder; expected a folder of images", "path")
         files = sorted(
             Path(folder, name).relative_to(self.path)
             for folder, _, names in os.walk(self.path, onerror=_raised)
@@ -101,20 +100,19 @@ class Folder(DataSpec):
                 " device"
             )
             if self.on_broken == "error":
-                raise ValueError(
-                    f"data.path: {odd}; mend or remove it, or set data.on_broken to skip"
-                )
+                rule = f"{odd}; mend or remove it, or set data.on_broken to skip"
+                raise BadData(rule, "path")
             _log.warning("%s; left out", odd)
             files.remove(file)
         if not files:
-            raise ValueError(
-                f"data.path: {self.path} holds no images; expected files in {', '.join(_SUFFIXES)}"
-            )
+            rule = f"{self.path} holds no images; expected files in {', '.join(_SUFFIXES)}"
+            raise BadData(rule, "path")
         loose = [file for file in files if len(file.parts) == 1]
         if 0 < len(loose) < len(files):
-            raise ValueError(
-                f"data.path: {self.path} holds images both in sub-folders, whose names are labels,"
-                f" and beside them ({loose[0]}); put all images in sub-folders, or none"
+            raise BadData(
+                f"{self.path} holds images both in sub-folders, whose names are labels, and beside"
+                f" them ({loose[0]}); put all images in sub-folders, or none",
+                "path",
             )
         return files
 
@@ -194,8 +192,8 @@ class ArrayFile(DataSpec):
 
         return RawImages(items(), names)
 
-    def _error(self, problem: str) -> ValueError:
-        return ValueError(f"data.path: {self.path} {problem}")
+    def _error(self, problem: str) -> BadData:
+        return BadData(f"{self.path} {problem}", "path")
 
     def _layout(self) -> tuple[int, tuple[int, ...]]:
         """How many channels, and the order that puts an image's axes as (H, W) or (H, W, C); reads
@@ -305,8 +303,7 @@ class HuggingFace(DataSpec):
                 )
             return total.hexdigest()
 
-        # `datasets` derives its own fingerprint from where the rows came from and what was done to
-        # them.
+        # `datasets` derives its own fingerprint from the rows' origin and transforms.
         return remembered(cache, digest(rows._fingerprint, self.image, self.label), compute)
 
     def images(self, size: int) -> RawImages:
@@ -334,9 +331,8 @@ class HuggingFace(DataSpec):
         if names := getattr(rows.features[self.label], "names", None):
             return tuple(names), labels
         if labels.dtype.kind not in "iuU":
-            raise ValueError(
-                f"data.label: column {self.label!r} must hold integers or strings, got"
-                f" {labels.dtype}"
+            raise BadData(
+                f"column {self.label!r} must hold integers or strings, got {labels.dtype}", "label"
             )
         return _classes(labels)
 
@@ -360,14 +356,14 @@ class HuggingFace(DataSpec):
             name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)
         ]
         if self.image not in images:
-            raise ValueError(
-                f"data.image: {self.name} has no column of images"
-                f" {self.image!r}{nearest(self.image, images)}"
+            raise BadData(
+                f"{self.name} has no column of images {self.image!r}{nearest(self.image, images)}",
+                "image",
             )
         if self.label is not None and self.label not in rows.features:
-            raise ValueError(
-                f"data.label: {self.name} has no column"
-                f" {self.label!r}{nearest(self.label, rows.features)}"
+            raise BadData(
+                f"{self.name} has no column {self.label!r}{nearest(self.label, rows.features)}",
+                "label",
             )
         return rows.cast_column(self.image, datasets.Image(decode=False))
 
@@ -376,7 +372,7 @@ class HuggingFace(DataSpec):
 
         local = os.path.isabs(self.name)
         if local and not os.path.isdir(self.name):
-            raise ValueError(f"data.name: {self.name} is not a folder")
+            raise BadData(f"{self.name} is not a folder", "name")
         try:
             if local and any(
                 Path(self.name, name).is_file() for name in ("state.json", "dataset_dict.json")
@@ -395,9 +391,7 @@ class HuggingFace(DataSpec):
 
 @contextmanager
 def _hub(datasets: ModuleType) -> Iterator[None]:
-    """Without the Hub, have `datasets` look in its own cache at once: by itself it tries for
-    minutes first.
-    """
+    """Without the Hub, make `datasets` read its cache at once; it would retry for minutes."""
     offline = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = offline or not reachable(datasets.config.HF_ENDPOINT)
     try:
@@ -412,9 +406,7 @@ def _absolute_where_local(name: str) -> str:
 
 
 def _one_line(file: Path) -> str:
-    """A path as text that no other path has, also where names hold line breaks or bytes that are no
-    text.
-    """
+    """A path as text that no other path has, even with line breaks or bytes that are no text."""
     name = file.as_posix()
     return name if name.isprintable() and "\\" not in name else ascii(name)
 

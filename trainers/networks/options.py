@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from sched_lab.trainers.errors import FieldError
 from sched_lab.trainers.spec import NetworkSpec, Positive
 
 if TYPE_CHECKING:
@@ -44,21 +45,20 @@ class UNetSpec(NetworkSpec):
         return max(fits, default=1)
 
     def check(self, *, channels: int, resolution: int) -> None:
-        patch, grid = (
-            self.patch_for(channels=channels, resolution=resolution),
-            2 ** (len(self.multipliers) - 1),
-        )
-        if self.width < channels * patch**2:
-            raise ValueError(
-                f"width must be at least channels·patch² = {channels}·{patch}² ="
-                f" {channels * patch**2}, got {self.width}: a narrower network cannot pass the"
-                " noise through"
+        patch = self.patch_for(channels=channels, resolution=resolution)
+        grid = 2 ** (len(self.multipliers) - 1)
+        if self.width < (least := channels * patch**2):
+            rule = (
+                f"width must be at least channels·patch² = {channels}·{patch}² = {least}, got"
+                f" {self.width}: a narrower network cannot pass the noise through"
             )
+            raise FieldError(rule, "width", "resolution", "patch")
         if resolution % (patch * grid):
-            raise ValueError(
+            rule = (
                 f"resolution {resolution} must be a multiple of patch·2^(levels−1) = {patch}·{grid}"
                 f" = {patch * grid}"
             )
+            raise FieldError(rule, "resolution", "patch", "multipliers")
 
     def build(self, *, channels: int, resolution: int, classes: int) -> nn.Module:
         from sched_lab.trainers.networks.unet import UNet

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from sched_lab.trainers.caching import cached, digest
 from sched_lab.trainers.data.prepare import content_key
 from sched_lab.trainers.images import ImageSet, Pixels
-from sched_lab.trainers.scoring.detectors import Detector
 from sched_lab.trainers.scoring.torchvision_compat import import_torchvision
-from sched_lab.trainers.spec import JACKKNIFE_GROUPS, SCIENCE_VERSION, DataSpec
+from sched_lab.trainers.spec import JACKKNIFE_GROUPS, SCIENCE_VERSION, DataSpec, Detector
 
 Features = NDArray[np.float32]  # (N, d)
 Matrix = NDArray[np.float64]
