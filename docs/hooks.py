@@ -10,6 +10,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +20,32 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from sched_lab.cli.program import cli
 from sched_lab.sweep import spec
+from sched_lab.sweep.schema import json_schema
 from sched_lab.sweep.settings import FAMILIES, SCALARS, part_classes
 from sched_lab.trainers import schedules
 from sched_lab.trainers.spec import TrialSpec
 
 ROOT = Path(__file__).parents[1]
-BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md")
-"""Files of the checkout that are pages too."""
-HEADER = "| setting | type | default | range | meaning |\n|---|---|---|---|---|"
+BESIDE = {
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    ".github/headline.png": "figures/headline.png",
+}
+"""Files of the checkout that belong to the pages too, and where."""
+HEADER = "| setting | meaning | type | default | range |\n|---|---|---|---|---|"
 RANGES = {
     "minimum": "≥ {}",
     "exclusiveMinimum": "> {}",
     "maximum": "≤ {}",
     "exclusiveMaximum": "< {}",
     "multipleOf": "a multiple of {}",
-    "minItems": "at least {} of them",
-    "minLength": "at least {} characters",
-    "maxLength": "at most {} characters",
+    "minItems": "at least {}",
+    "minLength": "length ≥ {}",
+    "maxLength": "length ≤ {}",
 }
 TYPES = {
     "integer": "whole number",
@@ -48,7 +55,7 @@ TYPES = {
     "object": "mapping",
     "null": "null",
 }
-SHOWN = ("linear", "cosine", "sigmoid@-3,3,1", "flow@1", "edm@-1.2,1.2", "laplace@0,0.5")
+SHOWN = ("linear", "cosine", "sigmoid@-3,3,1", "flow@1", "edm@-1.2,1.2")
 """The schedules of the figures."""
 
 
@@ -74,15 +81,14 @@ def keys_table(model: str) -> str:
 
 def parameters_table() -> str:
     """Every parameter of a schedule, which is a setting too, with the kinds that read it."""
-    lines = ["| setting | read by | default |", "|---|---|---|"]
+    lines = ["| setting | read by, with the default |", "|---|---|"]
     for name in sorted(schedules.all_parameters()):
-        defaults = {
-            kind: schedules.parameters(kind)[name]
+        readers = ", ".join(
+            f"`{kind}` ({json.dumps(schedules.parameters(kind)[name])})"
             for kind in schedules.kinds()
             if kind not in schedules.ALIASES and name in schedules.parameters(kind)
-        }
-        values = ", ".join(dict.fromkeys(f"`{json.dumps(value)}`" for value in defaults.values()))
-        lines.append(f"| `{name}` | {', '.join(f'`{kind}`' for kind in defaults)} | {values} |")
+        )
+        lines.append(f"| `{name}` | {readers} |")
     return "\n".join(lines)
 
 
@@ -91,11 +97,18 @@ def schedule_sections() -> str:
     sections = []
     for name, function in schedules.KINDS.items():
         parameters = list(inspect.signature(function).parameters.values())[1:]
-        notation = name.rstrip("@") + ("@" + ",".join(p.name for p in parameters) if parameters else "")
+        notation = name.rstrip("@") + (
+            "@" + ",".join(p.name for p in parameters) if parameters else ""
+        )
         defaults = ", ".join(f"`{p.name}` = {json.dumps(p.default)}" for p in parameters)
         told = [f"### `{notation}`", _prose(function.__doc__)]
         sections.append("\n\n".join([*told, f"Left out: {defaults}."] if defaults else told))
     return "\n\n".join(sections)
+
+
+def figures() -> str:
+    """The pictures of schedules, one a paragraph."""
+    return "\n\n".join(f"![{name}](<figures/{name}.png>){{ width=480 }}" for name in _figures())
 
 
 def command_sections() -> str:
@@ -109,6 +122,7 @@ PARTS = {
     "settings": settings_table,
     "keys": keys_table,
     "parameters": parameters_table,
+    "figures": figures,
     "schedules": schedule_sections,
     "commands": command_sections,
 }
@@ -116,20 +130,18 @@ PARTS = {
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the figures, and the pages whose text lies elsewhere in the checkout."""
-    for name in BESIDE:
-        text = (ROOT / name).read_text().replace("](docs/", "](")
-        files.append(File.generated(config, name.lower(), content=text))
-    for name, content in _figures():
-        files.append(File.generated(config, name, content=content))
-    headline = ROOT / ".github" / "headline.png"
-    files.append(File.generated(config, "figures/headline.png", content=headline.read_bytes()))
+    for path, page in BESIDE.items():
+        content = (ROOT / path).read_bytes().replace(b"](docs/", b"](")
+        files.append(File.generated(config, page, content=content))
+    for figure, content in _figures().items():
+        files.append(File.generated(config, f"figures/{figure}.png", content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put the parts in their places."""
-    for name in BESIDE:
-        markdown = markdown.replace(f"](../{name}", f"]({name.lower()}")
+    for path, own in BESIDE.items():
+        markdown = markdown.replace(f"](../{path}", f"]({own}")
 
     def written(line: re.Match[str]) -> str:
         name, argument = line[1], line[2]
@@ -141,27 +153,41 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _table(model: type[BaseModel], prefix: str, only: Iterable[str] = ()) -> str:
-    schema = model.model_json_schema()
-    definitions = schema.get("$defs", {})
+    known = _schema()
+    own = known if model is spec.SweepSpec else known["$defs"].get(model.__name__)
+    schema = own or model.model_json_schema()  # that of a whole trial stands in no sweep file
+    definitions = known["$defs"] | schema.get("$defs", {})
     lines = [HEADER]
-    for name, field in model.model_fields.items():
-        if only and name not in only:
-            continue
-        value = schema["properties"][name]
-        default = "required" if field.is_required() else _default(field)
-        kind, limits = (", ".join(dict.fromkeys(texts)) for texts in _said(value, definitions))
-        meaning = _prose(field.description).replace("\n", " ")
-        row = (f"`{prefix}{name}`", kind, default, limits, meaning)
+    for name in only or model.model_fields:
+        field = model.model_fields[name]
+        said = _said(schema["properties"][name], definitions)
+        kind, limits = (", ".join(dict.fromkeys(texts)) for texts in said)
+        default = "required" if field.is_required() else _default(f"{prefix}{name}", field)
+        meaning = _meaning(model, name).replace("\n", " ")
+        row = (f"`{prefix}{name}`", meaning, kind, default, limits)
         lines.append(f"| {' | '.join(text.replace('|', '&#124;') for text in row)} |")
     return "\n".join(lines)
 
 
-def _default(field: Any) -> str:
+def _meaning(model: type[BaseModel], name: str) -> str:
+    """A field's docstring, or the one that it has in the class that it comes from."""
+    classes = (each for each in model.__mro__ if issubclass(each, BaseModel))
+    fields = (each.model_fields[name] for each in classes if name in each.model_fields)
+    return _prose(next((field.description for field in fields if field.description), ""))
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return json_schema()
+
+
+def _default(name: str, field: FieldInfo) -> str:
+    if name in FAMILIES:
+        return f"`{FAMILIES[name].default}`"
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
-        value = getattr(value, "kind", getattr(value, "source", "its own defaults"))
-    text = value if isinstance(value, str) and value else json.dumps(value)
-    return f"`{text}`"
+        return ""
+    return f"`{value if isinstance(value, str) and value else json.dumps(value)}`"
 
 
 def _said(value: Mapping[str, Any], definitions: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -192,7 +218,9 @@ def _helps(command: click.Command, path: str) -> Iterator[tuple[str, str]]:
         yield from _helps(inner, f"{path} {name}")
 
 
-def _figures() -> Iterator[tuple[str, bytes]]:
+@cache
+def _figures() -> dict[str, bytes]:
+    """Pictures of schedules, as PNG, by what they show."""
     from sched_lab.analysis.figures import static
 
     def curves(each: Iterable[tuple[str, float]]) -> list[static.Curve]:
@@ -204,12 +232,12 @@ def _figures() -> Iterator[tuple[str, bytes]]:
 
     kinds = curves((notation, 1.0) for notation in SHOWN)
     scales = curves(("linear", b) for b in (0.25, 0.5, 1.0, 2.0))
-    for name, ax in {
-        "log-snr": static.log_snr(kinds),
-        "density": static.density(kinds),
-        "density-b": static.density(scales),
-    }.items():
-        yield f"figures/{name}.png", static.render(ax, "png")
+    axes = {
+        "log-SNR of five schedules": static.log_snr(kinds),
+        "Where five schedules train": static.density(kinds),
+        "Where linear trains at four values of b": static.density(scales),
+    }
+    return {name: static.render(ax, "png") for name, ax in axes.items()}
 
 
 def _prose(text: str | None) -> str:
