@@ -131,7 +131,9 @@ PARTS = {
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the figures, and the pages whose text lies elsewhere in the checkout."""
     for path, page in BESIDE.items():
-        content = (ROOT / path).read_bytes().replace(b"](docs/", b"](")
+        content = (ROOT / path).read_bytes()
+        if path.endswith(".md"):
+            content = content.replace(b"](docs/", b"](")
         files.append(File.generated(config, page, content=content))
     for figure, content in _figures().items():
         files.append(File.generated(config, f"figures/{figure}.png", content=content))
