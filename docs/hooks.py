@@ -67,7 +67,7 @@ def settings_table(part: str) -> str:
     if family is None:
         return "\n".join(_table(model, f"{part}.") for model in part_classes(part))
     sections = []
-    for name in family.names():
+    for name in family.registered():
         model = family.member(name)
         sections.append(f"#### `{name}`\n\n{_prose(model.__doc__)}\n\n{_table(model, f'{part}.')}")
     return "\n\n".join(sections)

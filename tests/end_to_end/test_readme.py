@@ -41,7 +41,7 @@ def test_the_result_is_the_one_that_its_sweep_tells_of() -> None:
 
 def test_every_make_target_in_the_readme_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"make ([a-z]+)", README))
+    targets = set(re.findall(r"(?:\$ |`)make ([a-z]+)", README))
     assert {"demo", "test"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
