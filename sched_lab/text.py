@@ -11,9 +11,7 @@ from sched_lab.trainers.spec import TrialSpec
 
 
 def label(trial: Trial) -> str:
-    """A trial in the words of its sweep: the settings it differs in, or its size and schedule where
-    it is alone.
-    """
+    """The settings in which a trial differs, or its size and schedule where it is alone."""
     spec = trial.spec
     return settings_text(
         trial.settings or {"resolution": spec.resolution, "schedule": spec.schedule, "b": spec.b}

@@ -1,6 +1,4 @@
-"""Results that are costly to make, kept on disk: each made once, by one process, and found whole or
-not at all.
-"""
+"""Results that are costly to make, kept on disk: each made once, by one process, whole or not."""
 
 from __future__ import annotations
 
@@ -28,8 +26,8 @@ def cached(folder: Path, make: Callable[[Path], None]) -> Path:
     """`folder`, holding the files that `make(temporary folder)` wrote.
 
     However many processes ask at once, one makes it and the others wait. The folder is sealed with
-    each file's size and time of change; one whose files no longer match its seal is made again,
-    with a warning. What `make` raises is passed on.
+    each file's size and time of change. Where these no longer match, it is made again, with a
+    warning. What `make` raises is passed on.
     """
     if _damage(folder):
         from filelock import FileLock
@@ -92,7 +90,7 @@ def _replace(folder: Path, make: Callable[[Path], None]) -> None:
 
 
 def _damage(folder: Path) -> str:
-    """What is wrong with a folder, the first thing found; empty where nothing is."""
+    """The first thing that is wrong with a folder; empty where nothing is."""
     name = _SEAL
     try:
         seal = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
@@ -112,8 +110,6 @@ def _state(file: Path) -> tuple[int, int]:
 
 
 def _sync(file: Path) -> None:
-    """Have the file's bytes on disk before its name, so that a power cut cannot leave a name
-    without content.
-    """
+    """Flush the file's bytes to disk before it is renamed: no power cut leaves it empty."""
     with file.open("rb") as stream:
         os.fsync(stream.fileno())

@@ -18,8 +18,8 @@ _PART = re.compile(
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, beside `path`: flushed to disk and renamed to it at the end, removed on
-    an error.
+    """A path beside `path` to write to. At the end it is flushed to disk and renamed to `path`; on
+    an error it is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")

@@ -67,8 +67,8 @@ class Record(BaseModel):
 
 
 class TrialResult(Record):
-    """What a trial came to; a result that the trial did not come to by itself holds the first six
-    members alone.
+    """What a trial came to. Where its process died, or early stopping ended it, the first six
+    members are all that is known.
     """
 
     key: str

@@ -43,10 +43,9 @@ class Rates:
     by_size: dict[tuple[str, int], float]
 
     def seconds(self, spec: TrialSpec) -> float:
-        """The seconds expected for a trial: by its own size where that has run, else by the mean of
-        the other sizes.
+        """The seconds expected for a trial, NaN when none with its network has finished here.
 
-        NaN when no trial with its network has finished in this store.
+        Taken from trials of its size where there are any, else from the mean of the other sizes.
         """
         network = spec.train.network.model_dump_json()
         exact = self.by_size.get((network, spec.resolution))
@@ -60,8 +59,10 @@ class Rates:
 
 
 def measured(store: Store, keys: Iterable[str]) -> Rates:
-    """The rates of the newest finished trials among `keys`. Those whose seconds are not known, or
-    whose spec no longer fits, are left out; the log names one of the latter.
+    """The rates of the newest finished trials among `keys`.
+
+    Trials whose seconds are not known are left out. So are those whose spec no longer fits; the log
+    names one of these.
     """
     newest = heapq.nlargest(
         HISTORY, keys, key=lambda key: _modified(store.trial(key) / RESULT_FILE)

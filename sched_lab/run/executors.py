@@ -17,8 +17,8 @@ def ray_environment(address: str | None) -> dict[str, str]:
     """What must stand in the environment before Ray is imported, less what the user has set.
 
     Usage statistics, Tune's own loggers and messages are off; trials stay in the working folder;
-    Ctrl-C is ours. A Ray of our own listens on loopback only and takes nobody without its token,
-    which no file holds; a cluster at `address` has its own ways.
+    Ctrl-C is ours. A Ray of our own listens on loopback only. It takes nobody without its token,
+    which no file holds. A cluster at `address` has its own rules.
     """
     values = {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -31,9 +31,8 @@ def ray_environment(address: str | None) -> dict[str, str]:
     }
     if address is None:
         values |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        values["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = (
-            "0"  # on any system: Ray is no cluster and listens on loopback
-        )
+        # On any system: Ray is no cluster and listens on loopback.
+        values["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     return {name: value for name, value in values.items() if name not in os.environ}
 
 

@@ -1,7 +1,7 @@
-"""Runs trials on Ray Tune: one actor per slot, reused from trial to trial; nothing of Tune's own
-state is kept.
+"""Runs trials on Ray Tune: one actor a slot, reused from trial to trial.
 
-Ray reads the environment when it is imported: see `sched_lab.execution.ray_environment`.
+Nothing of Tune's own state is kept. Ray reads the environment when it is imported: see
+`sched_lab.run.executors.ray_environment`.
 """
 
 from __future__ import annotations
@@ -162,9 +162,7 @@ class _AmongAlike(_Unsaved, tune.schedulers.TrialScheduler):
         if math.isnan(result["score"]):
             return self.CONTINUE
         decision = str(self._of(trial).on_trial_result(tune_controller, trial, result))
-        if (
-            decision == self.STOP
-        ):  # the worker ends the trial: it alone writes in the trial's folder
+        if decision == self.STOP:  # the worker ends the trial: it alone writes in its folder
             self._listener.prune(trial.config["key"])
         return self.CONTINUE  # nor is a trial paused, which Tune would have to save and restore
 

@@ -37,9 +37,7 @@ class Plan:
 
     @cached_property
     def to_run(self) -> list[Trial]:
-        """The trials that have not come to their end, the longest first, so that no long one is
-        left for last.
-        """
+        """The trials that are to run, the longest first, so that no long one is left for last."""
         missing = [trial for trial in self.trials if not self._is_done(trial)]
         return sorted(missing, key=lambda trial: -cost.passes(trial.spec))
 
@@ -68,9 +66,7 @@ class Plan:
 
     @property
     def to_confirm(self) -> int:
-        """How many trials, at most, follow when the screening is over; 0 when it is, or the sweep
-        has no stages.
-        """
+        """How many trials, at most, follow the screening; 0 after it, and without stages."""
         run = self.sweep.run
         if run.screen is None or run.confirm is None or Stage.CONFIRM in self.stages.values():
             return 0
@@ -167,15 +163,15 @@ def warnings(plan: Plan) -> list[str]:
     """What the user should know before submitting, such as why submit would refuse on this
     machine.
     """
-    found = [str(warning) for warning in plan.grid.warnings]
+    told = [str(warning) for warning in plan.grid.warnings]
     try:
         check_can_run(plan)
     except (SweepError, OutOfReach) as error:
-        found.append(f"submit would refuse: {error}")
+        told.append(f"submit would refuse: {error}")
     cpu, here = plan.sweep.resources.cpu or 1, os.cpu_count() or 1
     if cpu > here:
-        found.append(
+        told.append(
             f"a trial asks for {cpu:g} CPU, more than the {here} of this machine: it needs a larger"
             " cluster"
         )
-    return found
+    return told

@@ -13,9 +13,7 @@ from sched_lab.trainers.results import State
 
 
 def record(plan: Plan, seconds: float) -> dict[str, Any]:
-    """The plan as JSON values; `seconds` is the compute expected for what is to run, NaN when that
-    is not known.
-    """
+    """The plan as JSON values; `seconds` of compute are expected, NaN where that is not known."""
     gpu, known = plan.sweep.resources.gpu, math.isfinite(seconds)
     return {
         "sweep": plan.sweep.name,

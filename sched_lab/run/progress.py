@@ -190,9 +190,7 @@ class Board:
 
 @contextmanager
 def shown(board: Board, console: Console) -> Iterator[None]:
-    """Show the board for as long as the context lasts: live in a terminal, as a line now and then
-    elsewhere.
-    """
+    """Show the board within the context: live in a terminal, as a line now and then elsewhere."""
     if console.is_terminal:
         with Live(board, console=console, refresh_per_second=2, transient=True):
             yield

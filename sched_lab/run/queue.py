@@ -17,9 +17,9 @@ LOOK_AGAIN = 2.0  # seconds between looks at what other processes do with trials
 class Queue:
     """The trials to run, in order.
 
-    A trial that another process runs comes back, and is handed out again when that process has let
-    go of it: by then its result may stand. One that failed comes back when its result is taken
-    away, as `sched-lab retry` does.
+    A trial that another process runs comes back. It is handed out again when that process has
+    released it, perhaps with a result. One that failed comes back when its result is taken away, as
+    `sched-lab retry` does.
     """
 
     def __init__(self, store: Store, to_run: Iterable[Trial], failed: Iterable[Trial] = ()) -> None:

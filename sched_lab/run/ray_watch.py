@@ -15,10 +15,8 @@ import ray
 from sched_lab.errors import OutOfReach
 
 PERIOD = 2.0  # seconds between knocks
-MISSES_HERE, MISSES_AWAY = (
-    2,
-    15,
-)  # knocks without an answer that count as death, on this machine and over a network
+# Knocks without an answer that count as death, on this machine and over a network.
+MISSES_HERE, MISSES_AWAY = 2, 15
 GRACE = 10.0  # seconds in which Tune must end once the trials have
 
 
@@ -47,11 +45,11 @@ class _Watch(threading.Thread):
                 )
                 self._stop_trials()
                 if not self.over.wait(GRACE):  # the main thread waits inside Ray
-                    self.bury()
+                    self.kill_family()
                     self._last_words(self.reason)
                 return
 
-    def bury(self) -> None:
+    def kill_family(self) -> None:
         """Kill what Ray started here and left behind."""
         for process in self._family:
             with suppress(psutil.NoSuchProcess):
@@ -65,9 +63,9 @@ def watched(
     """Raise OutOfReach at the end of the context when Ray, on this machine or elsewhere, has died
     within it.
 
-    At its death `stop` is called, and has to return when running trials have written their
-    checkpoints, before Ray's minute is over. Where the context does not come to its end by that,
-    `last_words` is called with the reason, from another thread, and has to end the process.
+    At its death `stop` is called. It returns when running trials have written their checkpoints,
+    before Ray's minute is over. Where the context does not end then, another thread calls
+    `last_words` with the reason, which has to end the process.
     """
     watch = _Watch(here, stop, last_words)
     watch.start()
@@ -77,7 +75,7 @@ def watched(
         watch.over.set()
         watch.join()
         if watch.reason:
-            watch.bury()
+            watch.kill_family()
     if watch.reason:
         raise OutOfReach(watch.reason)
 

@@ -75,9 +75,9 @@ def work(key: str, spec: TrialSpec, orders: Orders) -> Generator[Report, None, N
     """Run one trial. The last report is done. No error of the trial's escapes; raises OutOfReach
     when the GPU is lost.
 
-    A trial that the user stops ends as `stopped` with a checkpoint and no result, so that it goes
-    on when it is submitted again; one that another process runs ends as `elsewhere`, untouched.
-    While the disk is full the trial is `paused`.
+    A trial that the user stops ends as `stopped`, with a checkpoint and no result. It goes on when
+    it is submitted again. One that another process runs ends as `elsewhere`, untouched. While the
+    disk is full the trial is `paused`.
     """
     store = Store.at(orders.root)
     failed: Exception | None = None

@@ -78,9 +78,7 @@ class Store:
         return self.sweep(name) / STOP_FILE
 
     def result(self, key: str) -> TrialResult | None:
-        """What a trial came to, as it stands in its folder; None while it has not ended, or the
-        file is damaged.
-        """
+        """What a trial came to; None while it has not ended, or where its file does not fit."""
         file = self.trial(key) / RESULT_FILE
         result = read_record(file, TrialResult)
         if result is not None and result.key != key:
@@ -124,9 +122,8 @@ class Store:
         folder = self.sweep(sweep)
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(
-                folder / _SUBMIT_LOCK, timeout=0.5
-            ):  # a look at the lock takes it for a moment
+            # `locked` takes the lock for a moment
+            with FileLock(folder / _SUBMIT_LOCK, timeout=0.5):
                 holder = Holder(pid=os.getpid(), host=platform.node())
                 write_json(folder / _SUBMIT_FILE, holder.model_dump())
                 yield
@@ -182,9 +179,8 @@ def locked(path: Path) -> bool:
 
 def database_uri(file: Path) -> str:
     """The address of an SQLite database, whatever its path holds."""
-    return _SQLITE + str(file).replace("%", "%25").replace(
-        "?", "%3F"
-    )  # all that SQLAlchemy reads otherwise
+    # SQLAlchemy gives a meaning to these two characters alone
+    return _SQLITE + str(file).replace("%", "%25").replace("?", "%3F")
 
 
 def database_file(uri: str) -> Path | None:

@@ -1,9 +1,8 @@
-"""A trial's journal: what happened, one JSON object a line, appended by the trial and read by
-whoever follows it.
+"""A trial's journal: one `JournalEvent` a line, appended by the trial and read by its followers.
 
-The journal outlives the process that writes it and the server that its content goes to: tracking
-reads it from where it last was, so an outage or a crash delays what is delivered and loses nothing.
-Every line carries a checksum; one that a crash or a bad disk has damaged is left out.
+The journal outlives the process that writes it and the server that its content goes to. Tracking
+reads on from where it last was: an outage or a crash delays a delivery and loses nothing. Every
+line carries a checksum; one that a crash or a bad disk has damaged is left out.
 """
 
 from __future__ import annotations
@@ -110,8 +109,8 @@ class Journal:
 def identity(path: Path, end: int) -> str:
     """Tells one journal, up to byte `end`, from another; empty where there is none.
 
-    By the name that it was given when it was begun and by the checksum of the line that ends there:
-    a disk may lose lines that were read, and those written in their place may end at the same byte.
+    Made of the journal's name and of the checksum of the line that ends there. The name alone
+    would not do: after a disk has lost lines, others may end at the same byte.
     """
     try:
         with path.open("rb") as file:
@@ -142,11 +141,11 @@ def last_state(path: Path) -> State | None:
 
 
 def read(path: Path, start: int = 0, *, durable: bool = False) -> tuple[list[JournalEvent], int]:
-    """The events that stand from byte `start` on, and the byte after the last whole line; damaged
-    lines are left out, and the journal is named in the log.
+    """The events from byte `start` on, and the byte after the last whole line.
 
-    Where no line ends at `start`, this is not the journal that was read before: it is read from its
-    first line. With `durable`, what is returned is on the disk.
+    Damaged lines are left out, and the log names the journal. Where no line ends at `start`, this
+    is another journal than before, and is read from its first line. With `durable`, what is
+    returned is on the disk.
     """
     try:
         with path.open("rb") as file:

@@ -1,7 +1,7 @@
 """The formats of all that a store's folders hold, and how a file of such a format is read.
 
-A trial's folder holds its `TrialSpec`, `TrialResult` and a journal of `JournalEvent`s; a sweep's
-folder holds a `Sheet` of `CellRow`s and the `Holder`.
+A trial's folder holds its `TrialSpec`, its `TrialResult` and a journal of `JournalEvent`s. A
+sweep's folder holds a `Sheet` of `CellRow`s, and the `Holder` at work on it.
 """
 
 from __future__ import annotations
@@ -127,8 +127,9 @@ def _read(path: Path, parse: Callable[[bytes], T]) -> T | None:
 
 
 def parsed(content: bytes, parse: Callable[[bytes], T]) -> T:
-    """What `parse` makes of JSON in which text may hold parts of characters, as names of files do;
-    these become question marks. Raises ValidationError.
+    """What `parse` makes of JSON. Raises ValidationError.
+
+    Parts of characters, which names of files may hold, become question marks.
     """
     try:
         return parse(content)
