@@ -106,6 +106,7 @@ def _judged(runs: pd.DataFrame, ranked_by: str) -> pd.DataFrame:
         "data.source",
         *data,
         "score.detector",
+        *(name for name in map(str, runs.columns) if name.startswith("score.detector.")),
         "score.metrics",
         "sample.count",
         "sample.batch",

@@ -88,6 +88,14 @@ def test_each_population_has_the_score_that_ranks_it() -> None:
     ]
 
 
+def test_a_detector_with_another_option_judges_otherwise() -> None:
+    option = {"score.detector.layer": 4}
+    assert [name for name, *_ in split(run(), run(), run(**option))] == [
+        "score.detector.layer none",
+        "score.detector.layer 4",
+    ]
+
+
 def test_settings_that_follow_from_another_are_not_named() -> None:
     photos = [run(**{"data.source": "photos", "data.count": count}) for count in (10, 20)]
     assert [each[0] for each in split(run(), run(), run(), *photos)] == [

@@ -141,12 +141,12 @@ class Shapes(DataSpec):
         ).hexdigest()  # change it when the drawing changes
 
     def images(self, size: int) -> RawImages:
-        names = tuple(self._STARS)
+        classes = tuple(self._STARS)
         items = (
-            (self._draw(index, names[index % len(names)], size), index % len(names))
+            (self._draw(index, classes[index % len(classes)], size), index % len(classes))
             for index in range(self.count)
         )
-        return RawImages(items, names)
+        return RawImages(items, classes)
 
     def _draw(self, index: int, name: str, size: int) -> Pixels:
         from PIL import Image, ImageDraw

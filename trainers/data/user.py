@@ -129,7 +129,7 @@ class Folder(DataSpec):
         from sched_lab.trainers.data.pictures import decode, square
 
         files = self._files()
-        names = sorted({file.parts[0] for file in files if len(file.parts) > 1})
+        classes = sorted({file.parts[0] for file in files if len(file.parts) > 1})
 
         def items() -> Iterator[Item]:
             for file in files:
@@ -143,9 +143,9 @@ class Folder(DataSpec):
                         ) from error
                     _log.warning("%s; left out", broken)
                 else:
-                    yield square(image, size), names.index(file.parts[0]) if names else None
+                    yield square(image, size), classes.index(file.parts[0]) if classes else None
 
-        return RawImages(items(), tuple(names))
+        return RawImages(items(), tuple(classes))
 
 
 class ArrayFile(DataSpec):
@@ -174,7 +174,7 @@ class ArrayFile(DataSpec):
     def images(self, size: int) -> RawImages:
         _, order = self._layout()
         images, labels = self._arrays()
-        names, indices = _classes(labels) if labels is not None else ((), None)
+        classes, indices = _classes(labels) if labels is not None else ((), None)
 
         def items() -> Iterator[Item]:
             from PIL import Image
@@ -190,7 +190,7 @@ class ArrayFile(DataSpec):
                     None if indices is None else int(indices[index]),
                 )
 
-        return RawImages(items(), names)
+        return RawImages(items(), classes)
 
     def _error(self, problem: str) -> BadData:
         return BadData(f"{self.path} {problem}", "path")
@@ -308,7 +308,7 @@ class HuggingFace(DataSpec):
 
     def images(self, size: int) -> RawImages:
         rows = self._rows()
-        names, labels = self._labels(rows)
+        classes, labels = self._labels(rows)
 
         def items() -> Iterator[Item]:
             from sched_lab.trainers.data.pictures import decode, square
@@ -322,14 +322,14 @@ class HuggingFace(DataSpec):
                     ) from error
                 yield square(image, size), None if labels is None else int(labels[index])
 
-        return RawImages(items(), names)
+        return RawImages(items(), classes)
 
     def _labels(self, rows: Dataset) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
         if self.label is None:
             return (), None
         labels = np.asarray(rows[self.label][:])
-        if names := getattr(rows.features[self.label], "names", None):
-            return tuple(names), labels
+        if classes := getattr(rows.features[self.label], "names", None):
+            return tuple(classes), labels
         if labels.dtype.kind not in "iuU":
             raise BadData(
                 f"column {self.label!r} must hold integers or strings, got {labels.dtype}", "label"

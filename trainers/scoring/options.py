@@ -29,14 +29,14 @@ class ClassifierSpec(DetectorSpec):
     kind: Literal["classifier"] = "classifier"
 
     def check(self, data: DataSpec, cache: Path, weights: str | None) -> None:
-        class_names(data)
+        classes(data)
 
     def load(
         self, data: DataSpec, cache: Path, device: torch.device, weights: str | None
     ) -> Detector:
         from sched_lab.trainers.scoring import detectors
 
-        return detectors.classifier(data, len(class_names(data)), cache, device)
+        return detectors.classifier(data, len(classes(data)), cache, device)
 
 
 class RandomSpec(DetectorSpec):
@@ -72,15 +72,15 @@ class InceptionSpec(DetectorSpec):
         return detectors.inception(weights, device)
 
 
-def class_names(data: DataSpec) -> tuple[str, ...]:
+def classes(data: DataSpec) -> tuple[str, ...]:
     """The names of a source's classes. Raises NoLabels where a classifier cannot be trained."""
     with blaming_data():
-        names = data.images(8).class_names  # no image is decoded until one is asked for
-    if len(names) < 2:
+        class_names = data.images(8).class_names  # no image is decoded until one is asked for
+    if len(class_names) < 2:
         others = ", ".join(name for name in DETECTORS.builtin if name != "classifier")
         raise NoLabels(
             "classifier needs a source with at least two labels, "
-            f"{data.source!r} has {len(names) or 'none'} here; valid for it: {others}",
+            f"{data.source!r} has {len(class_names) or 'none'} here; valid for it: {others}",
             "detector",
         )
-    return names
+    return class_names
