@@ -204,8 +204,7 @@ def density_curve(schedule: schedules.Schedule, b: float, count: int) -> tuple[A
 def render(ax: Axes, format: str, salt: str = "") -> bytes:
     """The Axes' figure as a file: svg with text and a clear background, or png at 150 dpi on white.
 
-    `salt` makes the SVG's internal ids differ from those of other figures on a page, and the same
-    in every run.
+    `salt` makes the SVG's internal ids the same in every run, and unlike those of other figures.
     """
     import matplotlib as mpl
 

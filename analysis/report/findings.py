@@ -186,9 +186,9 @@ def findings_tables(findings: Findings, limit: int) -> list[render.Table]:
 def b_panels(findings: Findings) -> list[Panel]:
     """What the figures of score against b show.
 
-    One figure with a line per image size where one schedule was swept, else one per image size with
-    a line per schedule, the best ones. The cells of a line differ in b alone: of other settings,
-    the best.
+    Where one schedule was swept, one figure has a line per image size. Else each image size has a
+    figure with a line per schedule, the best ones. The cells of a line differ in b alone: of other
+    settings, the best.
     """
     order = ranking.ranked(findings.cells, findings.score)
     order = order.drop_duplicates(["resolution", "schedule", "b"])

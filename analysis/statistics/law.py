@@ -220,9 +220,9 @@ def fit(best: pd.DataFrame) -> Law:
 def recommend(best: pd.DataFrame, size: int) -> Recommendation:
     """The best b for a size: measured where the rows of `best_b` have it, else by the law.
 
-    Raises Unsupported where neither is known, where the scores at this size contradict any b within
-    those swept, where a law without an interval would be stretched to other sizes, and where the
-    interval is so wide that it says nothing.
+    Raises Unsupported where neither is known, or the scores at this size support no b among those
+    swept. It also does where a law without an interval would be extrapolated, and where the
+    interval is too wide to say anything.
     """
     swept = best[(best["resolution"] == size) & (best["n"] > 0)]
     if len(swept) and not swept["supported"].iloc[0]:

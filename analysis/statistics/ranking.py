@@ -185,7 +185,7 @@ def best_cells(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.D
     - `ties`: the indices of cells that cannot be told from it; `against_best` says how surely.
     - `untested`: how many of these share fewer than two seeds with it, so that nothing can be said.
     - `edge`: "lowest" or "highest" where its b is at that end of two or more scored values, all
-      else equal, so that the optimum may lie outside; else "".
+      else equal; else "". The optimum may then lie outside.
     - `basis`: "jackknife" where a comparison with it rests on errors within single runs, "none"
       where none could be made, else "seeds".
 
@@ -272,9 +272,9 @@ def against_best(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd
 def rank_intervals(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.DataFrame:
     """`rank_low` to `rank_high` of every cell at its resolution, 1 the best; NA without a score.
 
-    Rows are those of `summarize`. A cell stands below those that are significantly better and above
-    those that are significantly worse, by all pairs of cells. Holm's method adjusts them, so all
-    intervals of a resolution hold at once with 95 % confidence. The differences are those of
+    Rows are those of `summarize`. A cell ranks below all that are significantly better, and above
+    all that are significantly worse. Holm's method adjusts the tests of all pairs, so all intervals
+    of a resolution hold at once with 95 % confidence. The differences are those of
     `against_best`. Of cells with one seed the ranks hold for other samples of these networks alone;
     any rank is possible where the errors within runs are not known.
     """
