@@ -33,7 +33,6 @@ def probe(specs: Iterable[TrialSpec], store: Store) -> Rates:
         )
         events = train(state, spec, images, until=2 * STEPS, report_every=STEPS)
         reports = [event for event in events if isinstance(event, TrainProgress)]
-        rates[group] = 1 / (
-            TRAINING_PASSES * reports[-1].images_per_second
-        )  # the first report holds the warm-up
+        # The first report holds the warm-up.
+        rates[group] = 1 / (TRAINING_PASSES * reports[-1].images_per_second)
     return Rates(rates)
