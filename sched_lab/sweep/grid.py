@@ -94,15 +94,7 @@ def expand(sweep: Located) -> Grid:
     with every problem.
     """
     data, assembly = sweep.data, Assembly(sweep)
-    axes: _Axes = {}
-    for name, values in data.get("grid", {}).items():
-        if not isinstance(values, list) or not values:
-            assembly.refuse(("grid", name), "must be a list of values, as in [x]")
-        elif _known(assembly, name, ("grid", name)):
-            choices: list[Choice] = []
-            for index, value in enumerate(values):
-                choices += _choices(assembly, name, value, ("grid", name, index))
-            axes |= {name: choices} if choices else {}
+    axes = _axes(assembly, data.get("grid", {}))
     includes = [_included(assembly, axes, entry, path) for path, entry in _entries(data, "include")]
     excludes = {
         path: _condition(assembly, entry, path) for path, entry in _entries(data, "exclude")
@@ -111,53 +103,67 @@ def expand(sweep: Located) -> Grid:
         path: _override(assembly, entry, path) for path, entry in _entries(data, "overrides")
     }
     product = [axes] if "grid" in data or not includes else []
-    if (size := sum(math.prod(map(len, span.values())) for span in product + includes)) > MAX_CELLS:
-        raise SweepError(
-            [sweep.problem(("grid",), f"has {size:,} cells; at most {MAX_CELLS:,} are allowed")]
-        )
+    size = sum(math.prod(map(len, span.values())) for span in product + includes)
+    if size > MAX_CELLS:
+        rule = f"has {size:,} cells; at most {MAX_CELLS:,} are allowed"
+        raise SweepError([sweep.problem(("grid",), rule)])
 
     matched: set[KeyPath] = set()
     kept: list[Choices] = []
     excluded = 0
     for cell in _combinations(product):
-        if hits := [
-            path for path, condition in excludes.items() if _matches(assembly, condition, cell)
-        ]:
-            matched.update(hits)
-            excluded += 1
-        else:
-            kept.append(cell)
+        hits = [path for path, wanted in excludes.items() if _matches(assembly, wanted, cell)]
+        matched.update(hits)
+        excluded += bool(hits)
+        kept += [] if hits else [cell]
     kept += _combinations(includes)
     if not kept and not assembly.problems:
         assembly.refuse(("exclude",), "leaves no cell of the grid")
+    cells = _distinct(assembly, kept, overrides, matched)
+    if assembly.problems:
+        raise SweepError(assembly.problems.values())
 
+    unread = schedules.all_parameters() - assembly.parameters_read
+    idle = {path: "matches no cell" for path in (*excludes, *overrides) if path not in matched}
+    idle |= {
+        ("grid", name): "is read by no schedule of this sweep" for name in axes if name in unread
+    }
+    warnings = tuple(sweep.problem(path, rule) for path, rule in idle.items())
+    return Grid(tuple(cells), len(kept) - len(cells), excluded, tuple(axes), warnings)
+
+
+def _axes(assembly: Assembly, grid: Mapping[str, Value]) -> _Axes:
+    axes: _Axes = {}
+    for name, values in grid.items():
+        if not isinstance(values, list) or not values:
+            assembly.refuse(("grid", name), "must be a list of values, as in [x]")
+        elif _known(assembly, name, ("grid", name)):
+            choices: list[Choice] = []
+            for index, value in enumerate(values):
+                choices += _choices(assembly, name, value, ("grid", name, index))
+            axes |= {name: choices} if choices else {}
+    return axes
+
+
+def _distinct(
+    assembly: Assembly,
+    kept: Iterable[Choices],
+    overrides: Mapping[KeyPath, _Override],
+    matched: set[KeyPath],
+) -> list[Cell]:
+    """The cells with their overrides, the first of each trial; `matched` gains what applied."""
     cells: dict[bytes, Cell] = {}
     for cell in kept:
         final = cell
         for path, override in overrides.items():
             if _matches(assembly, override.when, final):
                 matched.add(path)
-                final = {
-                    name: c for name, c in final.items() if name not in override.discards
-                } | override.sets
+                left = {name: c for name, c in final.items() if name not in override.discards}
+                final = left | override.sets
         if (spec := assembly.trial(final)) is not None:
             identity = hashlib.sha256(spec.model_dump_json().encode()).digest()
             cells.setdefault(identity, Cell(spec, _shown(spec, cell), final))
-    if assembly.problems:
-        raise SweepError(assembly.problems.values())
-
-    idle = [
-        sweep.problem(path, "matches no cell")
-        for path in (*excludes, *overrides)
-        if path not in matched
-    ]
-    unread = schedules.all_parameters() - assembly.parameters_read
-    idle += [
-        sweep.problem(("grid", name), "is read by no schedule of this sweep")
-        for name in axes
-        if name in unread
-    ]
-    return Grid(tuple(cells.values()), len(kept) - len(cells), excluded, tuple(axes), tuple(idle))
+    return list(cells.values())
 
 
 def _entries(data: Mapping[str, Any], key: str) -> list[tuple[KeyPath, dict[str, Any]]]:

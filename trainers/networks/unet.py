@@ -47,19 +47,19 @@ class UNet(nn.Module):
 
         widths = [width * multiplier for multiplier in multipliers]
 
-        def stage(level: int) -> Stage:
-            c, attends = widths[level], level >= len(widths) - attention
+        def level(at: int) -> Level:
+            c, attends = widths[at], at >= len(widths) - attention
             # Four times the tokens, a quarter of the hidden channels: levels cost about the same.
-            hidden = min(c, width // 4 * 4**level)
-            return Stage(Block(c, hidden, embedding, attends) for _ in range(blocks))
+            hidden = min(c, width // 4 * 4**at)
+            return Level(Block(c, hidden, embedding, attends) for _ in range(blocks))
 
         finer = range(len(widths) - 1)
         self.stem = nn.Conv2d(channels, widths[0], patch, stride=patch)
-        self.down = nn.ModuleList(map(stage, finer))
+        self.down = nn.ModuleList(map(level, finer))
         self.shrink = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 2, stride=2) for i in finer)
-        self.middle = stage(len(widths) - 1)
+        self.middle = level(len(widths) - 1)
         self.grow = nn.ModuleList(nn.Conv2d(widths[i + 1], widths[i], 1) for i in reversed(finer))
-        self.up = nn.ModuleList(map(stage, reversed(finer)))
+        self.up = nn.ModuleList(map(level, reversed(finer)))
         self.norm = _norm(widths[0])
         self.head = _zeroed(nn.Conv2d(widths[0], channels * patch**2, 1))
 
@@ -73,13 +73,13 @@ class UNet(nn.Module):
         h = self.stem(x)  # (B, width, H/patch, W/patch)
         h = h.contiguous(memory_format=torch.channels_last)
         skips = []
-        for stage, shrink in zip(self.down, self.shrink, strict=True):
-            h = stage(h, embedding)
+        for level, shrink in zip(self.down, self.shrink, strict=True):
+            h = level(h, embedding)
             skips.append(h)
             h = shrink(h)
         h = self.middle(h, embedding)
-        for grow, stage in zip(self.grow, self.up, strict=True):
-            h = stage(F.interpolate(grow(h), scale_factor=2.0) + skips.pop(), embedding)
+        for grow, level in zip(self.grow, self.up, strict=True):
+            h = level(F.interpolate(grow(h), scale_factor=2.0) + skips.pop(), embedding)
         return F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.patch)
 
     def _embed(self, gamma: Tensor, label: Tensor | None) -> Tensor:
@@ -93,7 +93,7 @@ class UNet(nn.Module):
         return F.silu(embedding)
 
 
-class Stage(nn.ModuleList):
+class Level(nn.ModuleList):
     """The blocks of one level, one after the other."""
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
