@@ -14,6 +14,7 @@ import pandas as pd
 
 from sched_lab.names import FAILURE, FINISHED, MISSING, REASON, SECONDS, STATE
 from sched_lab.store.folder import Store
+from sched_lab.store.records import CellRow
 from sched_lab.tracking.reader import TrialRun, read_sweep_run
 
 Scalar = str | bool | int | float | None
@@ -73,10 +74,10 @@ def load_sweep(name: str, tracking_uri: str | None = None) -> SubmittedSweep:
 
 
 def _frame(
-    cells: Sequence[Mapping[str, Any]], trials: Mapping[str, TrialRun], ranked_by: str
+    cells: Sequence[CellRow], trials: Mapping[str, TrialRun], ranked_by: str
 ) -> pd.DataFrame:
     """`load_runs`' table of these cells; `trials` are the runs there are, by trial key."""
-    runs = [trials.get(cell["key"]) for cell in cells]
+    runs = [trials.get(cell.key) for cell in cells]
     states = [_state(cell, run) for cell, run in zip(cells, runs, strict=True)]
     settings = [
         _typed({**(run.params if run else {}), **_settings(cell)})
@@ -105,12 +106,12 @@ def _of_one_type(column: pd.Series[Any]) -> pd.Series[Any]:
     return texts.reindex(column.index)
 
 
-def _state(cell: Mapping[str, Any], run: TrialRun | None) -> dict[str, Scalar]:
+def _state(cell: CellRow, run: TrialRun | None) -> dict[str, Scalar]:
     tags = run.tags if run else {STATE: MISSING}
     return {
-        "key": cell["key"],
+        "key": cell.key,
         "state": tags[STATE],
-        **({"stage": cell["stage"]} if "stage" in cell else {}),
+        **({"stage": cell.stage.value} if cell.stage else {}),
         "failure": tags.get(FAILURE) or None,
         "reason": tags.get(REASON) or None,
         "run_id": run.id if run else None,
@@ -128,16 +129,16 @@ def _metrics(run: TrialRun) -> dict[str, float]:
     }
 
 
-def _settings(cell: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(cell: CellRow) -> dict[str, Any]:
     """What the sweep's file says of a cell, by MLflow's names.
 
     An axis of mappings, such as networks, ends in `.*` and stays JSON.
     """
     given = {
         f"{name}.*" if isinstance(value, dict) else name: value
-        for name, value in cell["settings"].items()
+        for name, value in cell.settings.items()
     }
-    return {**cell["params"], **given, **cell["params"]}  # in the order of the params
+    return {**cell.params, **given, **cell.params}  # in the order of the params
 
 
 def _typed(params: Mapping[str, Any]) -> dict[str, Scalar]:

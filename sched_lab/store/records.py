@@ -84,6 +84,12 @@ class CellRow(Record):
         return self.model_dump(exclude={"stage"} if self.stage is None else set())
 
 
+class SubmittedCells(Record):
+    """The cells of a sweep as last submitted, as its run in MLflow holds them."""
+
+    cells: tuple[CellRow, ...]
+
+
 class Sheet(Record):
     """The cells of a sweep as last submitted."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from sched_lab.names import (
     CELLS_FILE,
@@ -29,6 +30,7 @@ from sched_lab.names import (
 )
 from sched_lab.redaction import redacted
 from sched_lab.store.folder import database_file
+from sched_lab.store.records import CellRow, SubmittedCells, first_rule
 from sched_lab.tracking.client import connect, is_database, mlflow_session, paged
 from sched_lab.trainers.plugins import nearest
 
@@ -66,7 +68,7 @@ class SweepRun:
     """The metric that ranks the trials, such as fd_classifier."""
     yaml: str
     """The sweep file's text; empty where it was not kept."""
-    cells: Sequence[Mapping[str, Any]]
+    cells: Sequence[CellRow]
     """Each cell's `key`, `settings` and `params`, with `stage` where the sweep has stages."""
     trials: Mapping[str, TrialRun]
     """By the trial's key; of several runs, the last begun. Some belong to no cell."""
@@ -90,6 +92,13 @@ def read_sweep_run(name: str, tracking_uri: str) -> SweepRun:
             raise UnknownSweepError(
                 f"sweep {name!r} in {where} has lost its {CELLS_FILE}: submit it again"
             )
+        try:
+            cells = SubmittedCells.model_validate_json(submitted).cells
+        except ValidationError as error:
+            raise UnknownSweepError(
+                f"sweep {name!r} in {where} has a damaged {CELLS_FILE} ({first_rule(error)}):"
+                " submit it again"
+            ) from error
         if is_database(tracking_uri):
             trials = _from_database(tracking_uri, experiment.experiment_id)
         else:
@@ -99,7 +108,7 @@ def read_sweep_run(name: str, tracking_uri: str) -> SweepRun:
             description=run.data.tags.get(DESCRIPTION, run.data.tags.get(NOTE, "")),
             ranked_by=run.data.tags[RANKED_BY],
             yaml=_text(client, run.info.run_id, SWEEP_FILE),
-            cells=json.loads(submitted)["cells"],
+            cells=cells,
             trials={trial.tags[TRIAL_KEY]: trial for trial in trials},
         )
 

@@ -246,6 +246,24 @@ def test_an_unknown_sweep_is_answered_with_the_known_ones(uri: str) -> None:
         load_runs("scal", uri)
 
 
+def test_a_sweep_whose_cells_do_not_read_is_named_and_what_is_wrong_with_them(
+    store: Path, uri: str
+) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    tags = {names.ROLE: names.ROLE_SWEEP, names.SWEEP: "torn", names.RANKED_BY: "fid"}
+    experiment = client.create_experiment("torn", (store / "torn").as_uri())
+    run = client.create_run(experiment, tags=tags).info.run_id
+    with pytest.raises(UnknownSweepError, match=r"has lost its cells\.json: submit it again"):
+        load_runs("torn", uri)
+    client.log_dict(run, {"cells": [{"key": "a", "settings": 1}]}, names.CELLS_FILE)
+    with pytest.raises(
+        UnknownSweepError, match=r"damaged cells\.json \(cells\.0\.settings: .*again"
+    ):
+        load_runs("torn", uri)
+
+
 def test_reading_a_store_that_is_not_there_does_not_create_it(tmp_path: Path) -> None:
     with pytest.raises(UnknownSweepError, match="does not exist"):
         load_runs("scale", f"sqlite:///{tmp_path / 'mlflow.db'}")
