@@ -12,7 +12,7 @@ import math
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -159,72 +159,53 @@ def train(
 
     Raises Diverged when the mean loss since the last report is not finite or has exploded.
     """
-    batches = _Batches(spec, images, state.loss_sum.device)
-    loop = _Loop.around(state, spec)
     told, clock_step = time.perf_counter(), state.step
-    state.network.train()
-    while state.step < until:
-        _take_step(loop, _pieces(batches.draw(state.step), micro_batches))
+    for step in _steps(state, spec, images, until, micro_batches):
         now = time.perf_counter()
-        if state.step % report_every == 0 or state.step == until:
+        if step % report_every == 0 or step == until:
             _close_report(state, spec)
-            count = (state.step - clock_step) * spec.train.batch
-            yield TrainProgress(state.step, state.loss, count / (time.perf_counter() - told))
+            count = (step - clock_step) * spec.train.batch
+            yield TrainProgress(step, state.loss, count / (time.perf_counter() - told))
         elif now - told > BEAT_SECONDS:
-            yield Beat(state.step)
+            yield Beat(step)
         else:
             continue
-        told, clock_step = time.perf_counter(), state.step
+        told, clock_step = time.perf_counter(), step
 
 
-# No closure: the frame of an error keeps its function, and so all that this closes over.
-@dataclass(frozen=True, eq=False)
-class _Loop:
-    """What each step of training works with."""
-
-    state: Training
-    spec: TrialSpec
-    process: DiffusionProcess
-    autocast: torch.autocast
-    parameters: list[nn.Parameter]
-    averaged: list[nn.Parameter]
-    average: Callable[[list[nn.Parameter], list[nn.Parameter], int], None]
-
-    @classmethod
-    def around(cls, state: Training, spec: TrialSpec) -> _Loop:
-        return cls(
-            state,
-            spec,
-            DiffusionProcess.of(spec),
-            autocast_for(spec.train, state.loss_sum.device),
-            list(state.network.parameters()),
-            list(state.ema.parameters()),
-            get_ema_multi_avg_fn(spec.train.ema),  # type: ignore[no-untyped-call]
-        )
-
-
-def _take_step(loop: _Loop, pieces: Iterator[Batch]) -> None:
-    """One step of the optimizer on a batch, given in pieces."""
-    state, train = loop.state, loop.spec.train
-    for group in state.optimizer.param_groups:
-        group["lr"] = lr_at(train, state.step)
-    for x0, label, gamma, noise, bins in pieces:
-        with loop.autocast:
-            losses = loop.process.loss(state.forward, x0, label, gamma, noise)
-        loss = losses.mean() * (len(losses) / train.batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+# A generator holds each step's last tensors until the next step replaces them. Freeing them
+# between steps costs page faults: up to 7 % of a step on a CPU.
+def _steps(
+    state: Training, spec: TrialSpec, images: ImageSet, until: int, micro_batches: int
+) -> Iterator[int]:
+    """Take each step of the optimizer, and yield how many are done."""
+    process, autocast = DiffusionProcess.of(spec), autocast_for(spec.train, state.loss_sum.device)
+    batches = _Batches(spec, images, state.loss_sum.device)
+    parameters, averaged = list(state.network.parameters()), list(state.ema.parameters())
+    update_ema = get_ema_multi_avg_fn(spec.train.ema)  # type: ignore[no-untyped-call]
+    state.network.train()
+    while state.step < until:
+        batch = batches.draw(state.step)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr_at(spec.train, state.step)
+        for x0, label, gamma, noise, bins in _pieces(batch, micro_batches):
+            with autocast:
+                losses = process.loss(state.forward, x0, label, gamma, noise)
+            loss = losses.mean() * (len(losses) / spec.train.batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                losses = losses.detach()
+                state.bin_loss.index_add_(0, bins, losses.double())
+                state.bin_count.index_add_(0, bins, torch.ones_like(losses, dtype=torch.float64))
+                state.loss_sum += loss.detach()
+        if spec.train.grad_clip is not None:
+            nn.utils.clip_grad_norm_(parameters, spec.train.grad_clip)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
         with torch.no_grad():
-            losses = losses.detach()
-            state.bin_loss.index_add_(0, bins, losses.double())
-            state.bin_count.index_add_(0, bins, torch.ones_like(losses, dtype=torch.float64))
-            state.loss_sum += loss.detach()
-    if train.grad_clip is not None:
-        nn.utils.clip_grad_norm_(loop.parameters, train.grad_clip)
-    state.optimizer.step()
-    state.optimizer.zero_grad()
-    with torch.no_grad():
-        loop.average(loop.averaged, loop.parameters, state.step)
-    state.step += 1
+            update_ema(averaged, parameters, state.step)
+        state.step += 1
+        yield state.step
 
 
 def _close_report(state: Training, spec: TrialSpec) -> None:
