@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cache
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, JsonValue, TypeAdapter, ValidationError
 
@@ -58,7 +58,7 @@ class JournalEvent(Record, allow_inf_nan=True):
     """Samples drawn so far, and how many there will be."""
     file: Annotated[str, Field(pattern=rf"^{SAMPLES_FOLDER}/[A-Za-z0-9_-]+\.png$")] | None = None
     """The grid of samples of an evaluation, relative to the trial's folder."""
-    state: State | None = None
+    state: Literal[State.FINISHED, State.FAILED, State.STOPPED, State.RUNNING] | None = None
     reason: str | None = None
     failure: Failure = ""
     pid: int | None = None
