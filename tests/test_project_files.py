@@ -26,7 +26,7 @@ def loaded(path: str) -> Any:
 
 def commands(target: str) -> list[str]:
     """What a make target runs when all is installed."""
-    dry = ["make", "-n", "-o", "setup", "BIN=.venv/bin", target]
+    dry = ["make", "--no-print-directory", "-n", "-o", "setup", "BIN=.venv/bin", target]
     done = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
