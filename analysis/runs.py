@@ -12,10 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from sched_lab.names import FAILURE, FINISHED, MISSING, REASON, SECONDS, STATE
+from sched_lab.names import FAILURE, REASON, SECONDS, STATE
 from sched_lab.store.folder import Store
 from sched_lab.store.records import CellRow
 from sched_lab.tracking.reader import TrialRun, read_sweep_run
+from sched_lab.trainers.results import State
 
 Scalar = str | bool | int | float | None
 
@@ -107,7 +108,7 @@ def _of_one_type(column: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _state(cell: CellRow, run: TrialRun | None) -> dict[str, Scalar]:
-    tags = run.tags if run else {STATE: MISSING}
+    tags = run.tags if run else {STATE: State.MISSING}
     return {
         "key": cell.key,
         "state": tags[STATE],
@@ -123,7 +124,7 @@ def _metrics(run: TrialRun) -> dict[str, float]:
 
     Scores on the way are not the trial's, but its time is spent.
     """
-    finished = run.tags[STATE] == FINISHED
+    finished = run.tags[STATE] == State.FINISHED
     return {
         name: value for name, value in run.metrics.items() if finished or name.startswith(SECONDS)
     }

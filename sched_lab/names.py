@@ -13,7 +13,6 @@ from sched_lab.trainers.results import (
     RESULT_FILE,
     SAMPLES_FOLDER,
     SPEC_FILE,
-    State,
 )
 
 __all__ = [
@@ -46,9 +45,6 @@ SHARED_VIEW = "mlflow.sharedViewState."
 RANKED_BY = "sched_lab.ranked_by"
 
 ROLE_SWEEP, ROLE_TRIAL = "sweep", "trial"
-
-# Values of STATE.
-FINISHED, FAILED, STOPPED, RUNNING, PAUSED, ELSEWHERE, INTERRUPTED, MISSING = State
 
 
 class Stage(StrEnum):

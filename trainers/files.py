@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_PART = re.compile(
-    r"\.([1-9]\d{0,8})\.part$"
-)  # the end of a file's name: the process that writes it
+PART = ".part"
+"""Ends the name of a file that is being written, after the id of the process that writes it."""
+_WRITER = re.compile(rf"\.([1-9]\d{{0,8}}){re.escape(PART)}$")
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def replacing(path: Path) -> Iterator[Path]:
     an error it is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
         yield part
         with part.open("rb") as file:
@@ -34,11 +34,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def is_abandoned(file: Path) -> bool:
     """Whether `replacing` began this file in a process that is gone from this machine."""
-    part = _PART.search(file.name)
-    if part is None:
+    writer = _WRITER.search(file.name)
+    if writer is None:
         return False
     try:
-        os.kill(int(part[1]), 0)
+        os.kill(int(writer[1]), 0)
     except ProcessLookupError:
         return True
     except PermissionError:

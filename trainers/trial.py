@@ -25,7 +25,7 @@ from sched_lab.trainers import sampling
 from sched_lab.trainers.data.prepare import prepare
 from sched_lab.trainers.diffusion import DiffusionProcess
 from sched_lab.trainers.failures import BadData, Diverged, FailureKind, chain
-from sched_lab.trainers.files import replacing
+from sched_lab.trainers.files import PART, replacing
 from sched_lab.trainers.images import ImageSet
 from sched_lab.trainers.results import (
     CHECKPOINT_FILE,
@@ -376,7 +376,7 @@ def _clean_slate(device: torch.device, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for written in (f"{CHECKPOINT_FILE}.*", f"{RESULT_FILE}.*", f"{SAMPLES_FOLDER}/*"):
-        for part in folder.glob(f"{written}.part"):
+        for part in folder.glob(f"{written}{PART}"):
             part.unlink(missing_ok=True)
     if device.type == "cuda":
         gc.collect()

@@ -27,8 +27,9 @@ from sched_lab.analysis.text.wording import (
     size_text,
 )
 from sched_lab.colors import COLORS, INK, MUTED, PAPER, RULE
-from sched_lab.names import FINISHED, LOSS_BY_LOG_SNR, higher_is_better
+from sched_lab.names import LOSS_BY_LOG_SNR, higher_is_better
 from sched_lab.trainers import schedules
+from sched_lab.trainers.results import State
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -68,7 +69,7 @@ def score_against_b(
     """
     b_axis = {"title": {"text": "input scale b"}, "type": "log"}
     figure = axes.figure(x=b_axis, y=axes.log_if_wide(cells["mean"]))
-    decimals, finished = decimal_places(cells), runs[runs["state"] == FINISHED]
+    decimals, finished = decimal_places(cells), runs[runs["state"] == State.FINISHED]
     scored = cells[cells["n"] > 0]
     values = dict.fromkeys(scored[lines])
     for value, color in zip(values, COLORS, strict=False):
@@ -220,7 +221,7 @@ def loss_by_log_snr(runs: pd.DataFrame, cells: pd.DataFrame, columns: Sequence[s
         x={"title": {"text": "log-SNR, with b"}},
         y={"title": {"text": "density"}, "domain": [0, 0.36]},
     )
-    losses, finished = bins(runs), runs[runs["state"] == FINISHED]
+    losses, finished = bins(runs), runs[runs["state"] == State.FINISHED]
     scale = axes.log_if_wide(pd.Series(finished[list(losses.values())].to_numpy().ravel()))
     loss_axis = {"title": {"text": "loss"}, "domain": [0.44, 1], "anchor": "x"}
     height = 420 + _legend_height(len(cells))

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from sched_lab.analysis.statistics.ranking import ranked
 from sched_lab.analysis.text.wording import size_text
 from sched_lab.colors import COLORS, INK, MUTED, PAPER, RULE
-from sched_lab.names import FINISHED
 from sched_lab.trainers import schedules
+from sched_lab.trainers.results import State
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,7 @@ def score_against_b(
     them. The first eight lines are drawn.
     """
     ax = _axes(ax, title, "input scale b", "")
-    finished = runs[runs["state"] == FINISHED]
+    finished = runs[runs["state"] == State.FINISHED]
     ends = []
     lines = cells[cells["n"] > 0].groupby(by, sort=False)
     for (value, line), color in zip(lines, COLORS, strict=False):

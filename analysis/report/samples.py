@@ -12,8 +12,8 @@ import pandas as pd
 from sched_lab.analysis.report.findings import SIZES, Findings
 from sched_lab.analysis.statistics import ranking
 from sched_lab.analysis.text import wording
-from sched_lab.names import FINISHED
 from sched_lab.tracking.reader import sample_grid
+from sched_lab.trainers.results import State
 
 SAMPLED = 8  # cells of an image size whose samples are shown, the best first
 PIXELS = 528  # of a side, above which samples are shown smaller
@@ -55,7 +55,9 @@ def fetch_samples(findings: Findings, tracking_uri: str) -> list[Samples]:
 
 def _same_seeds(findings: Findings, cells: pd.DataFrame) -> pd.DataFrame:
     """Finished trials of these cells with the seeds that most of them have; `cell` is the index."""
-    finished = findings.runs[findings.runs["state"] == FINISHED].sort_values("seed", kind="stable")
+    finished = findings.runs[findings.runs["state"] == State.FINISHED].sort_values(
+        "seed", kind="stable"
+    )
     trials = finished.merge(cells[findings.columns].assign(cell=cells.index))
     seeds = trials.groupby([name for name in ranking.REPLICATES if name in trials]).ngroup()
     return trials[seeds == seeds.mode().min()].sort_values("cell")

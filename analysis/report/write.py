@@ -26,8 +26,9 @@ from sched_lab.analysis.report.samples import Samples, fetch_samples
 from sched_lab.analysis.runs import load_sweep
 from sched_lab.analysis.statistics import law
 from sched_lab.analysis.text import render, tables
-from sched_lab.names import ENVIRONMENT_FILE, FINISHED, REPORT_FILE, SECONDS, SWEEP_FILE
+from sched_lab.names import ENVIRONMENT_FILE, REPORT_FILE, SECONDS, SWEEP_FILE
 from sched_lab.tracking.reader import artifact_text
+from sched_lab.trainers.results import State
 
 ROWS = 300  # of a table on the page or in Markdown; the files of values hold all
 PRINTED_ROWS = 40  # of a LaTeX table, which has to fit a sheet
@@ -131,7 +132,7 @@ def _frames(analysis: Analysis) -> dict[str, pd.DataFrame]:
 
 def _environment(findings: Findings, tracking_uri: str) -> dict[str, str]:
     """The versions that a trial of a best cell ran with."""
-    finished = findings.runs[findings.runs["state"] == FINISHED]
+    finished = findings.runs[findings.runs["state"] == State.FINISHED]
     best = finished.merge(findings.best[findings.columns][:1])
     if best.empty:
         return {}
@@ -191,7 +192,7 @@ def summary(analysis: Analysis, environment: Mapping[str, str]) -> dict[str, Any
         "name": sweep.name,
         "description": sweep.description,
         "trials": len(runs),
-        "finished": int((runs["state"] == FINISHED).sum()),
+        "finished": int((runs["state"] == State.FINISHED).sum()),
         "law": sentence,
         "unfinished": tables.unfinished_table(runs, analysis.main.varied, ROWS),
         "failures": tables.failures_table(runs),

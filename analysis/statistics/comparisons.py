@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from sched_lab.names import FINISHED, MISSING
+from sched_lab.trainers.results import State
 from sched_lab.trainers.spec import JACKKNIFE_GROUPS, metric_name
 
 RANKED_BY = "ranked by"
@@ -58,7 +58,7 @@ def set_apart(runs: pd.DataFrame, ranked_by: str) -> list[Population]:
         score = str(judged[RANKED_BY].iloc[0])
         return [Population("all runs", (), score, _with_score(runs, score))]
     groups = judged.groupby(apart, dropna=False, sort=False).ngroup()
-    finished = (runs["state"] == FINISHED).groupby(groups).sum()
+    finished = (runs["state"] == State.FINISHED).groupby(groups).sum()
     order = finished.sort_values(ascending=False, kind="stable").index
     return [_population(runs, judged, apart, groups == group) for group in order]
 
@@ -112,7 +112,7 @@ def _judged(runs: pd.DataFrame, ranked_by: str) -> pd.DataFrame:
         "sample.batch",
     )
     judged = runs[[name for name in dict.fromkeys(first) if name in runs]].astype(object)
-    ran = runs["state"] != MISSING
+    ran = runs["state"] != State.MISSING
     if ran.any() and len(judged.columns):
         commonest_first = judged[ran].value_counts(dropna=False)
         kinds = commonest_first.reset_index()[list(judged.columns)]

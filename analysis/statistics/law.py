@@ -22,8 +22,9 @@ from sched_lab.analysis.statistics.lines import (
     widened,
 )
 from sched_lab.analysis.statistics.ranking import CELL, CONFIDENCE, half_width, ranked, summarize
-from sched_lab.names import FINISHED, higher_is_better
+from sched_lab.names import higher_is_better
 from sched_lab.trainers.plugins import nearest
+from sched_lab.trainers.results import State
 
 NEIGHBOURS = 2  # points on each side of the best that a parabola is fitted to
 FEWEST = 3  # values of b that a parabola takes
@@ -159,7 +160,7 @@ def best_b(
     schedule = schedule or _best_schedule(leaders.assign(mean=_heights(leaders["mean"], score)))
     leaders = leaders[leaders["schedule"].eq(schedule) & leaders.index.isin(enough.index)]
     leaders = leaders.set_index("resolution")
-    heights = _heights(runs[score].where(runs["state"] == FINISHED), score)
+    heights = _heights(runs[score].where(runs["state"] == State.FINISHED), score)
     trials = runs[[*by, "seed"]].assign(height=heights).dropna(subset="height")
     rows = []
     for resolution in sorted(cells["resolution"].unique()):

@@ -21,23 +21,15 @@ from sched_lab.analysis.statistics.comparisons import (
     holm,
     splitting,
 )
-from sched_lab.names import (
-    FAILED,
-    FINISHED,
-    JACKKNIFE,
-    MISSING,
-    RUNNING,
-    STOPPED,
-    Stage,
-    higher_is_better,
-)
+from sched_lab.names import JACKKNIFE, Stage, higher_is_better
 from sched_lab.trainers.plugins import nearest
+from sched_lab.trainers.results import State
 from sched_lab.trainers.spec import JACKKNIFE_GROUPS
 
 CONFIDENCE = 0.95
 CELL = ("resolution", "schedule", "b")
 REPLICATES = ("seed", "sample.seed")
-UNRANKED = (FAILED, STOPPED, RUNNING, MISSING)
+UNRANKED = (State.FAILED, State.STOPPED, State.RUNNING, State.MISSING)
 SEEDS, WITHIN_RUN, NO_BASIS = "seeds", "jackknife", "none"
 """What a comparison rests on: differences over shared seeds, errors within single runs, nothing."""
 
@@ -95,7 +87,7 @@ def summarize(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.Da
     cells = pd.concat([lost[by], cells, lost[list(UNRANKED)]], axis=1)
     cells["level"] = _levels(trials, cells)
     counted = [cells[name] > 0 for name in ("n", *UNRANKED)]
-    cells["state"] = np.select(counted, [FINISHED, *UNRANKED], "no score")
+    cells["state"] = np.select(counted, [State.FINISHED, *UNRANKED], "no score")
     return cells
 
 
@@ -125,7 +117,7 @@ def _trials(runs: pd.DataFrame, score: str, by: Sequence[str]) -> pd.DataFrame:
             "variance": error.astype(float) ** 2,
         }
     )
-    return trials[(runs["state"] == FINISHED) & (trials["score"].abs() < np.inf)]
+    return trials[(runs["state"] == State.FINISHED) & (trials["score"].abs() < np.inf)]
 
 
 def _by_seed(trials: pd.DataFrame) -> pd.DataFrame:

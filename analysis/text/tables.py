@@ -23,7 +23,8 @@ from sched_lab.analysis.text.wording import (
     size_text,
     varies,
 )
-from sched_lab.names import FINISHED, SECONDS, higher_is_better
+from sched_lab.names import SECONDS, higher_is_better
+from sched_lab.trainers.results import State
 
 TOTAL = f"{SECONDS}total"
 MARKS = f"Bold: the best of its size and, with {DAGGER}, those that can't be told from it."
@@ -208,7 +209,7 @@ def _significant(value: float) -> str:
 
 def failures_table(runs: pd.DataFrame) -> Table:
     """How many trials did not finish, by state and kind of failure."""
-    lost = runs[runs["state"] != FINISHED]
+    lost = runs[runs["state"] != State.FINISHED]
     kinds = lost["failure"].fillna(DASH) if "failure" in lost else pd.Series(DASH, lost.index)
     counts: Any = lost.groupby([lost["state"], kinds], sort=False).size()
     rows = (
@@ -240,7 +241,7 @@ def costs_table(runs: pd.DataFrame) -> Table:
 def unfinished_table(runs: pd.DataFrame, varied: Sequence[str], limit: int) -> Table:
     """The trials that did not finish, and why; no more than `limit` rows."""
     varied = [*varied, "seed"]
-    lost = runs[runs["state"] != FINISHED]
+    lost = runs[runs["state"] != State.FINISHED]
     rows = (
         (
             Entry(size_text(trial["resolution"])),

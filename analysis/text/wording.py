@@ -18,8 +18,8 @@ from sched_lab.analysis.statistics.ranking import (
     ranked,
 )
 from sched_lab.analysis.text.render import DASH, DOUBLE_DAGGER, TIMES
-from sched_lab.names import MISSING
 from sched_lab.trainers import schedules
+from sched_lab.trainers.results import State
 
 TIES_NAMED = 6  # at most, of one answer
 
@@ -94,7 +94,7 @@ def score_text(cell: Mapping[str, Any], decimals: int) -> str:
     For one seed the half-width is `within_run`, where that is known, with a double dagger.
     """
     if not cell["n"]:
-        return DASH if cell["state"] == MISSING else str(cell["state"])
+        return DASH if cell["state"] == State.MISSING else str(cell["state"])
     mean, half = f"{cell['mean']:.{decimals}f}", _half_width(cell)
     if math.isnan(half):
         return mean

@@ -22,7 +22,7 @@ from sched_lab.redaction import Redacting, redacted
 from sched_lab.store.folder import Store
 from sched_lab.store.journal import Journal, last_state, read
 from sched_lab.trainers.failures import FailureKind, disk_is_full, gpu_is_lost, kind_of
-from sched_lab.trainers.files import write_json
+from sched_lab.trainers.files import PART, write_json
 from sched_lab.trainers.results import (
     CHECKPOINT_FILE,
     JOURNAL_FILE,
@@ -204,7 +204,7 @@ def _await_room(store: Store, key: str, orders: Orders) -> bool:
     """True when the store's disk takes a file again as large as the trial's next checkpoint; False
     at a stop.
     """
-    probe, checkpoint = store.root / f"room.{key}.part", store.trial(key) / CHECKPOINT_FILE
+    probe, checkpoint = store.root / f"room.{key}{PART}", store.trial(key) / CHECKPOINT_FILE
     size = ROOM + (2 * checkpoint.stat().st_size if checkpoint.exists() else 0)
     while not store.stop_file(orders.sweep).exists():
         try:

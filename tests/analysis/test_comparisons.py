@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import ttest_rel
 
-from sched_lab import names
 from sched_lab.analysis.statistics import comparisons
 from sched_lab.analysis.statistics.comparisons import Cells, beaten, differences, holm, set_apart
+from sched_lab.trainers.results import State
 
 FD = "fd_classifier"
 
@@ -26,7 +26,7 @@ def run(**settings: Any) -> dict[str, Any]:
     """A finished run as MLflow has it, with these settings changed."""
     return {
         "key": str(settings),
-        "state": names.FINISHED,
+        "state": State.FINISHED,
         "resolution": 8,
         "data.source": "digits",
         "data.flip": False,
@@ -42,7 +42,7 @@ def run(**settings: Any) -> dict[str, Any]:
 
 
 def never_ran(**settings: Any) -> dict[str, Any]:
-    return {"key": str(settings), "state": names.MISSING, "resolution": 8, **settings}
+    return {"key": str(settings), "state": State.MISSING, "resolution": 8, **settings}
 
 
 def split(*rows: dict[str, Any]) -> list[tuple[str, tuple[str, ...], str, list[int]]]:
@@ -112,7 +112,7 @@ def test_settings_that_follow_from_another_are_not_named() -> None:
 def test_the_population_with_most_finished_trials_comes_first_and_many_others_are_cut_short() -> (
     None
 ):
-    counts = [run(**{"sample.count": n, "state": names.FAILED}) for n in (1, 1, 1)]
+    counts = [run(**{"sample.count": n, "state": State.FAILED}) for n in (1, 1, 1)]
     populations = split(*counts, *(run(**{"sample.count": n}) for n in (2, 2, 3, 4, 5)))
     assert populations[0][1] == ("sample.count 2 (others 1, 3, 4 and 1 more)",)
     assert populations[-1][3] == [0, 1, 2]
@@ -141,7 +141,7 @@ def test_numbers_of_samples_that_follow_from_the_size_keep_sizes_together() -> N
 
 
 def test_a_population_of_which_nothing_has_finished_has_a_column_without_scores() -> None:
-    rows = [run(), run(state=names.RUNNING, **{"score.metrics": "kid", FD: None})]
+    rows = [run(), run(state=State.RUNNING, **{"score.metrics": "kid", FD: None})]
     _, other = set_apart(pd.DataFrame(rows), FD)
     assert (other.score, other.runs["kid_classifier"].isna().all()) == ("kid_classifier", True)
 

@@ -17,6 +17,7 @@ from sched_lab.analysis.figures import interactive
 from sched_lab.analysis.statistics import ranking
 from sched_lab.colors import COLORS
 from sched_lab.trainers import schedules
+from sched_lab.trainers.results import State
 
 FD = "fd_classifier"
 HOSTILE = "</script><b>plug</b>@1"
@@ -34,7 +35,7 @@ def runs() -> pd.DataFrame:
             "schedule": schedule,
             "b": b,
             "seed": seed,
-            "state": names.FINISHED,
+            "state": State.FINISHED,
             FD: 10 * abs(math.log2(8 * b / size)) + 10 + seed + 5 * (schedule == HOSTILE),
             f"{names.LOSS_BY_LOG_SNR}-3": 0.5 + seed,
             f"{names.LOSS_BY_LOG_SNR}11": 2.0,
@@ -47,7 +48,7 @@ def runs() -> pd.DataFrame:
     )
     lost = (frame["b"] == 2.0) & (frame["schedule"] == HOSTILE) & (frame["resolution"] == 8)
     return frame.assign(
-        state=frame["state"].where(~lost, names.FAILED), **{FD: frame[FD].where(~lost)}
+        state=frame["state"].where(~lost, State.FAILED), **{FD: frame[FD].where(~lost)}
     )
 
 

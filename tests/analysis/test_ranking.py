@@ -17,6 +17,7 @@ from scipy.stats import ttest_rel
 from sched_lab import names
 from sched_lab.analysis.statistics import ranking
 from sched_lab.analysis.statistics.comparisons import holm
+from sched_lab.trainers.results import State
 
 FD = "fd_classifier"
 
@@ -29,7 +30,7 @@ def runs(scores: dict[tuple[int, float], list[float]], **settings: object) -> pd
             "schedule": "linear",
             "b": b,
             "seed": seed,
-            "state": names.FINISHED,
+            "state": State.FINISHED,
             FD: score,
             **settings,
         }
@@ -59,7 +60,7 @@ def test_the_interval_holds_the_true_mean_as_often_as_it_says() -> None:
     assert np.mean(np.abs(draws.mean(axis=1) - 10.0) <= half) == pytest.approx(0.95, abs=0.006)
 
 
-@pytest.mark.parametrize("state", [names.FAILED, names.STOPPED, names.RUNNING, "missing"])
+@pytest.mark.parametrize("state", [State.FAILED, State.STOPPED, State.RUNNING, "missing"])
 def test_a_trial_that_did_not_finish_is_counted_and_never_scored(state: str) -> None:
     frame = runs({(8, 1.0): [5.0, 0.0], (8, 2.0): [0.0]})
     frame.loc[frame[FD] == 0.0, "state"] = state
@@ -68,7 +69,7 @@ def test_a_trial_that_did_not_finish_is_counted_and_never_scored(state: str) -> 
     assert cells["mean"].iloc[0] == 5.0
     assert math.isnan(cells["mean"].iloc[1])
     assert cells[state].tolist() == [1, 1]
-    assert cells["state"].tolist() == [names.FINISHED, state]
+    assert cells["state"].tolist() == [State.FINISHED, state]
     assert ranking.best_cells(frame, FD)["b"].tolist() == [1.0]
 
 
@@ -76,12 +77,12 @@ def test_a_trial_that_did_not_finish_is_counted_and_never_scored(state: str) -> 
 def test_a_score_that_is_no_number_is_never_the_best(broken: float) -> None:
     frame = runs({(8, 1.0): [5.0], (8, 2.0): [broken]})
     assert ranking.best_cells(frame, FD)["b"].tolist() == [1.0]
-    assert ranking.summarize(frame, FD)["state"].tolist() == [names.FINISHED, "no score"]
+    assert ranking.summarize(frame, FD)["state"].tolist() == [State.FINISHED, "no score"]
 
 
 def test_a_resolution_without_a_finished_trial_has_no_best_cell() -> None:
     frame = runs({(8, 1.0): [5.0], (16, 1.0): [5.0]})
-    frame.loc[frame["resolution"] == 16, "state"] = names.FAILED
+    frame.loc[frame["resolution"] == 16, "state"] = State.FAILED
     assert ranking.best_cells(frame, FD)["resolution"].tolist() == [8]
 
 
@@ -114,7 +115,7 @@ def test_the_best_b_at_either_end_of_its_range_is_flagged() -> None:
 
 def test_an_edge_is_where_scores_end_not_where_the_sweep_was_meant_to() -> None:
     frame = runs({(8, 1.0): [3.0], (8, 2.0): [2.0], (8, 4.0): [1.0]})
-    frame.loc[frame["b"] == 4.0, "state"] = names.FAILED
+    frame.loc[frame["b"] == 4.0, "state"] = State.FAILED
     assert ranking.best_cells(frame, FD)["edge"].tolist() == ["highest"]
 
 
@@ -215,7 +216,7 @@ def test_sampling_seeds_are_averaged_and_only_training_seeds_are_counted() -> No
     frame = pd.concat(draws, ignore_index=True)
     cell = ranking.summarize(frame, FD).iloc[0]
     assert (cell["n"], cell["mean"], cell["sd"]) == (3, 7.0, 2.0)
-    frame.loc[5, "state"] = names.FAILED  # of seed 2 only the draw of 8 is left
+    frame.loc[5, "state"] = State.FAILED  # of seed 2 only the draw of 8 is left
     cell = ranking.summarize(frame, FD).iloc[0]
     assert (cell["n"], cell["mean"], cell["failed"]) == (3, pytest.approx(20 / 3), 1)
     assert ranking.cell_columns(frame, ["resolution", "seed", "sample.seed"]) == [
@@ -271,7 +272,7 @@ def test_spread_is_unknown_where_the_seeds_do_not_tell() -> None:
     spread = ranking.spread(one_network, FD).iloc[0]
     assert math.isnan(spread["retraining"])
     assert spread["resampling"] == pytest.approx(np.std([0.1, 0.3, 0.4], ddof=1))
-    empty = ranking.spread(runs({(8, 1.0): [1.0]}).assign(state=names.FAILED), FD).iloc[0]
+    empty = ranking.spread(runs({(8, 1.0): [1.0]}).assign(state=State.FAILED), FD).iloc[0]
     assert empty[["seeds", "draws"]].tolist() == [0, 0]
 
 
@@ -286,7 +287,7 @@ def test_spread_finds_the_deviations_that_scores_were_made_with(noise_is_shared:
         [range(cells), range(seeds), range(draws)], names=["b", "seed", "sample.seed"]
     )
     frame = index.to_frame(index=False).assign(
-        resolution=8, schedule="linear", state=names.FINISHED, score=values.ravel()
+        resolution=8, schedule="linear", state=State.FINISHED, score=values.ravel()
     )
     if not noise_is_shared:
         frame["sample.seed"] += draws * frame["seed"]
@@ -307,7 +308,7 @@ def random_cells(
         + random.normal(size=seeds)
     )
     frame = runs({(8, float(b + 1)): list(row) for b, row in enumerate(values)})
-    frame.loc[random.random(len(frame)) < missing, "state"] = names.FAILED
+    frame.loc[random.random(len(frame)) < missing, "state"] = State.FAILED
     return frame
 
 
@@ -352,7 +353,7 @@ def test_levels_are_least_squares_of_cells_and_seeds_and_the_means_where_none_is
     whole = ranking.summarize(frame, FD)
     assert whole["level"].tolist() == whole["mean"].tolist()
     lost = frame.index.isin([0, 5, 7])
-    part = frame.assign(state=frame["state"].mask(lost, names.FAILED))
+    part = frame.assign(state=frame["state"].mask(lost, State.FAILED))
     cells = ranking.summarize(part, FD)
     kept = part[~lost & (part["resolution"] == 8)]
     design = pd.get_dummies(kept[["b", "seed"]].astype(str)).to_numpy(float)
@@ -390,7 +391,7 @@ def test_levels_are_least_squares_whatever_is_missing_and_whatever_the_seeds_con
     """Cells of one island share no seeds with those of another."""
     frame = random_cells(seed, cells, seeds, gap=0.3, missing=missing)
     frame["seed"] += 100 * (frame["b"].astype(int) % islands)
-    kept = frame[frame["state"] == names.FINISHED]
+    kept = frame[frame["state"] == State.FINISHED]
     levels = ranking.summarize(kept, FD)["level"] if len(kept) else pd.Series(dtype=float)
     np.testing.assert_allclose(levels, backfitted(kept), rtol=1e-9)
 
@@ -421,7 +422,7 @@ def repeated(mean: NDArray[np.float64], seeds: int, repeats: int) -> pd.DataFram
     values = mean[:, None] + random.normal(size=shape) + 5 * random.normal(size=(repeats, 1, seeds))
     index = pd.MultiIndex.from_product(list(map(range, shape)), names=["resolution", "b", "seed"])
     return index.to_frame(index=False).assign(
-        **{"schedule": "linear", "state": names.FINISHED, FD: values.ravel()}
+        **{"schedule": "linear", "state": State.FINISHED, FD: values.ravel()}
     )
 
 
@@ -473,7 +474,7 @@ def test_a_cells_interval_over_training_seeds_covers_as_often_as_it_says(seeds: 
         [range(cells), range(seeds), range(draws)], names=["b", "seed", "sample.seed"]
     )
     frame = index.to_frame(index=False).assign(
-        resolution=8, schedule="linear", state=names.FINISHED, score=values.ravel()
+        resolution=8, schedule="linear", state=State.FINISHED, score=values.ravel()
     )
     scored = ranking.summarize(frame, "score")
     assert 0.94 < ((scored["mean"] - 10).abs() <= scored["half_width"]).mean() < 0.96

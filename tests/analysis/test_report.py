@@ -28,6 +28,7 @@ from sched_lab.analysis.report.write import write, write_report
 from sched_lab.analysis.runs import load_runs, load_sweep
 from sched_lab.errors import OutOfReach
 from sched_lab.tracking.reader import UnknownSweepError, sample_grid
+from sched_lab.trainers.results import State
 from tests.conftest import Command
 
 if TYPE_CHECKING:
@@ -68,15 +69,15 @@ def fill(client: MlflowClient, folder: Path, sweep: str) -> None:
         key = f"{size:04x}{int(b):04x}{seed:08x}"
         cells.append({"key": key, "settings": settings, "params": params})
         state = (
-            [names.FAILED, names.STOPPED, "missing"][seed]
+            [State.FAILED, State.STOPPED, "missing"][seed]
             if (size, b) == (16, 4.0)
-            else names.FINISHED
+            else State.FINISHED
         )
         if state == "missing":
             continue
         run = client.create_run(
             experiment,
-            tags={names.ROLE: names.ROLE_TRIAL, names.TRIAL_KEY: key, names.STATE: names.RUNNING},
+            tags={names.ROLE: names.ROLE_TRIAL, names.TRIAL_KEY: key, names.STATE: State.RUNNING},
         ).info.run_id
         all_params = params | {
             "train.steps": "1500",
@@ -84,9 +85,9 @@ def fill(client: MlflowClient, folder: Path, sweep: str) -> None:
             "train.class_conditional": "false",
         }
         metrics = [metric("fd_classifier", 0.5, 500), metric(f"{names.SECONDS}total", 70.0, 1500)]
-        if state == names.FINISHED:
+        if state == State.FINISHED:
             metrics.append(metric("fd_classifier", score(size, b, seed), 1500))
-        reason = "out of memory <b>" if state == names.FAILED else ""
+        reason = "out of memory <b>" if state == State.FAILED else ""
         state_tags = [RunTag(names.STATE, state), RunTag(names.REASON, reason)]
         client.log_batch(run, metrics, [Param(*item) for item in all_params.items()], state_tags)
         if (b, seed) == (2.0, 0):
@@ -99,7 +100,7 @@ def fill(client: MlflowClient, folder: Path, sweep: str) -> None:
     stale = {
         names.ROLE: names.ROLE_TRIAL,
         names.TRIAL_KEY: "of-an-older-version",
-        names.STATE: names.FINISHED,
+        names.STATE: State.FINISHED,
     }
     client.log_metric(client.create_run(experiment, tags=stale).info.run_id, "fd_classifier", 0.1)
     client.log_dict(parent, {"cells": cells}, names.CELLS_FILE)
@@ -175,13 +176,13 @@ def test_a_parameter_is_a_json_scalar_or_the_text_it_was(text: str, value: objec
 
 
 def test_scores_are_those_of_the_last_step_of_finished_trials_only(frame: pd.DataFrame) -> None:
-    finished = frame[frame["state"] == names.FINISHED]
+    finished = frame[frame["state"] == State.FINISHED]
     expected = [
         score(*cell) for cell in finished[["resolution", "b", "seed"]].itertuples(index=False)
     ]
     assert finished["fd_classifier"].tolist() == pytest.approx(expected)
-    assert frame.loc[frame["state"] != names.FINISHED, "fd_classifier"].isna().all()
-    assert frame.loc[frame["state"] == names.FAILED, f"{names.SECONDS}total"].tolist() == [
+    assert frame.loc[frame["state"] != State.FINISHED, "fd_classifier"].isna().all()
+    assert frame.loc[frame["state"] == State.FAILED, f"{names.SECONDS}total"].tolist() == [
         70.0
     ]  # it did cost that
 

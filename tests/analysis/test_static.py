@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from sched_lab import names
 from sched_lab.analysis.figures import static
 from sched_lab.analysis.statistics import law, ranking
 from sched_lab.colors import COLORS
 from sched_lab.trainers import schedules
+from sched_lab.trainers.results import State
 from tests.analysis.test_law import runs as curves
 
 FD = "fd_classifier"
@@ -28,7 +28,7 @@ def runs() -> pd.DataFrame:
             "schedule": "linear",
             "b": b,
             "seed": seed,
-            "state": names.FINISHED,
+            "state": State.FINISHED,
             FD: 10 * abs(np.log2(8 * b / size)) + 10 + seed,
         }
         for size in (8, 16)
@@ -37,7 +37,7 @@ def runs() -> pd.DataFrame:
     )
     lost = (frame["resolution"] == 16) & (frame["b"] == 4.0)
     return frame.assign(
-        state=frame["state"].where(~lost, names.FAILED), **{FD: frame[FD].where(~lost)}
+        state=frame["state"].where(~lost, State.FAILED), **{FD: frame[FD].where(~lost)}
     )
 
 

@@ -15,6 +15,7 @@ from sched_lab import names
 from sched_lab.analysis.report.write import csv
 from sched_lab.analysis.statistics import ranking
 from sched_lab.analysis.text import render, tables, wording
+from sched_lab.trainers.results import State
 
 FD = "fd_classifier"
 VARIED = ["schedule", "b"]
@@ -30,7 +31,7 @@ def runs() -> pd.DataFrame:
             "schedule": schedule,
             "b": b,
             "seed": seed,
-            "state": names.FINISHED,
+            "state": State.FINISHED,
             "reason": None,
             FD: 10.0 * size / 8 + b + seed + 5 * (schedule == "cosine"),
         }
@@ -78,7 +79,7 @@ def test_failed_missing_and_never_swept_cells_look_different_and_none_is_a_numbe
     runs: pd.DataFrame,
 ) -> None:
     runs = runs[runs["schedule"] == "linear"]
-    lose(runs, names.FAILED, resolution=8, b=0.5)
+    lose(runs, State.FAILED, resolution=8, b=0.5)
     lose(runs, "missing", resolution=16, b=1.0)
     runs = runs[~((runs["resolution"] == 16) & (runs["b"] == 0.5))]
     table = tables.size_table(
@@ -88,7 +89,7 @@ def test_failed_missing_and_never_swept_cells_look_different_and_none_is_a_numbe
 
 
 def test_a_cell_that_lost_a_seed_says_how_many_it_has(runs: pd.DataFrame) -> None:
-    lose(runs, names.FAILED, resolution=8, schedule="cosine", b=1.0, seed=1)
+    lose(runs, State.FAILED, resolution=8, schedule="cosine", b=1.0, seed=1)
     runs = runs[runs["schedule"] == "cosine"]
     table = tables.size_table(
         ranking.summarize(runs, FD), ranking.best_cells(runs, FD), "b", FD, VARIED, ""
@@ -97,7 +98,7 @@ def test_a_cell_that_lost_a_seed_says_how_many_it_has(runs: pd.DataFrame) -> Non
 
 
 def test_the_answer_has_a_row_for_every_size_with_its_warnings(runs: pd.DataFrame) -> None:
-    lose(runs, names.FAILED, resolution=16)
+    lose(runs, State.FAILED, resolution=16)
     ranks = ranking.rank_intervals(runs, FD)[["rank_low", "rank_high"]]
     best = ranking.best_cells(runs, FD).join(ranks)
     table = tables.best_table(ranking.summarize(runs, FD), best, FD, VARIED)
@@ -182,9 +183,9 @@ def test_ranks_are_shown_as_an_interval() -> None:
 
 
 def test_failures_are_counted_by_kind_the_most_frequent_first(runs: pd.DataFrame) -> None:
-    lose(runs, names.FAILED, resolution=8, b=0.5)
+    lose(runs, State.FAILED, resolution=8, b=0.5)
     lose(runs, "missing", resolution=16, b=0.5, schedule="linear", seed=0)
-    runs["failure"] = pd.Series("diverged", runs.index).where(runs["state"] == names.FAILED)
+    runs["failure"] = pd.Series("diverged", runs.index).where(runs["state"] == State.FAILED)
     assert texts(tables.failures_table(runs)) == [
         ["failed", "diverged", "4"],
         ["missing", "—", "1"],
@@ -201,8 +202,8 @@ def test_costs_are_told_by_image_size_and_left_out_where_nothing_was_recorded(
 
 
 def test_unfinished_trials_are_listed_with_their_reasons(runs: pd.DataFrame) -> None:
-    lose(runs, names.FAILED, resolution=8, b=0.5, seed=1, schedule="linear")
-    runs.loc[runs["state"] == names.FAILED, "reason"] = "loss is not a number"
+    lose(runs, State.FAILED, resolution=8, b=0.5, seed=1, schedule="linear")
+    runs.loc[runs["state"] == State.FAILED, "reason"] = "loss is not a number"
     lose(runs, "missing", resolution=16, b=1.0, seed=0, schedule="cosine")
     assert texts(tables.unfinished_table(runs, VARIED, 10)) == [
         ["8×8", "linear", "0.5", "1", "failed", "loss is not a number", "8linear0.51"],
@@ -301,7 +302,7 @@ def test_the_terminal_prints_text_as_it_is() -> None:
 
 def test_csv_reads_back_as_the_same_numbers_with_missing_as_nan(runs: pd.DataFrame) -> None:
     runs[FD] += 1 / 3
-    lose(runs, names.FAILED, resolution=8, b=0.5)
+    lose(runs, State.FAILED, resolution=8, b=0.5)
     cells = ranking.summarize(runs, FD)
     back = pd.read_csv(io.StringIO(csv(cells)))
     pd.testing.assert_frame_equal(back, cells, rtol=1e-15, atol=0, check_dtype=False)
@@ -309,6 +310,6 @@ def test_csv_reads_back_as_the_same_numbers_with_missing_as_nan(runs: pd.DataFra
 
 
 def test_a_small_spread_is_never_written_as_none() -> None:
-    cell = {"n": 2, "mean": 0.00376, "half_width": 1.3e-6, "state": names.FINISHED}
+    cell = {"n": 2, "mean": 0.00376, "half_width": 1.3e-6, "state": State.FINISHED}
     assert wording.score_text(cell, 5) == "0.00376 ± 1e-06"
     assert wording.score_text(cell | {"half_width": 0.0}, 5) == "0.00376 ± 0.00000"

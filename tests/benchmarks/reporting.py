@@ -25,6 +25,7 @@ from sched_lab.store.folder import Store
 from sched_lab.store.journal import Journal
 from sched_lab.sweep.grid import Trial
 from sched_lab.tracking.tracker import Tracker
+from sched_lab.trainers.results import State
 
 NAME = "many"
 SWEEP = f"""\
@@ -55,14 +56,14 @@ def fill(folder: Path, trials: int, *, ended: bool = True) -> Store:
     for trial in made.trials[:trials]:
         store.trial(trial.key).mkdir(parents=True)
         with Journal(store.trial(trial.key) / names.JOURNAL_FILE) as journal:
-            journal.write(state=names.RUNNING)
+            journal.write(state=State.RUNNING)
             for step in (50, 100) if ended else (50,):
                 journal.write(step=step, metrics=_metrics(trial, made.ranked_by, step))
             if ended:
-                journal.write(state=names.FINISHED, reason="")
+                journal.write(state=State.FINISHED, reason="")
         tracker.deliver(trial)
     if ended:
-        tracker.close(names.FINISHED)
+        tracker.close(State.FINISHED)
     return store
 
 

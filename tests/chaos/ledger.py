@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from sched_lab import names
+from sched_lab.trainers.results import State
 
 History = list[tuple[int, float]]  # (step, value) in the order in which the points were made
 
@@ -49,7 +50,7 @@ def read_experiment(client: MlflowClient, sweep: str) -> tuple[Experiment, list[
     for found in runs.values():
         for run in found:
             state = run.data.tags.get(names.STATE)
-            if (run.info.status, state) != ("FINISHED", names.FINISHED):
+            if (run.info.status, state) != ("FINISHED", State.FINISHED):
                 wrong.append(
                     f"{sweep}: the run {run.info.run_name!r} is {run.info.status}, its state"
                     f" {state}"
@@ -136,7 +137,7 @@ def check_folders(
         result, wanted = (
             _json(root / "trials" / key / names.RESULT_FILE) for root in (store, reference)
         )
-        if (result.get("state"), result.get("scores")) != (names.FINISHED, wanted["scores"]):
+        if (result.get("state"), result.get("scores")) != (State.FINISHED, wanted["scores"]):
             yield f"{key}: result {result}, undisturbed {wanted['scores']}"
         left = {
             file.name

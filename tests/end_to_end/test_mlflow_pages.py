@@ -25,6 +25,7 @@ from sched_lab.tracking import pages, plots
 from sched_lab.tracking.client import connect
 from sched_lab.tracking.pages import TRAINING
 from sched_lab.tracking.tracker import Tracker
+from sched_lab.trainers.results import State
 from sched_lab.trainers.schedules import parse
 from sched_lab.trainers.spec import TrialSpec
 
@@ -115,7 +116,7 @@ def test_a_trial_that_has_ended_shows_its_loss_by_log_snr(store: Store) -> None:
     tracker = opened(store)
     tracker.deliver(TRIAL)
     assert names.LOSS_FILE not in artifacts(store)
-    evaluate(store, 20, state=names.FINISHED, reason="")
+    evaluate(store, 20, state=State.FINISHED, reason="")
     tracker.deliver(TRIAL)
     figure = plots.loss_figure(
         TRIAL.spec.noise_schedule, 1.0, {c: 1 / (20 + abs(c)) for c in (-1.0, 1.0, 3.0)}
@@ -128,7 +129,7 @@ def test_a_trial_that_has_ended_shows_its_loss_by_log_snr(store: Store) -> None:
 
 
 def test_a_trial_that_has_ended_is_described_by_its_last_samples_and_its_loss(store: Store) -> None:
-    evaluate(store, 999_999, 1_000_000, state=names.FINISHED, reason="")
+    evaluate(store, 999_999, 1_000_000, state=State.FINISHED, reason="")
     opened(store).deliver(TRIAL)
     run = run_of(store).info.run_id
     paths = [
@@ -149,7 +150,7 @@ def artifacts(store: Store) -> set[str]:
 
 
 def test_a_trial_that_was_never_evaluated_shows_no_loss_by_log_snr(store: Store) -> None:
-    evaluate(store, state=names.FAILED, reason="broken", failure="bug")
+    evaluate(store, state=State.FAILED, reason="broken", failure="bug")
     opened(store).deliver(TRIAL)
     assert names.LOSS_FILE not in artifacts(store)
 

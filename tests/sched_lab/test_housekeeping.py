@@ -20,7 +20,7 @@ from sched_lab.errors import OutOfReach
 from sched_lab.store.folder import Store, locked
 from sched_lab.store.housekeeping import delete, leftovers
 from sched_lab.trainers.files import write_json
-from sched_lab.trainers.results import CHECKPOINT_FILE
+from sched_lab.trainers.results import CHECKPOINT_FILE, State
 from tests.conftest import Command
 
 NOBODY = 999_999_999  # above the largest number of a process
@@ -59,9 +59,9 @@ def found(store: Store, cache: bool = False) -> set[str]:
 @pytest.mark.parametrize(
     ("state", "can_go"),
     [
-        (names.FINISHED, {CHECKPOINT_FILE, "checkpoint.bad", f"result.json.{NOBODY}.part"}),
-        (names.FAILED, {"checkpoint.bad", f"result.json.{NOBODY}.part"}),
-        (names.STOPPED, {"checkpoint.bad", f"result.json.{NOBODY}.part"}),
+        (State.FINISHED, {CHECKPOINT_FILE, "checkpoint.bad", f"result.json.{NOBODY}.part"}),
+        (State.FAILED, {"checkpoint.bad", f"result.json.{NOBODY}.part"}),
+        (State.STOPPED, {"checkpoint.bad", f"result.json.{NOBODY}.part"}),
         (None, {f"result.json.{NOBODY}.part"}),
     ],
 )
@@ -73,7 +73,7 @@ def test_a_trial_keeps_what_it_can_still_go_on_from(
 
 
 def test_a_trial_that_a_process_runs_is_not_touched(store: Store) -> None:
-    trial(store, "a", names.FINISHED)
+    trial(store, "a", State.FINISHED)
     listed = leftovers(store)
     with store.claimed("a"):
         assert found(store) == set()
@@ -122,7 +122,7 @@ def test_a_cache_entry_that_was_never_completed_goes_unless_it_is_being_made(sto
 def test_nobody_can_take_up_what_is_being_deleted(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial(store, "a", names.FINISHED)
+    trial(store, "a", State.FINISHED)
     written(store.cache / "data/abc.partial/pixels.npy")
     locks = {
         "trials": lambda: store.busy("a"),
@@ -159,10 +159,10 @@ def test_links_out_of_the_store_are_never_followed(store: Store, tmp_path: Path)
     outside = tmp_path / "outside"
     for name in (CHECKPOINT_FILE, f"x.{NOBODY}.part", "stop"):
         written(outside / name)
-    write_json(outside / names.RESULT_FILE, result("linked", names.FINISHED))
+    write_json(outside / names.RESULT_FILE, result("linked", State.FINISHED))
     written(store.cache / "data/abc/pixels.npy")
     (store.cache / "data/abc/elsewhere").symlink_to(outside)
-    trial(store, "inside", names.FINISHED)
+    trial(store, "inside", State.FINISHED)
     (store.trial("inside") / f"y.{NOBODY}.part").symlink_to(outside / "stop")
     for link in (
         store.trial("linked"),
@@ -193,7 +193,7 @@ def test_a_store_whose_folders_are_links_is_left_alone(
 def test_gc_says_what_it_would_delete_and_deletes_with_yes_alone(
     sched_lab: Command, store: Store
 ) -> None:
-    folder = trial(store, "a", names.FINISHED)
+    folder = trial(store, "a", State.FINISHED)
     written(folder / CHECKPOINT_FILE, 3 * 2**20)
     said = sched_lab("gc", "--store", store.root)
     assert said.returncode == 0, said.stderr
@@ -210,7 +210,7 @@ def test_gc_says_what_it_would_delete_and_deletes_with_yes_alone(
 @pytest.mark.parametrize(("answer", "kept"), [("y", False), ("n", True)])
 def test_gc_asks_on_a_terminal(store: Store, answer: str, kept: bool) -> None:
     pty = pytest.importorskip("pty")
-    checkpoint = trial(store, "a", names.FINISHED) / CHECKPOINT_FILE
+    checkpoint = trial(store, "a", State.FINISHED) / CHECKPOINT_FILE
     ours, theirs = pty.openpty()
     try:
         os.write(ours, f"{answer}\n".encode())

@@ -33,6 +33,7 @@ from sched_lab.tracking.plots import schedule_figure
 from sched_lab.tracking.tracker import Tracker
 from sched_lab.trainers.failures import FailureKind
 from sched_lab.trainers.files import write_json
+from sched_lab.trainers.results import State
 from sched_lab.trainers.schedules import Schedule
 from sched_lab.trainers.spec import TrialSpec
 from tests.servers import MlflowServer, free_port, mlflow_server, postgres_server
@@ -57,7 +58,7 @@ def journal(store: Store, key: str = "a") -> Journal:
 
 def write_steps(store: Store, steps: range, key: str = "a", **end: str) -> None:
     with journal(store, key) as writing:
-        writing.write(state=names.RUNNING)
+        writing.write(state=State.RUNNING)
         for step in steps:
             writing.write(step=step, metrics={"loss": 1 / step, "rate": math.nan})
         if end:
@@ -104,7 +105,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def test_a_trial_with_5000_points_is_delivered_whole(store: Store) -> None:
-    write_steps(store, range(1, 2501), state=names.FINISHED, reason="")
+    write_steps(store, range(1, 2501), state=State.FINISHED, reason="")
     assert opened(store).deliver(trial())
     assert points(store) == once("a", range(1, 2501))
 
@@ -128,7 +129,7 @@ def test_a_run_whose_creation_was_not_heard_of_is_used(store: Store) -> None:
         names.ROLE: names.ROLE_TRIAL,
         names.TRIAL_KEY: "a",
         names.SWEEP: SWEEP,
-        names.STATE: names.RUNNING,
+        names.STATE: State.RUNNING,
     }
     unheard = connect(store.tracking_uri).create_run(experiment, tags=tags).info.run_id
     write_steps(store, range(1, 4))
@@ -152,7 +153,7 @@ def test_of_two_runs_of_one_trial_the_one_further_on_stays(store: Store, when: s
     if when == "open":
         Tracker(store, SWEEP)
     else:
-        tracker.close(names.FINISHED)
+        tracker.close(State.FINISHED)
     assert [run.info.run_id for run in runs(store)] == [told.info.run_id]
     parents = runs(store, f"tags.`{names.ROLE}` = '{names.ROLE_SWEEP}'")
     assert [run.data.tags.get(names.RANKED_BY) for run in parents] == ["fd_classifier"]
@@ -165,10 +166,10 @@ def test_a_run_whose_process_was_killed_is_brought_to_an_end_unless_another_runs
     for key in "abc":
         write_steps(store, range(1, 3), key)
         tracker.deliver(trial(key))
-    record_end(store, "b", names.FAILED, "no", FailureKind.BUG)
+    record_end(store, "b", State.FAILED, "no", FailureKind.BUG)
     write_json(store.trial("b") / names.SPEC_FILE, SPEC.model_dump(mode="json"))
     with store.claimed("c"):
-        tracker.close(names.STOPPED)
+        tracker.close(State.STOPPED)
     found = {run.data.tags[names.TRIAL_KEY]: run for run in runs(store)}
     assert {key: run.info.status for key, run in found.items()} == {
         "a": "KILLED",
@@ -176,12 +177,12 @@ def test_a_run_whose_process_was_killed_is_brought_to_an_end_unless_another_runs
         "c": "RUNNING",
     }
     assert {key: run.data.tags[names.STATE] for key, run in found.items()} == {
-        "a": names.STOPPED,
-        "b": names.FAILED,
-        "c": names.RUNNING,
+        "a": State.STOPPED,
+        "b": State.FAILED,
+        "c": State.RUNNING,
     }
     assert found["b"].data.tags[names.FAILURE] == "bug"
-    write_steps(store, range(1, 5), state=names.FINISHED, reason="")  # the next submit goes on
+    write_steps(store, range(1, 5), state=State.FINISHED, reason="")  # the next submit goes on
     assert opened(store).deliver(trial())
     assert {run.data.tags[names.TRIAL_KEY]: run.info.status for run in runs(store)}[
         "a"
@@ -196,10 +197,10 @@ def test_what_a_trial_came_to_is_told_with_its_scores_or_not_at_all(store: Store
     for key in "ab":
         write_steps(store, range(1, 3), key)
         tracker.deliver(trial(key))
-        write_steps(store, range(3, 5), key, state=names.FINISHED, reason="")
+        write_steps(store, range(3, 5), key, state=State.FINISHED, reason="")
         result = {
             "key": key,
-            "state": names.FINISHED,
+            "state": State.FINISHED,
             "reason": "",
             "failure": "",
             "step": 4,
@@ -209,7 +210,7 @@ def test_what_a_trial_came_to_is_told_with_its_scores_or_not_at_all(store: Store
     write_json(
         store.trial("a") / names.SPEC_FILE, SPEC.model_dump(mode="json")
     )  # b has lost its own
-    opened(store).close(names.FINISHED)
+    opened(store).close(State.FINISHED)
     assert {run.data.tags[names.TRIAL_KEY]: run.info.status for run in runs(store)} == {
         "a": "FINISHED",
         "b": "KILLED",
@@ -226,9 +227,9 @@ def test_two_stores_with_one_server_leave_each_others_runs_alone(
         write_steps(where, range(1, 3))
         tracker.deliver(trial())
     with theirs.claimed("a"):
-        Tracker(store, SWEEP).close(names.STOPPED)
+        Tracker(store, SWEEP).close(State.STOPPED)
         assert sorted(run.info.status for run in runs(store)) == ["KILLED", "RUNNING"]
-        write_steps(theirs, range(3, 5), state=names.FINISHED, reason="")
+        write_steps(theirs, range(3, 5), state=State.FINISHED, reason="")
     assert trackers[theirs].deliver(trial())
     Tracker(store, SWEEP)
     assert sorted(run.info.status for run in runs(store)) == ["FINISHED", "KILLED"]
@@ -239,7 +240,7 @@ def test_two_stores_with_one_server_leave_each_others_runs_alone(
 def test_a_store_goes_on_with_the_run_of_another_that_has_ended_and_says_so(
     store: Store, tmp_path: Path
 ) -> None:
-    write_steps(store, range(1, 3), state=names.STOPPED, reason="")
+    write_steps(store, range(1, 3), state=State.STOPPED, reason="")
     opened(store).deliver(trial())
     (before,) = runs(store)
     theirs = Store.at(tmp_path / "theirs", store.tracking_uri)
@@ -249,7 +250,7 @@ def test_a_store_goes_on_with_the_run_of_another_that_has_ended_and_says_so(
     assert run.info.run_id == before.info.run_id
     assert run.data.tags[names.STORE] != before.data.tags[names.STORE]
     assert points(store) == once("a", range(1, 5))
-    opened(store).close(names.STOPPED)
+    opened(store).close(State.STOPPED)
     assert runs(store)[0].info.status == "RUNNING"
 
 
@@ -259,7 +260,7 @@ def test_opening_reads_in_pages_without_looking_for_garbage_and_closing_reads_no
     monkeypatch.setattr("sched_lab.tracking.client.PAGE", 2)
     tracker = opened(store)
     for key in "abcd":
-        write_steps(store, range(1, 3), key, state=names.FINISHED, reason="")
+        write_steps(store, range(1, 3), key, state=State.FINISHED, reason="")
         tracker.deliver(trial(key))
     collecting, read_runs = [], []
     search = type(tracker._experiment.client).search_runs
@@ -276,7 +277,7 @@ def test_opening_reads_in_pages_without_looking_for_garbage_and_closing_reads_no
     assert gc.isenabled()
     assert all(map(tracker.deliver, map(trial, "abcd")))
     assert len(read_runs) == 5
-    tracker.close(names.FINISHED)
+    tracker.close(State.FINISHED)
     assert len(read_runs) == 6  # the sweep's own
 
 
@@ -285,14 +286,14 @@ def test_tracking_leaves_the_environment_as_it_was(
 ) -> None:
     monkeypatch.setenv("PGCONNECT_TIMEOUT", "3")
     before = dict(os.environ)
-    write_steps(store, range(1, 3), state=names.FINISHED, reason="")
+    write_steps(store, range(1, 3), state=State.FINISHED, reason="")
     tracker = opened(store)
     courier = Courier(tracker, period=0.01)
     courier.follow(trial())
     courier.start()
     assert courier.drain(60)
     courier.join(5)
-    tracker.close(names.FINISHED)
+    tracker.close(State.FINISHED)
     assert dict(os.environ) == before
 
 
@@ -333,7 +334,7 @@ def test_the_picture_of_a_schedule_is_drawn_once(
     tracker = opened(store)
     scales = {"a": 0.31, "b": 0.31, "c": 0.32}
     for key, b in scales.items():
-        write_steps(store, range(1, 2), key, state=names.FINISHED, reason="")
+        write_steps(store, range(1, 2), key, state=State.FINISHED, reason="")
         assert tracker.deliver(trial(key, SPEC.model_copy(update={"b": b})))
     assert [b for _, b in drawn] == [0.31, 0.32]
     client = connect(store.tracking_uri)
@@ -353,17 +354,17 @@ def test_a_failure_has_a_kind_and_a_reason_until_the_trial_goes_on(store: Store)
         return run.info.status, tags[names.STATE], tags[names.REASON], tags[names.FAILURE]
 
     with journal(store) as writing:
-        writing.write(state=names.RUNNING, pid=1)
-        writing.write(state=names.RUNNING, reason="retry 1 after OSError: disk", failure="bug")
+        writing.write(state=State.RUNNING, pid=1)
+        writing.write(state=State.RUNNING, reason="retry 1 after OSError: disk", failure="bug")
         assert told() == ("RUNNING", "running", "retry 1 after OSError: disk", "")
-        writing.write(state=names.RUNNING, pid=2)
+        writing.write(state=State.RUNNING, pid=2)
         assert told() == ("RUNNING", "running", "retry 1 after OSError: disk", "")
-        writing.write(state=names.FAILED, reason="MemoryError: 9 GB", failure="out_of_memory")
+        writing.write(state=State.FAILED, reason="MemoryError: 9 GB", failure="out_of_memory")
         assert told() == ("FAILED", "failed", "MemoryError: 9 GB", "out_of_memory")
-        writing.write(state=names.RUNNING, pid=3)
+        writing.write(state=State.RUNNING, pid=3)
         assert told() == ("RUNNING", "running", "", "")
         writing.write(
-            step=9, metrics={"seconds/total": 1.0}, state=names.FINISHED, reason="", failure=""
+            step=9, metrics={"seconds/total": 1.0}, state=State.FINISHED, reason="", failure=""
         )
         assert told() == ("FINISHED", "finished", "", "")
 
@@ -372,7 +373,7 @@ def test_a_reason_no_database_would_take_is_told_as_far_as_it_goes(store: Store)
     write_steps(
         store,
         range(1, 2),
-        state=names.FAILED,
+        state=State.FAILED,
         reason="nul \0 and \udc80, at length " + "x" * 10_000,
     )
     opened(store).deliver(trial())
@@ -382,8 +383,8 @@ def test_a_reason_no_database_would_take_is_told_as_far_as_it_goes(store: Store)
 
 
 def test_the_end_of_a_log_stands_with_its_run(store: Store, tmp_path: Path) -> None:
-    write_steps(store, range(1, 2), "a", state=names.FAILED, reason="no")
-    write_steps(store, range(1, 2), "b", state=names.FINISHED, reason="")
+    write_steps(store, range(1, 2), "a", state=State.FAILED, reason="no")
+    write_steps(store, range(1, 2), "b", state=State.FINISHED, reason="")
     (store.trial("a") / names.LOG_FILE).write_text(
         "".join(f"line {number}\n" for number in range(200_000))
     )
@@ -403,7 +404,7 @@ def test_the_end_of_a_log_stands_with_its_run(store: Store, tmp_path: Path) -> N
 def test_a_setting_too_long_for_mlflow_is_left_out_and_a_name_is_cut(store: Store) -> None:
     spec = TrialSpec.model_validate({"data": {"source": "folder", "path": "/" + "x" * 7000}})
     object.__setattr__(spec, "schedule", "linear" + " " * 400)
-    write_steps(store, range(1, 2), state=names.FINISHED, reason="")
+    write_steps(store, range(1, 2), state=State.FINISHED, reason="")
     assert opened(store).deliver(trial(spec=spec))
     (run,) = runs(store)
     assert "data.path" not in run.data.params
@@ -414,7 +415,7 @@ def test_a_setting_too_long_for_mlflow_is_left_out_and_a_name_is_cut(store: Stor
 def test_a_trial_that_mlflow_refuses_is_named_and_holds_no_other_up(store: Store) -> None:
     with journal(store, "a") as writing:
         writing.write(step=1, metrics={"fd_what?": 1.0})
-    write_steps(store, range(1, 4), "b", state=names.FINISHED, reason="")
+    write_steps(store, range(1, 4), "b", state=State.FINISHED, reason="")
     courier = Courier(opened(store), period=0.05)
     for key in "ab":
         courier.follow(trial(key))
@@ -484,7 +485,7 @@ def test_a_trial_followed_again_while_its_end_is_delivered_is_not_forgotten(stor
         return complete
 
     tracker.deliver = taken_up_again_meanwhile  # type: ignore[method-assign]
-    write_steps(store, range(1, 3), state=names.FAILED, reason="no")
+    write_steps(store, range(1, 3), state=State.FAILED, reason="no")
     courier.follow(trial())
     courier.start()
     wait_for(lambda: points(store) == once("a", range(1, 3)))
@@ -505,10 +506,10 @@ def test_lines_that_end_where_lost_ones_ended_are_told_too(store: Store) -> None
     tracker.deliver(trial())
     path.write_bytes(before)
     with journal(store) as writing:
-        writing.write(state=names.RUNNING)
+        writing.write(state=State.RUNNING)
         for step in (2, 3, 4):
             writing.write(step=step, metrics={"loss": 1 / step, "rate": math.nan})
-        writing.write(state=names.FINISHED)
+        writing.write(state=State.FINISHED)
     content = path.read_bytes()
     _, delivered = read(path)
     tracker._runs["a"].end = delivered  # whatever the lines' lengths are
@@ -557,7 +558,7 @@ def test_whatever_is_cut_off_or_damaged_every_step_is_told_once(
     if data.draw(st.booleans(), label="new driver"):
         tracker = opened(store)
     resumed = int(data.draw(parts, label="checkpoint") * max(0, lost - 1))
-    write_steps(store, range(resumed + 1, 13), key, state=names.FINISHED, reason="")
+    write_steps(store, range(resumed + 1, 13), key, state=State.FINISHED, reason="")
     assert tracker.deliver(trial(key))
     assert points(store, key) == {
         (key, metric, step): 1 for metric in ("loss", "rate") for step in range(1, 13)
@@ -696,13 +697,13 @@ def test_an_outage_delays_what_is_told_and_loses_or_doubles_nothing(
 
     def train(key: str) -> None:
         with journal(store, key) as writing:
-            writing.write(state=names.RUNNING)
+            writing.write(state=State.RUNNING)
             while not halt.wait(0.01):
                 written[key] += 1
                 writing.write(
                     step=written[key], metrics={"loss": 1 / written[key], "rate": math.nan}
                 )
-            writing.write(state=names.FINISHED, reason="")
+            writing.write(state=State.FINISHED, reason="")
 
     def begin(key: str) -> None:
         courier.follow(trial(key))
@@ -740,7 +741,7 @@ def test_an_outage_delays_what_is_told_and_loses_or_doubles_nothing(
         courier.follow(trial(key))
     courier.start()
     assert courier.drain(60), courier.error
-    tracker.close(names.FINISHED)
+    tracker.close(State.FINISHED)
     assert points(store) == sum((once(key, range(1, written[key] + 1)) for key in "abc"), Counter())
     assert [run.info.status for run in runs(store)] == ["FINISHED"] * 3
     assert len(runs(store, f"tags.`{names.ROLE}` = '{names.ROLE_SWEEP}'")) == 1
@@ -770,7 +771,7 @@ print(courier.drain(1.0), courier.error, time.monotonic() - start < 2, flush=Tru
 def test_a_server_that_hangs_keeps_no_driver_from_its_end(tmp_path: Path) -> None:
     with mlflow_server(tmp_path) as server:
         store = Store.at(tmp_path / "lab", server.uri)
-        write_steps(store, range(1, 4), state=names.FINISHED, reason="")
+        write_steps(store, range(1, 4), state=State.FINISHED, reason="")
         driver = subprocess.Popen(
             [sys.executable, "-c", ENDS_WHILE_IT_HANGS, str(store.root), server.uri],
             stdin=subprocess.PIPE,
@@ -791,5 +792,5 @@ def test_a_server_that_hangs_keeps_no_driver_from_its_end(tmp_path: Path) -> Non
         server.resume()
         tracker = opened(store)
         assert tracker.deliver(trial())
-        tracker.close(names.FINISHED)
+        tracker.close(State.FINISHED)
         assert points(store) == once("a", range(1, 4))
