@@ -26,7 +26,7 @@ def test_a_face_gives_its_names_and_no_others(package: str) -> None:
     assert set(face.__all__) == FACES[package] <= set(dir(face))
     for name in face.__all__:
         assert getattr(face, name).__name__ == name
-    with pytest.raises(AttributeError, match="no attribute 'sumbit'"):
+    with pytest.raises(AttributeError, match="attribute sumbit"):
         face.sumbit  # noqa: B018  # to look it up is the test
 
 
