@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ import pandas as pd
 from sched_lab.names import FAILURE, REASON, SECONDS, STATE
 from sched_lab.store.folder import Store
 from sched_lab.store.records import CellRow
+from sched_lab.tracking.client import is_database, is_server
 from sched_lab.tracking.reader import TrialRun, read_sweep_run
 from sched_lab.trainers.results import State
 
@@ -39,11 +41,12 @@ class SubmittedSweep:
     """One row per cell: see `load_runs`."""
 
 
-def load_runs(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
+def load_runs(name: str, store: Store | str | Path | None = None) -> pd.DataFrame:
     """One row per trial of the sweep as last submitted, whether or not it ran.
 
-    Read from `tracking_uri`, else from $MLFLOW_TRACKING_URI, else from the store's own database.
-    Its columns in order:
+    `store` is a store, its folder, or the address of its tracking server or database. The default
+    folder is $SCHED_LAB_STORE, else ./lab; runs of a folder are tracked at $MLFLOW_TRACKING_URI,
+    else in its own database. The columns in order:
 
     - `key`, `state` (finished, failed, stopped, running or missing), `stage` (screen or confirm;
       only where the sweep has stages), `failure` (its kind), `reason`, `run_id`: text;
@@ -56,13 +59,20 @@ def load_runs(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
     UnknownSweepError, naming the sweeps there are, and OutOfReach when the tracking server does not
     answer.
     """
-    return load_sweep(name, tracking_uri).runs
+    return load_sweep(name, _tracking_uri(store)).runs
 
 
-def load_sweep(name: str, tracking_uri: str | None = None) -> SubmittedSweep:
-    """The sweep with its runs, and how it was submitted: read and raised as by `load_runs`."""
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    run = read_sweep_run(name, Store.at(tracking_uri=uri).tracking_uri)
+def _tracking_uri(store: Store | str | Path | None) -> str:
+    if isinstance(store, str) and (is_database(store) or is_server(store)):
+        return store
+    if not isinstance(store, Store):
+        store = Store.at(store, os.environ.get("MLFLOW_TRACKING_URI"))
+    return store.tracking_uri
+
+
+def load_sweep(name: str, tracking_uri: str) -> SubmittedSweep:
+    """The sweep with its runs, and how it was submitted; raises as `load_runs` does."""
+    run = read_sweep_run(name, tracking_uri)
     return SubmittedSweep(
         name=name,
         run_id=run.id,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sched_lab.cli.options import file_argument
+from sched_lab.cli.options import Picture, file_argument
 from sched_lab.store.folder import safe_name
 from sched_lab.trainers.schedules import ScheduleError, parse
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
     from sched_lab.trainers.spec import TrialSpec
-
-FORMATS = (".png", ".svg", ".pdf")
 
 
 class _Numbers(click.ParamType[tuple[float, ...]]):
@@ -46,22 +44,10 @@ class _Numbers(click.ParamType[tuple[float, ...]]):
         return numbers
 
 
-class _Picture(click.Path):
-    """A file to write in one of `FORMATS`."""
-
-    def __init__(self) -> None:
-        super().__init__(dir_okay=False, path_type=Path)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if Path(value).suffix not in FORMATS:
-            self.fail(f"must end in {', '.join(FORMATS)}, got {str(value)!r}")
-        return super().convert(value, param, ctx)
-
-
 _out_option = click.option(
     "--out",
     metavar="FILE",
-    type=_Picture(),
+    type=Picture(),
     help="PNG, SVG or PDF to write; default SWEEP-FIGURE.png here.",
 )
 _scales_type = _Numbers(1e-3, 1e3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,3 +20,18 @@ tracking_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 file_argument = click.argument("file", type=click.Path(path_type=Path))
+
+
+FORMATS = (".png", ".svg", ".pdf")
+
+
+class Picture(click.Path):
+    """A file to write in one of `FORMATS`."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if Path(value).suffix not in FORMATS:
+            self.fail(f"must end in {', '.join(FORMATS)}, got {str(value)!r}")
+        return super().convert(value, param, ctx)

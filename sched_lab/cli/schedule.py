@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from sched_lab.cli.options import json_option
+from sched_lab.cli.options import Picture, json_option
 
 
 @click.command(short_help="γ, log-SNR and density of a noise schedule.")
@@ -25,8 +25,9 @@ from sched_lab.cli.options import json_option
 )
 @click.option(
     "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a picture of it to this file.",
+    metavar="FILE",
+    type=Picture(),
+    help="Write a picture of it to this PNG, SVG or PDF.",
 )
 @json_option
 def schedule(spec: str, times: str, b: float, plot: Path | None, as_json: bool) -> None:

@@ -24,29 +24,30 @@ import psutil
 
 from sched_lab.errors import ExitCode, OutOfReach, SweepError
 from sched_lab.redaction import redacted
-from sched_lab.run.plan import Plan, make
+from sched_lab.run.plan import Plan, against, make
 from sched_lab.run.submit import Outcome
 from sched_lab.run.submit import submit as submit_here
 from sched_lab.store.folder import Store
+from sched_lab.sweep.spec import Sweep
 from sched_lab.trainers.files import replacing
 
 LAST_LINES = 5  # of a child that died, for the error
 END_SECONDS = 20.0  # in which the child must end at the second interrupt
 
 
-def plan(file: str | Path, store: Store | str | Path | None = None) -> Plan:
-    """Compare a sweep file with a store: what is there, what is missing, what it will cost.
+def plan(sweep: Sweep | str | Path, store: Store | str | Path | None = None) -> Plan:
+    """Compare a sweep, or its file, with a store: what is there, what is missing, what it costs.
 
     `store` is a folder or a `Store`; by default $SCHED_LAB_STORE, else ./lab. Runs are tracked at
     $MLFLOW_TRACKING_URI, else in the store. Raises SweepError for a wrong sweep.
     """
     if not isinstance(store, Store):
         store = Store.at(store, os.environ.get("MLFLOW_TRACKING_URI"))
-    return make(Path(file), store)
+    return against(sweep, store) if isinstance(sweep, Sweep) else make(Path(sweep), store)
 
 
 def submit(
-    sweep: Plan | str | Path,
+    sweep: Plan | Sweep | str | Path,
     store: Store | str | Path | None = None,
     *,
     inline: bool = False,
@@ -55,8 +56,8 @@ def submit(
 ) -> Outcome:
     """Run what is missing of a sweep, both stages where it has two, and say what came of it.
 
-    `sweep` is a file or a `Plan`; `store` is as in `plan`, and goes with a file only. `inline` runs
-    the trials in this process, one after another. Otherwise Ray runs them: the cluster at
+    `sweep` is a sweep, its file or a `Plan`, which has its store; `store` is as in `plan`. `inline`
+    runs the trials in this process, one after another. Otherwise Ray runs them: the cluster at
     `address`, else one on this machine. Progress is written to `progress` as lines, for example to
     `sys.stderr`.
 

@@ -80,13 +80,13 @@ def _state(store: Store, cell: CellRow) -> CellState:
     last = next((event for event in reversed(events) if event.state), None)
     if last is None or last.state is None:
         return CellState(cell)
+    heard = round(time.time() - events[-1].time_ms / 1000, 1)
+    if last.state in (State.FINISHED, State.FAILED):  # both are written after the result
+        reason = "its result is gone or damaged: submit again to run it again"
+        return CellState(cell, State.MISSING, reason, heard=heard)
     orphaned = last.state == State.RUNNING and not store.busy(cell.key)
-    return CellState(
-        cell,
-        State.INTERRUPTED if orphaned else last.state,
-        last.reason or "",
-        heard=round(time.time() - events[-1].time_ms / 1000, 1),
-    )
+    state = State.INTERRUPTED if orphaned else last.state
+    return CellState(cell, state, last.reason or "", heard=heard)
 
 
 def find(store: Store, key: str) -> list[str]:

@@ -27,6 +27,7 @@ from sched_lab.analysis.report.findings import analyse
 from sched_lab.analysis.report.write import write, write_report
 from sched_lab.analysis.runs import load_runs, load_sweep
 from sched_lab.errors import OutOfReach
+from sched_lab.store.folder import Store
 from sched_lab.tracking.reader import UnknownSweepError, sample_grid
 from sched_lab.trainers.results import State
 from tests.conftest import Command
@@ -263,6 +264,11 @@ def test_a_sweep_whose_cells_do_not_read_is_named_and_what_is_wrong_with_them(
         UnknownSweepError, match=r"damaged cells\.json \(cells\.0\.settings: .*again"
     ):
         load_runs("torn", uri)
+
+
+def test_runs_are_read_from_a_store_or_its_folder(store: Path, frame: pd.DataFrame) -> None:
+    for where in (store, str(store), Store.at(store)):
+        pd.testing.assert_frame_equal(load_runs("scale", where), frame)
 
 
 def test_reading_a_store_that_is_not_there_does_not_create_it(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_schedule_writes_a_picture(sched_lab: Command, tmp_path: Path) -> None:
         (["schedule", "sigmoid@0,0,1"], "start and end must differ"),
         (["schedule", "linear", "--t", "0,2"], "t must lie in [0, 1], got 2"),
         (["schedule", "linear", "--t", "a"], "numbers with commas"),
+        (["schedule", "linear", "--plot", "x.foo"], "must end in .png, .svg, .pdf"),
         (["submt", "x.yaml"], "did you mean 'submit'?"),
         (["submit", "missing.yaml"], "missing.yaml"),
         (["plan"], "Missing argument 'FILE'"),

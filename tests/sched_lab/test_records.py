@@ -26,9 +26,11 @@ from sched_lab.run.progress import Board
 from sched_lab.run.worker import complete_journal
 from sched_lab.store import records
 from sched_lab.store.folder import Store
-from sched_lab.store.journal import last_state
+from sched_lab.store.inspection import cell_states
+from sched_lab.store.journal import Journal, last_state
 from sched_lab.store.records import CellRow, Holder, JournalEvent, Sheet, TrialResult
 from sched_lab.sweep.grid import Trial
+from sched_lab.trainers.results import State
 from sched_lab.trainers.spec import TrialSpec
 
 OF_ANOTHER_TYPE = "[[{}]]"  # what no member of any format may be
@@ -307,3 +309,12 @@ def test_any_spec_is_read_or_named(
         else:
             assert case.what != "of another type", case.member
     assert measured(here.store, here.store.trial_keys()).by_size
+
+
+def test_a_trial_that_has_lost_its_result_is_missing(tmp_path: Path) -> None:
+    store, cell = Store.at(tmp_path), CellRow(key="a", settings={})
+    with Journal(store.trial("a") / names.JOURNAL_FILE) as journal:
+        journal.write(state=State.FINISHED, step=1)
+    (state,) = cell_states(store, [cell])
+    assert (state.state, state.scores) == (State.MISSING, {})
+    assert "submit again" in state.reason
