@@ -36,6 +36,8 @@ PROGRAM = """\
 import json, os, signal, sys, threading
 import sched_lab
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs tests with &
+
 def here():
     return [dict(os.environ), repr(signal.getsignal(signal.SIGINT)), "ray" in sys.modules]
 
