@@ -27,7 +27,7 @@ from sched_lab.trainers.errors import FieldError, fields_of, rule_of
 from sched_lab.trainers.spec import Part, TrialSpec
 
 Value = Any  # a value as YAML gives it
-MISSING = object()
+UNSET = object()
 _TOP_PARTS = tuple(part for part in PARTS if not owner(part))
 
 
@@ -109,29 +109,29 @@ class Assembly:
 
     def value(self, name: str, cell: Choices) -> Value:
         """The canonical value of a setting, or of `kind`, in a cell that is not validated yet;
-        MISSING if it has none.
+        UNSET if it has none.
         """
         if name in SCALARS:
             return cell[name].value if name in cell else TrialSpec.model_fields[name].default
         part = settings().get(name, "schedule")
         if part != "schedule":
             return self._field(part, name.removeprefix(f"{part}."), cell)
-        return (self._schedule(_group(cell, "schedule")) or {}).get(name, MISSING)
+        return (self._schedule(_group(cell, "schedule")) or {}).get(name, UNSET)
 
     def _field(self, part: str, field: str, cell: Choices) -> Value:
         written = self._written(part, _group(cell, part.partition(".")[0]))
         if written is None:
-            return MISSING
+            return UNSET
         if field in written.values:
             return plain(written.values[field])
         try:
             fields = _class_of(part, written.values).model_fields
         except ValueError:
-            return MISSING
+            return UNSET
         return (
             plain(fields[field].get_default(call_default_factory=True))
             if field in fields
-            else MISSING
+            else UNSET
         )
 
     def _parse(self, choices: _Group) -> dict[str, Value] | None:
@@ -165,9 +165,9 @@ class Assembly:
         path: KeyPath = tuple(part.split("."))
         values: Any = self.sweep.data
         for step in path:
-            values = values.get(step, MISSING) if isinstance(values, Mapping) else MISSING
+            values = values.get(step, UNSET) if isinstance(values, Mapping) else UNSET
         family, named = FAMILIES.get(part), dict[str, KeyPath]()
-        if values is MISSING:
+        if values is UNSET:
             values = family.default if family else {}
         chosen = {
             choice.setting: choice for choice in choices if settings()[choice.setting] == part

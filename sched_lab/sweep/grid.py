@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sched_lab.errors import Problem, SweepError
-from sched_lab.sweep.cells import MISSING, Assembly, Choice, Choices, Value, plain
+from sched_lab.sweep.cells import UNSET, Assembly, Choice, Choices, Value, plain
 from sched_lab.sweep.located_yaml import KeyPath, Located
 from sched_lab.sweep.settings import FAMILIES, beneath, settings, unknown
 from sched_lab.trainers import schedules
@@ -280,14 +280,14 @@ def _shown(spec: TrialSpec, cell: Choices) -> dict[str, Value]:
     for name in cell:
         value: Any = spec
         if name in schedules.all_parameters():
-            value = dict(spec.noise_schedule.params).get(name, MISSING)
+            value = dict(spec.noise_schedule.params).get(name, UNSET)
         else:
             for step in name.split("."):
-                value = getattr(value, step, MISSING)
+                value = getattr(value, step, UNSET)
         if isinstance(value, Part):
             value = value.model_dump(mode="json", exclude_unset=True)
             if isinstance(value, Mapping) and len(value) == 1:
                 value = next(iter(value.values()))
-        if value is not MISSING:
+        if value is not UNSET:
             shown[name] = list(value) if isinstance(value, tuple) else value
     return shown
