@@ -22,13 +22,9 @@ def settings_text(settings: Mapping[str, Any]) -> str:
     """Settings as name=value, in the notation of YAML."""
 
     def text(value: Any) -> str:
-        return (
-            value
-            if isinstance(value, str)
-            else f"{value:g}"
-            if isinstance(value, float)
-            else json.dumps(value)
-        )
+        if isinstance(value, str):
+            return value
+        return f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
     return " ".join(f"{name}={text(value)}" for name, value in settings.items())
 

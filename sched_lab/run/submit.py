@@ -98,9 +98,8 @@ def _stage(
         store.stop_file(sweep.name).unlink(missing_ok=True)
         sheet = cells(plan)
         store.write_sweep(sweep.name, plan.source.text, sheet)
-        connecting = stack.enter_context(ThreadPoolExecutor(1)).submit(
-            Tracker, store, sweep.name
-        )  # while Ray starts
+        executor = stack.enter_context(ThreadPoolExecutor(1))
+        connecting = executor.submit(Tracker, store, sweep.name)  # while Ray starts
         device = "cpu" if sweep.resources.gpu == 0 else "auto"
         if to_run and not inline:
             console.print(f"{'joining' if address else 'starting'} Ray …", highlight=False)

@@ -93,9 +93,8 @@ class Assembly:
         schedule = self._schedule(tuple(groups.get("schedule", ())))
         whole = schedule is not None and None not in parts.values()
         shared = parts | {"schedule": schedule["schedule"]} if schedule and whole else {}
-        scalars = {
-            choice.setting: choice.value for choice in groups.get("", ())
-        }  # checked even if a part is wrong
+        # Checked even if a part is wrong.
+        scalars = {choice.setting: choice.value for choice in groups.get("", ())}
         try:
             spec = TrialSpec.model_validate(shared | scalars)
         except ValidationError as error:

@@ -76,9 +76,8 @@ def keyed(cells: Iterable[Cell], fingerprint_of: Callable[[DataSpec], str]) -> l
 
 
 _Axes = dict[str, list[Choice]]
-_Condition = list[
-    list[list[tuple[str, Value]]]
-]  # all of: any of: all of: this setting has this value
+_Condition = list[list[list[tuple[str, Value]]]]
+"""All of: any of: all of: this setting has this value."""
 
 
 class _Override(NamedTuple):
