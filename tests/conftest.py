@@ -46,7 +46,13 @@ def sched_lab(tmp_path_factory: pytest.TempPathFactory) -> Command:
             n: v for n, v in os.environ.items() if not n.startswith(("SCHED_LAB", "MLFLOW", "RAY"))
         }
         return subprocess.run(
-            command, cwd=cwd, env=kept, capture_output=True, text=True, timeout=300, check=False
+            command,
+            cwd=cwd,
+            env=kept,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=300,
+            check=False,
         )
 
     return run
@@ -58,7 +64,7 @@ def small_lab(sched_lab: Command, tmp_path_factory: pytest.TempPathFactory) -> P
     process.
     """
     folder = tmp_path_factory.mktemp("small")
-    (folder / "small.yaml").write_text(SMALL_SWEEP)
+    (folder / "small.yaml").write_text(SMALL_SWEEP, "utf-8")
     done = sched_lab("submit", "small.yaml", "--inline", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder

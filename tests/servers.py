@@ -51,8 +51,12 @@ class Server:
             )
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
-            assert self._process.poll() is None, f"ended at once: {self._log.read_text()[-2000:]}"
-            assert time.monotonic() < deadline, f"does not answer: {self._log.read_text()[-2000:]}"
+            assert self._process.poll() is None, (
+                f"ended at once: {self._log.read_text('utf-8')[-2000:]}"
+            )
+            assert time.monotonic() < deadline, (
+                f"does not answer: {self._log.read_text('utf-8')[-2000:]}"
+            )
             time.sleep(0.1)
 
     def answers(self) -> bool:

@@ -21,13 +21,13 @@ CITATION_KEYS = {
 
 
 def loaded(path: str) -> Any:
-    return yaml.safe_load((ROOT / path).read_text())
+    return yaml.safe_load((ROOT / path).read_text("utf-8"))
 
 
 def commands(target: str) -> list[str]:
     """What a make target runs when all is installed."""
     dry = ["make", "--no-print-directory", "-n", "-o", "setup", "BIN=.venv/bin", target]
-    done = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(dry, cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     return done.stdout.splitlines()
 
 
@@ -39,25 +39,29 @@ def test_hooks_run_what_make_check_runs() -> None:
 
 @pytest.mark.parametrize("file", [".github/workflows/ci.yml", ".ci/run"])
 def test_continuous_integration_calls_make(file: str) -> None:
-    called = re.findall(r"^\s*(?:- run: )?make (\w+)$", (ROOT / file).read_text(), re.MULTILINE)
+    called = re.findall(
+        r"^\s*(?:- run: )?make (\w+)$", (ROOT / file).read_text("utf-8"), re.MULTILINE
+    )
     assert {"check", "test"} <= set(called)
     assert all(commands(target) for target in set(called) - {"setup"})
 
 
 def test_each_target_is_explained() -> None:
-    (phony,) = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    explained = re.findall(r"^\| `make (\w+)", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    explained = re.findall(
+        r"^\| `make (\w+)", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE
+    )
     assert set(phony.split()) == set(explained)
 
 
 def test_the_demo_needs_no_tool_of_developers() -> None:
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text("utf-8")
     assert "\ndemo: .venv/installed\n" in makefile
     assert re.search(r"^\.venv/installed:(?:\n|.)*?\$\(PIP\) -e \.\n", makefile, re.MULTILINE)
 
 
 def test_every_file_that_the_guide_names_is_there() -> None:
-    named = re.findall(r"`([\w.]+/[\w./]*)`", (ROOT / "CONTRIBUTING.md").read_text())
+    named = re.findall(r"`([\w.]+/[\w./]*)`", (ROOT / "CONTRIBUTING.md").read_text("utf-8"))
     assert len(named) > 30
     assert [name for name in named if not (ROOT / name).exists()] == []
 

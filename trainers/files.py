@@ -49,7 +49,7 @@ def is_abandoned(file: Path) -> bool:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all; a number that is not finite becomes null."""
     with replacing(path) as part:
-        part.write_text(json.dumps(_finite(value), indent=1, allow_nan=False))
+        part.write_text(json.dumps(_finite(value), indent=1, allow_nan=False), "utf-8")
 
 
 def _finite(value: Any) -> Any:

@@ -407,7 +407,9 @@ def _commit() -> str:
     command = ["git", "-C", str(root), "describe"]
     command += ["--always", "--exclude=*", "--abbrev=40", "--dirty"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", timeout=10
+        ).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""
 

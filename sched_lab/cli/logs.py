@@ -24,5 +24,5 @@ def logs(key: str, store: str | None) -> None:
 
     where = Store.at(store)
     log = where.trial(the_one(find(where, key), key, where)) / names.LOG_FILE
-    text = log.read_text(errors="replace") if log.exists() else ""
+    text = log.read_text("utf-8", errors="replace") if log.exists() else ""
     click.echo(text or "nothing was printed or logged\n", nl=False)

@@ -114,7 +114,7 @@ def _submit_in_child(sweep: Plan, address: str | None, progress: TextIO | None) 
 
 def _relay(child: subprocess.Popen[bytes], lines: deque[str], progress: TextIO | None) -> None:
     assert child.stdout is not None
-    for line in io.TextIOWrapper(child.stdout, errors="replace"):
+    for line in io.TextIOWrapper(child.stdout, errors="replace", encoding="utf-8"):
         lines.append(line.strip())
         if progress is not None:
             with suppress(OSError, ValueError):  # such as a notebook that was closed

@@ -111,7 +111,7 @@ class _Relay(_Unsaved, tune.Callback):
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
         try:
-            lines = Path(trial.error_file or "").read_text(errors="replace").split("\n")
+            lines = Path(trial.error_file or "").read_text("utf-8", errors="replace").split("\n")
         except OSError:
             lines = []
         told = [line.strip() for line in lines if line.strip()]
@@ -275,7 +275,7 @@ def check_nodes(root: Path) -> None:
     """
     root.mkdir(parents=True, exist_ok=True)
     token = root / f".shared-{secrets.token_hex(4)}"
-    token.write_text(__version__)
+    token.write_text(__version__, "utf-8")
     probe = ray.remote(num_cpus=0, max_retries=0)(_version_here)
     try:
         for node in _nodes():

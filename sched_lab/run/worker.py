@@ -191,7 +191,7 @@ def _write_end(store: Store, result: TrialResult) -> None:
 
 
 def _record_failure(store: Store, key: str, error: Exception) -> Report:
-    with (store.trial(key) / LOG_FILE).open("a") as log:
+    with (store.trial(key) / LOG_FILE).open("a", encoding="utf-8") as log:
         log.write(redacted("".join(traceback.format_exception(error))))
     return record_end(store, key, State.FAILED, _told(error), kind_of(error))
 
@@ -362,7 +362,7 @@ def _note(event: Event, journal: Journal) -> Mapping[str, float]:
 @contextmanager
 def _log_to(path: Path) -> Iterator[None]:
     """Send what the trial prints and logs to its own file."""
-    with path.open("a", buffering=1) as plain, Redacting(plain) as file:
+    with path.open("a", buffering=1, encoding="utf-8") as plain, Redacting(plain) as file:
         handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.getLogger().addHandler(handler)

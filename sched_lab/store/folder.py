@@ -96,7 +96,7 @@ class Store:
         sheet = {"name": name, "cells": [cell.as_json() for cell in cells]}
         write_json(folder / names.CELLS_FILE, sheet)
         with replacing(folder / names.SWEEP_FILE) as part:
-            part.write_text(yaml_text)
+            part.write_text(yaml_text, "utf-8")
 
     def sweeps(self) -> dict[str, tuple[CellRow, ...]]:
         """The cells of every sweep submitted to this store, by the sweep's name, the last submitted

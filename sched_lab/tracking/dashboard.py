@@ -130,7 +130,8 @@ def _login(folder: Path) -> dict[str, str]:
         "default_permission = READ\n"
         f"database_uri = {database_uri(users).replace('%', '%%')}\n"
         "admin_username = admin\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
+        "utf-8",
     )
     click.echo(
         f"login: admin, with the password first set; users are kept in {users} (delete it to set"

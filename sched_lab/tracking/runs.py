@@ -121,8 +121,8 @@ def store_identity(store: Store) -> str:
     with FileLock(f"{file}.lock"):
         if not file.exists():
             with replacing(file) as part:
-                part.write_text(secrets.token_hex(8))
-        return file.read_text()
+                part.write_text(secrets.token_hex(8), "utf-8")
+        return file.read_text("utf-8")
 
 
 def _search(experiment: Experiment, filter_string: str) -> Iterator[Run]:

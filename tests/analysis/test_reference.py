@@ -29,7 +29,7 @@ def test_the_tables_hold_every_number_of_the_two_files_in_our_notation() -> None
         ("chen2023_schedules.csv", "schedules"),
         ("chen2023_input_scale.csv", "input scales"),
     ):
-        text = Path(reference.DATA, file).read_text().splitlines()
+        text = Path(reference.DATA, file).read_text("utf-8").splitlines()
         for row in csv.DictReader(line for line in text if not line.startswith("#")):
             for name, value in row.items():
                 schedule, _, size = name.rpartition("_")

@@ -236,7 +236,7 @@ def test_a_sweep_of_which_nothing_ran_has_rows_and_no_scores(
     assert (
         len(analyse(idle).main.cells) == 2
     )  # two networks of one kind are two cells, not two seeds
-    page = write_report("idle", uri, tmp_path).files["html"].read_text()
+    page = write_report("idle", uri, tmp_path).files["html"].read_text("utf-8")
     assert "no trial has a score" in page
     assert "0 of 2 trials finished" in page
 
@@ -304,7 +304,7 @@ class Tags(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(written: dict[str, Path]) -> Tags:
-    return Tags(written["html"].read_text())
+    return Tags(written["html"].read_text("utf-8"))
 
 
 def test_the_page_says_which_b_is_best_first(page: Tags) -> None:
@@ -333,7 +333,9 @@ def test_the_page_needs_no_other_file_and_runs_only_scripts_of_its_own(
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-"
     )
     assert "http" not in policy
-    scripts = re.findall(r"<script>(.*?)</script>", written["html"].read_text(), flags=re.DOTALL)
+    scripts = re.findall(
+        r"<script>(.*?)</script>", written["html"].read_text("utf-8"), flags=re.DOTALL
+    )
     allowed = [
         f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts
     ]
@@ -387,7 +389,7 @@ def test_the_page_accounts_for_every_trial_and_its_cost(page: Tags) -> None:
 
 
 def test_figures_in_the_page_take_their_colours_from_its_theme(written: dict[str, Path]) -> None:
-    page = written["html"].read_text()
+    page = written["html"].read_text("utf-8")
     drawn = "".join(re.findall(r"<svg.*?</svg>", page.partition("<script>")[0], flags=re.DOTALL))
     assert drawn.count("<svg") == 4
     assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) == set()
@@ -397,7 +399,7 @@ def test_figures_in_the_page_take_their_colours_from_its_theme(written: dict[str
 
 
 def test_markdown_fences_hold_whatever_the_yaml_holds(written: dict[str, Path]) -> None:
-    text = written["markdown"].read_text()
+    text = written["markdown"].read_text("utf-8")
     assert f"````yaml\n{YAML}````" in text
     assert "<script>" not in text.replace(YAML, "").partition("```sh")[0]
     for path in re.findall(r"!\[[^]]*\]\((.*?)\)", text):
@@ -434,7 +436,7 @@ def test_the_page_says_why_there_is_no_law(page: Tags) -> None:
 def test_latex_has_sizes_across_and_says_what_bold_means(written: dict[str, Path]) -> None:
     (table,) = (
         part
-        for part in written["latex"].read_text().split("\\end{table}")
+        for part in written["latex"].read_text("utf-8").split("\\end{table}")
         if "tab:input-scale" in part
     )
     assert r"b & 8$\times$8 & 16$\times$16 \\" in table
@@ -462,10 +464,10 @@ def test_scores_of_another_kind_are_set_apart_and_never_share_a_table(
     files = write(analysis, [], {}, tmp_path)
     assert pd.read_csv(files["cells"])["mean"].max() < 100
     assert pd.read_csv(files["cells-2"])["mean"].min() > 900
-    labels = re.findall(r"\\label\{(.*)\}", files["latex"].read_text())
+    labels = re.findall(r"\\label\{(.*)\}", files["latex"].read_text("utf-8"))
     assert "tab:every-cell-of-sample-count-100" in labels
     assert len(labels) == len(set(labels))
-    tags = Tags(files["html"].read_text())
+    tags = Tags(files["html"].read_text("utf-8"))
     apart = tags.text[tags.text.index("Scores compare only among") :]
     assert "sample.count 100 (others 1000)" in apart
     assert "901" not in tags.text[: tags.text.index("Scores compare only among")]

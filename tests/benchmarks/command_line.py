@@ -46,7 +46,7 @@ def measure() -> Iterator[tuple[str, str, str]]:
             "under 1.5 s",
         )
         many = Path(folder) / "many.yaml"
-        many.write_text(MANY % ", ".join(map(str, range(521))))
+        many.write_text(MANY % ", ".join(map(str, range(521))), "utf-8")
         yield (
             "sched-lab plan of 100,032 cells",
             seconds("plan", str(many), *store, runs=2),

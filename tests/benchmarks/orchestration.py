@@ -39,11 +39,11 @@ def measure() -> Iterator[tuple[str, str, str]]:
             Path(folder) / "prepared.yaml"
         )  # new trials on a store whose cache and database are there
         other = (
-            SWEEP.read_text()
+            SWEEP.read_text("utf-8")
             .replace("name: quickstart", "name: again")
             .replace("grid:", "grid:\n  seed: [1]")
         )
-        prepared.write_text(other)
+        prepared.write_text(other, "utf-8")
         start = time.time()
         command = [str(sched_lab), "submit", str(prepared), "--store", folder]
         driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -74,7 +74,7 @@ def read(journal: Path) -> dict[str, Any]:
     compute.
     """
     found: dict[str, Any] = {"key": journal.parent.name}
-    for event in map(json.loads, journal.read_text().splitlines()):
+    for event in map(json.loads, journal.read_text("utf-8").splitlines()):
         at, metrics = event["time_ms"] / 1000, event.get("metrics", {})
         if event.get("state") == "running":
             found |= {"start": at, "pid": event["pid"]}

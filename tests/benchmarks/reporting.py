@@ -48,7 +48,7 @@ def fill(folder: Path, trials: int, *, ended: bool = True) -> Store:
     having been run.
     """
     file = folder / "many.yaml"
-    file.write_text(SWEEP.replace("{seeds}", str(list(range(math.ceil(trials / CELLS))))))
+    file.write_text(SWEEP.replace("{seeds}", str(list(range(math.ceil(trials / CELLS))))), "utf-8")
     store = Store.at(folder)
     made = plan.make(file, store)
     tracker = Tracker(store, NAME)

@@ -90,7 +90,7 @@ def ctrl_c_twice(lab: Lab, driver: Driver, luck: random.Random) -> str:
 def stop(lab: Lab, driver: Driver, luck: random.Random) -> str:
     command = [PROGRAM, "stop", lab.name("chaos"), "--store", str(lab.store)]
     told = subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=60, check=False
+        command, env=environment(), capture_output=True, encoding="utf-8", timeout=60, check=False
     )
     return (told.stdout or told.stderr).partition("\n")[0]
 

@@ -75,7 +75,7 @@ class Driver:
 
     @property
     def said(self) -> str:
-        return self.log.read_text(errors="replace")
+        return self.log.read_text("utf-8", errors="replace")
 
     def look(self) -> None:
         """Note who descends from it now: those whose parent dies are found no other way."""
@@ -217,7 +217,7 @@ class Lab:
 def write_sweep(folder: Path, name: str, grid: Grid) -> Path:
     """A sweep's file."""
     file = folder / f"{name}.yaml"
-    file.write_text(SWEEP.format(name=name, grid=json.dumps(grid)))
+    file.write_text(SWEEP.format(name=name, grid=json.dumps(grid)), "utf-8")
     return file
 
 

@@ -158,7 +158,7 @@ def check_folders(
 
 def _check_journal(path: Path) -> Iterator[str]:
     steps = defaultdict(list)
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
         try:
             event = json.loads(line)
         except ValueError:

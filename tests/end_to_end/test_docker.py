@@ -18,7 +18,7 @@ DOCKER = ROOT / "docker"
 
 
 def test_the_image_is_pinned_and_does_not_run_as_root() -> None:
-    lines = (DOCKER / "Dockerfile").read_text().splitlines()
+    lines = (DOCKER / "Dockerfile").read_text("utf-8").splitlines()
     (base,) = (line for line in lines if line.startswith("FROM "))
     assert re.fullmatch(r"FROM python:\d+\.\d+\.\d+-slim-\w+", base)
     users = [line.split()[1] for line in lines if line.startswith("USER ")]
@@ -28,14 +28,14 @@ def test_the_image_is_pinned_and_does_not_run_as_root() -> None:
 
 
 def test_every_file_the_image_copies_is_there() -> None:
-    for line in (DOCKER / "Dockerfile").read_text().splitlines():
+    for line in (DOCKER / "Dockerfile").read_text("utf-8").splitlines():
         if line.startswith("COPY "):
             for source in line.split()[1:-1]:
                 assert (DOCKER.parent / source).exists(), source
 
 
 def test_the_layer_of_dependencies_needs_no_more_than_it_copies(tmp_path: Path) -> None:
-    layer, _, rest = (DOCKER / "Dockerfile").read_text().partition("COPY . .")
+    layer, _, rest = (DOCKER / "Dockerfile").read_text("utf-8").partition("COPY . .")
     copies = [line.split()[1:] for line in layer.splitlines() if line.startswith("COPY ")]
     for *sources, folder in copies:
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -51,11 +51,11 @@ def test_the_layer_of_dependencies_needs_no_more_than_it_copies(tmp_path: Path) 
 
 
 def test_the_version_stands_in_no_docker_file() -> None:
-    assert all(__version__ not in file.read_text() for file in DOCKER.iterdir())
+    assert all(__version__ not in file.read_text("utf-8") for file in DOCKER.iterdir())
 
 
 def test_compose_publishes_on_loopback_only() -> None:
-    compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    compose = yaml.safe_load((DOCKER / "compose.yaml").read_text("utf-8"))
     assert set(compose["services"]) == {"mlflow", "runner"}
     ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
     assert ports
@@ -69,14 +69,14 @@ def test_compose_publishes_on_loopback_only() -> None:
 def test_every_dependency_of_the_project_is_pinned() -> None:
     import tomllib
 
-    project = tomllib.loads((DOCKER.parent / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((DOCKER.parent / "pyproject.toml").read_text("utf-8"))["project"]
     wanted = [
         *project["dependencies"],
         *(d for extra in project["optional-dependencies"].values() for d in extra),
     ]
     pinned = {
         re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower()
-        for line in (DOCKER.parent / "constraints.txt").read_text().splitlines()
+        for line in (DOCKER.parent / "constraints.txt").read_text("utf-8").splitlines()
         if "==" in line
     }
     missing = {re.match(r"[A-Za-z0-9._-]+", d).group().lower() for d in wanted} - pinned  # type: ignore[union-attr]

@@ -24,7 +24,7 @@ from sched_lab.trainers.schedules import kinds
 from tests.conftest import ROOT
 
 PAGES = {
-    str(path.relative_to(ROOT)): path.read_text()
+    str(path.relative_to(ROOT)): path.read_text("utf-8")
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 }
 ARCHITECTURE = PAGES["docs/architecture.md"]
@@ -62,7 +62,7 @@ def test_the_readme_shows_a_sweep() -> None:
 def test_the_examples_of_a_page_run_one_after_another(page: str, small_lab: Path) -> None:
     code = "\n".join(examples(PAGES[page]))
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=small_lab, capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=small_lab, capture_output=True, encoding="utf-8"
     )
     assert done.returncode == 0, done.stderr
 
@@ -127,7 +127,7 @@ def test_every_file_and_name_in_the_pages_exists() -> None:
             assert (ROOT / path).exists(), f"{page}: {path}"
             if name:
                 defined = rf"^\s*(?:class|def) {name}\b|^{name}\b.* = "
-                content = (ROOT / path).read_text()
+                content = (ROOT / path).read_text("utf-8")
                 assert re.search(defined, content, flags=re.MULTILINE), f"{page}: {match[0]}"
             checked += 1
     assert checked > 100
@@ -157,7 +157,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     return folder
@@ -165,13 +165,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_pages_name_every_setting_schedule_and_command(site: Path) -> None:
-    reference = (site / "sweep-file.html").read_text()
+    reference = (site / "sweep-file.html").read_text("utf-8")
     named = set(re.findall(r"<code>([\w.]+)</code>", reference))
     assert set(settings()) - named == set()
     assert {"run.early_stop", "run.retries.bug", "resources.gpu"} <= named
-    schedules = (site / "schedules.html").read_text()
+    schedules = (site / "schedules.html").read_text("utf-8")
     assert {kind for kind in kinds() if f"<code>{kind}" not in schedules} == set()
-    commands = (site / "commands.html").read_text()
+    commands = (site / "commands.html").read_text("utf-8")
     assert "Usage: sched-lab illustrate noise" in commands
 
 
@@ -181,7 +181,7 @@ def test_the_pages_fetch_nothing_from_another_host(site: Path) -> None:
         r"<(?:script|img|iframe)[^>]*src=[\"']?https?:|<link[^>]*href=[\"']?https?:"
     )
     for page in site.rglob("*.html"):
-        assert fetched.search(page.read_text()) is None, page.name
-    styles = [sheet.read_text() for sheet in site.rglob("*.css")]
+        assert fetched.search(page.read_text("utf-8")) is None, page.name
+    styles = [sheet.read_text("utf-8") for sheet in site.rglob("*.css")]
     assert styles
     assert not any(re.search(r"url\([\"']?https?:|@import", style) for style in styles)

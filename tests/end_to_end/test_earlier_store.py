@@ -44,7 +44,7 @@ def lab(tmp_path: Path) -> Path:
 
 def scores(lab: Path) -> dict[str, dict[str, float]]:
     files = (lab / "lab/trials").glob(f"*/{names.RESULT_FILE}")
-    return {file.parent.name: json.loads(file.read_text())["scores"] for file in files}
+    return {file.parent.name: json.loads(file.read_text("utf-8"))["scores"] for file in files}
 
 
 def test_its_trials_keep_their_keys_and_their_states(sched_lab: Command, lab: Path) -> None:
@@ -81,8 +81,8 @@ def test_it_is_reported(sched_lab: Command, lab: Path) -> None:
 
 def test_it_is_continued_and_nothing_runs_twice(sched_lab: Command, lab: Path) -> None:
     before = scores(lab)
-    text = (lab / "sweep.yaml").read_text().replace("b: [0.5, 1.0]", "b: [0.5, 1.0, 1.5]")
-    (lab / "sweep.yaml").write_text(text)
+    text = (lab / "sweep.yaml").read_text("utf-8").replace("b: [0.5, 1.0]", "b: [0.5, 1.0, 1.5]")
+    (lab / "sweep.yaml").write_text(text, "utf-8")
     done = sched_lab("submit", "sweep.yaml", "--inline", cwd=lab)
     assert done.returncode == 1, done.stderr  # one has diverged, and is left so
     assert "earlier: 8 cells: 1 failed, 7 finished" in done.stdout

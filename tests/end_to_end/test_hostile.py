@@ -311,7 +311,7 @@ def test_the_report_of_a_store_full_of_garbage_needs_mlflow_alone(
 def test_a_ray_started_here_listens_on_loopback_only(tmp_path: Path) -> None:
     import psutil
 
-    (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
+    (tmp_path / "small.yaml").write_text(SMALL_SWEEP, "utf-8")
     command = [str(Path(sys.executable).with_name("sched-lab")), "submit", "small.yaml"]
     driver = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -36,14 +36,14 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
 def test_a_sweep_on_ray_scores_as_the_same_sweep_in_one_process(
     sched_lab: Command, small_lab: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
+    (tmp_path / "small.yaml").write_text(SMALL_SWEEP, "utf-8")
     done = sched_lab("submit", "small.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "4 finished" in done.stdout
 
     def scores(folder: Path) -> dict[str, dict[str, float]]:
         return {
-            f.parent.name: json.loads(f.read_text())["scores"]
+            f.parent.name: json.loads(f.read_text("utf-8"))["scores"]
             for f in folder.glob("lab/trials/*/result.json")
         }
 
@@ -51,7 +51,9 @@ def test_a_sweep_on_ray_scores_as_the_same_sweep_in_one_process(
 
 
 def test_asking_for_more_than_there_is_fails_at_once(sched_lab: Command, tmp_path: Path) -> None:
-    (tmp_path / "big.yaml").write_text(SMALL_SWEEP.replace("{cpu: 1}", "{cpu: 1, gpu: 64}"))
+    (tmp_path / "big.yaml").write_text(
+        SMALL_SWEEP.replace("{cpu: 1}", "{cpu: 1, gpu: 64}"), "utf-8"
+    )
     start = time.monotonic()
     result = sched_lab("submit", "big.yaml", cwd=tmp_path)
     assert result.returncode == 3
@@ -63,7 +65,7 @@ def test_asking_for_more_than_there_is_fails_at_once(sched_lab: Command, tmp_pat
 def test_an_address_where_no_cluster_is_fails_with_exit_3(
     sched_lab: Command, tmp_path: Path
 ) -> None:
-    (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
+    (tmp_path / "small.yaml").write_text(SMALL_SWEEP, "utf-8")
     result = sched_lab("submit", "small.yaml", "--address", "127.0.0.1:1", cwd=tmp_path)
     assert result.returncode == 3
     assert "127.0.0.1:1" in result.stderr
@@ -80,7 +82,7 @@ def test_early_stopping_ends_bad_trials_never_ranks_them_and_lets_others_finish(
         "b: [0.5, 1.0]", "train.lr: [1.0e-9, 1.0e-8, 3.0e-3, 1.0e-2]"
     )
     text = text.replace("steps: 20", "steps: 80").replace("name: small", "name: early")
-    (tmp_path / "early.yaml").write_text(text + f"run: {{early_stop: {rule}}}\n")
+    (tmp_path / "early.yaml").write_text(text + f"run: {{early_stop: {rule}}}\n", "utf-8")
     done = sched_lab("submit", "early.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = json.loads(sched_lab("status", "early", "--json", cwd=tmp_path).stdout)
@@ -105,16 +107,17 @@ def test_ctrl_c_checkpoints_and_submitting_again_ends_as_if_never_interrupted(
     sched_lab: Command, small_lab: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "long.yaml").write_text(
-        SMALL_SWEEP.replace("steps: 20", "steps: 400").replace("every: 10", "every: 400")
+        SMALL_SWEEP.replace("steps: 20", "steps: 400").replace("every: 10", "every: 400"), "utf-8"
     )
     command = [str(Path(sys.executable).with_name("sched-lab")), "submit", "long.yaml"]
     driver = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     )
     wait_for(lambda: any(tmp_path.glob("lab/trials/*/journal.jsonl")))
     wait_for(
         lambda: (
-            '"loss"' in "".join(f.read_text() for f in tmp_path.glob("lab/trials/*/journal.jsonl"))
+            '"loss"'
+            in "".join(f.read_text("utf-8") for f in tmp_path.glob("lab/trials/*/journal.jsonl"))
         )
     )
     os.kill(driver.pid, signal.SIGINT)
@@ -128,7 +131,7 @@ def test_ctrl_c_checkpoints_and_submitting_again_ends_as_if_never_interrupted(
     for journal in tmp_path.glob("lab/trials/*/journal.jsonl"):
         losses = [
             e["step"]
-            for e in map(json.loads, journal.read_text().splitlines())
+            for e in map(json.loads, journal.read_text("utf-8").splitlines())
             if "loss" in e.get("metrics", {})
         ]
         assert losses == sorted(set(losses))

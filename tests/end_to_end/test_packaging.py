@@ -53,7 +53,7 @@ def normal(name: str) -> str:
 
 def imported(file: Path) -> Iterator[str]:
     """The top-level modules that a file imports, at its head or within a function."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -61,7 +61,7 @@ def imported(file: Path) -> Iterator[str]:
 
 
 def test_every_module_that_is_imported_is_declared() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = {name: e for name, e in project["optional-dependencies"].items() if name != "dev"}
     declared = {
         normal(re.match(r"[\w.-]+", line).group())  # type: ignore[union-attr]
@@ -160,13 +160,13 @@ def bin_of_a_user(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     install = ["pip", "--python", str(python), "install", "-q", "--no-deps", "--no-index"]
     subprocess.run([sys.executable, "-m", *install, str(wheel)], env=clean(), check=True)
     (site,) = venv.glob("lib/python*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"), "utf-8")
     owned(site, "site-packages")
-    (site / "where.py").write_text(WHERE)
+    (site / "where.py").write_text(WHERE, "utf-8")
     about = site / "where-1.0.dist-info"
     about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: where\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[sched_lab.schedules]\nwhere = where:where\n")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: where\nVersion: 1.0\n", "utf-8")
+    (about / "entry_points.txt").write_text("[sched_lab.schedules]\nwhere = where:where\n", "utf-8")
     return python.parent
 
 
@@ -179,7 +179,7 @@ def clean() -> dict[str, str]:
 def owned(folder: Path, owner: str) -> None:
     for package in ("analysis", "trainers"):
         (folder / package).mkdir()
-        (folder / package / "__init__.py").write_text(f"OWNER = {owner!r}\n")
+        (folder / package / "__init__.py").write_text(f"OWNER = {owner!r}\n", "utf-8")
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def test_the_wheel_works_beside_the_users_own_packages_of_the_same_names(
     notes.mkdir()
     work.mkdir()
     owned(work, "working folder")
-    (work / "wheel.yaml").write_text(SWEEP)
+    (work / "wheel.yaml").write_text(SWEEP, "utf-8")
 
     def run(program: str, *arguments: str) -> str:
         done = subprocess.run(
@@ -199,14 +199,14 @@ def test_the_wheel_works_beside_the_users_own_packages_of_the_same_names(
             cwd=work,
             env=clean() | {"NOTES": str(notes)},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     assert "1 finished" in run("sched-lab", "submit", "wheel.yaml")
     assert run("sched-lab", "status").strip() == "wheel: 1 finished"
-    told = [note.read_text().splitlines() for note in notes.iterdir()]
+    told = [note.read_text("utf-8").splitlines() for note in notes.iterdir()]
     assert len(told) >= 2  # the driver, and a worker of Ray's
     for trainers, analysis, *owners in told:
         assert Path(trainers).is_relative_to(bin_of_a_user.parent)

@@ -108,9 +108,9 @@ def installed(tmp_path: Path) -> dict[str, str]:
     site = tmp_path / "site"
     about = site / "stranger-1.dist-info"
     about.mkdir(parents=True)
-    (site / "stranger.py").write_text(PACKAGE)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1\n")
-    (about / "entry_points.txt").write_text(ENTRY_POINTS)
+    (site / "stranger.py").write_text(PACKAGE, "utf-8")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1\n", "utf-8")
+    (about / "entry_points.txt").write_text(ENTRY_POINTS, "utf-8")
     path = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
@@ -120,21 +120,22 @@ def sched_lab(
 ) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("sched-lab")), *arguments]
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False
     )
 
 
 def test_all_four_kinds_of_plug_in_run_in_a_sweep(
     installed: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "plugged.yaml").write_text(SWEEP)
+    (tmp_path / "plugged.yaml").write_text(SWEEP, "utf-8")
     done = sched_lab(installed, tmp_path, "submit", "plugged.yaml", "--inline", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["states"] == {
         "finished": 2
     }  # quadratic@3 written twice is one cell
     scores = [
-        json.loads(file.read_text())["scores"] for file in tmp_path.glob("lab/trials/*/result.json")
+        json.loads(file.read_text("utf-8"))["scores"]
+        for file in tmp_path.glob("lab/trials/*/result.json")
     ]
     assert all(list(score) == ["fd_pixels"] for score in scores)
 
@@ -142,7 +143,7 @@ def test_all_four_kinds_of_plug_in_run_in_a_sweep(
 def test_an_option_the_plug_in_does_not_have_is_refused_with_those_it_has(
     installed: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "plugged.yaml").write_text(SWEEP.replace("hidden: 4", "hiden: 4"))
+    (tmp_path / "plugged.yaml").write_text(SWEEP.replace("hidden: 4", "hiden: 4"), "utf-8")
     done = sched_lab(installed, tmp_path, "plan", "plugged.yaml")
     assert done.returncode == 2
     assert "plugged.yaml:5" in done.stderr
@@ -161,7 +162,7 @@ def test_what_a_plug_in_detector_refuses_is_told_at_its_line_before_anything_run
     installed: dict[str, str], tmp_path: Path, score: str, told: str
 ) -> None:
     flipped = SWEEP.replace("count: 80", "count: 80, flip: true")
-    (tmp_path / "plugged.yaml").write_text(flipped.replace("{detector: pixels}", score))
+    (tmp_path / "plugged.yaml").write_text(flipped.replace("{detector: pixels}", score), "utf-8")
     refused = sched_lab(installed, tmp_path, "submit", "plugged.yaml", "--inline")
     assert refused.returncode == 2
     assert f"plugged.yaml:{told}" in refused.stderr
@@ -173,7 +174,7 @@ def test_trials_whose_detectors_differ_in_an_option_are_not_one(
     installed: dict[str, str], tmp_path: Path
 ) -> None:
     grid = "grid: {score.detector: [pixels, {kind: pixels, count: 16}, {kind: pixels, count: 8}], "
-    (tmp_path / "plugged.yaml").write_text(SWEEP.replace("grid: {", grid))
+    (tmp_path / "plugged.yaml").write_text(SWEEP.replace("grid: {", grid), "utf-8")
     plan = json.loads(sched_lab(installed, tmp_path, "plan", "plugged.yaml", "--json").stdout)
     detectors = [trial["settings"]["score.detector"] for trial in plan["trials"]]
     assert detectors.count("pixels") == 2

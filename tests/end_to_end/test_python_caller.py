@@ -65,7 +65,7 @@ def caller(
     folder: Path, sweep: str, *, inline: bool = False, thread: bool = False, **environment: str
 ) -> Iterator[subprocess.Popen[str]]:
     """A program that submits a sweep, without a terminal; all of it is gone at the end."""
-    (folder / "sweep.yaml").write_text(sweep)
+    (folder / "sweep.yaml").write_text(sweep, "utf-8")
     call = "t = threading.Thread(target=call); t.start(); t.join()" if thread else "call()"
     text = PROGRAM.replace("INLINE", f"inline={inline}").replace("CALL", call)
     kept = {n: v for n, v in os.environ.items() if not n.startswith(("SCHED_LAB", "MLFLOW", "RAY"))}
@@ -76,7 +76,7 @@ def caller(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     try:
         yield process

@@ -6,7 +6,7 @@ import re
 
 from tests.conftest import ROOT
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text("utf-8")
 
 
 def test_the_readme_is_no_longer_than_a_reader_has_time_for() -> None:
@@ -28,7 +28,7 @@ def test_the_result_is_the_one_that_its_sweep_tells_of() -> None:
     row = r"^\| ([\d.]+) \| (.+) \| (.+) \| (.+) \|$"
     table = {b: sizes for b, *sizes in re.findall(row, README, flags=re.MULTILINE)}
     assert set(table) == {"0.25", "0.5", "1", "2", "4"}
-    head = (ROOT / "sweeps" / "headline.yaml").read_text()
+    head = (ROOT / "sweeps" / "headline.yaml").read_text("utf-8")
     rows = re.findall(r"^# +(?:8|16|32)² +(.+?)(?: {4}best|$)", head, flags=re.MULTILINE)
     for size, told in enumerate(rows):
         shown = [
@@ -40,7 +40,7 @@ def test_the_result_is_the_one_that_its_sweep_tells_of() -> None:
 
 
 def test_every_make_target_in_the_readme_exists() -> None:
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text("utf-8")
     targets = set(re.findall(r"(?:\$ |`)make ([a-z]+)", README))
     assert {"demo", "test"} <= targets
     for target in targets:

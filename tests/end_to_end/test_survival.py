@@ -36,7 +36,7 @@ def driver(
     """A submit at work; what it leaves behind is killed at the end."""
     command = [PROGRAM, "submit", file, *arguments]
     process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     )
     family: set[psutil.Process] = set()
     try:
@@ -62,7 +62,7 @@ def events(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The lines of every trial's journal, by key."""
     return {
         file.parent.name: [
-            json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")
+            json.loads(line) for line in file.read_text("utf-8").splitlines() if line.endswith("}")
         ]
         for file in folder.glob("lab/trials/*/journal.jsonl")
     }
@@ -86,7 +86,7 @@ def training(folder: Path) -> bool:
 
 def scores(folder: Path) -> dict[str, Any]:
     return {
-        f.parent.name: json.loads(f.read_text())["scores"]
+        f.parent.name: json.loads(f.read_text("utf-8"))["scores"]
         for f in folder.glob("lab/trials/*/result.json")
     }
 
@@ -117,7 +117,7 @@ def check_ledger(folder: Path, sweep: str = "small", cells: int = 4) -> None:
 def undisturbed(sched_lab: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the long sweep has run without a disturbance."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "sweep.yaml").write_text(LONG_SWEEP)
+    (folder / "sweep.yaml").write_text(LONG_SWEEP, "utf-8")
     assert sched_lab("submit", "sweep.yaml", "--inline", cwd=folder).returncode == 0
     return folder
 
@@ -125,7 +125,7 @@ def undisturbed(sched_lab: Command, tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_driver_killed_outright_is_gone_on_from_its_checkpoint_to_the_same_bits(
     sched_lab: Command, undisturbed: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "sweep.yaml").write_text(LONG_SWEEP)
+    (tmp_path / "sweep.yaml").write_text(LONG_SWEEP, "utf-8")
     with driver(tmp_path, "--inline") as first:
         wait_for(lambda: list(tmp_path.glob("lab/trials/*/checkpoint.safetensors")))
         first.kill()
@@ -142,7 +142,7 @@ def test_a_driver_killed_outright_is_gone_on_from_its_checkpoint_to_the_same_bit
 def test_a_second_ctrl_c_stops_at_once_and_loses_only_what_came_after_the_checkpoint(
     sched_lab: Command, undisturbed: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "sweep.yaml").write_text(LONG_SWEEP)
+    (tmp_path / "sweep.yaml").write_text(LONG_SWEEP, "utf-8")
     with driver(tmp_path) as first:
         wait_for(lambda: training(tmp_path))
         first.send_signal(signal.SIGINT)
@@ -159,9 +159,9 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_only_what_came_after_the_checkp
 def test_two_sweeps_that_overlap_share_the_work_and_both_end_whole(
     sched_lab: Command, tmp_path: Path
 ) -> None:
-    (tmp_path / "sweep.yaml").write_text(LONG_SWEEP)
+    (tmp_path / "sweep.yaml").write_text(LONG_SWEEP, "utf-8")
     (tmp_path / "other.yaml").write_text(
-        LONG_SWEEP.replace("small", "other").replace("[8, 16]", "[8, 4]")
+        LONG_SWEEP.replace("small", "other").replace("[8, 16]", "[8, 4]"), "utf-8"
     )
     with (
         driver(tmp_path, "--inline") as one,
@@ -184,7 +184,7 @@ def states(folder: Path) -> dict[str, list[str]]:
 def test_a_trial_whose_process_is_killed_is_tried_again(
     sched_lab: Command, undisturbed: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "sweep.yaml").write_text(LONG_SWEEP)
+    (tmp_path / "sweep.yaml").write_text(LONG_SWEEP, "utf-8")
     with driver(tmp_path) as process:
         wait_for(lambda: list(tmp_path.glob("lab/trials/*/checkpoint.safetensors")))
         os.kill(said(tmp_path, "pid")[0], signal.SIGKILL)
@@ -199,7 +199,7 @@ def test_a_trial_whose_process_is_killed_is_tried_again(
 def test_when_ray_itself_dies_the_driver_says_so_and_the_next_submit_goes_on(
     sched_lab: Command, undisturbed: Path, tmp_path: Path, part: str
 ) -> None:
-    (tmp_path / "sweep.yaml").write_text(LONG_SWEEP.replace("steps: 160", "steps: 3000"))
+    (tmp_path / "sweep.yaml").write_text(LONG_SWEEP.replace("steps: 160", "steps: 3000"), "utf-8")
     with driver(tmp_path) as process:
         wait_for(lambda: training(tmp_path))
         family = psutil.Process(process.pid).children(recursive=True)
@@ -210,7 +210,7 @@ def test_when_ray_itself_dies_the_driver_says_so_and_the_next_submit_goes_on(
     assert "submit again" in told
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
-    (tmp_path / "sweep.yaml").write_text(LONG_SWEEP)
+    (tmp_path / "sweep.yaml").write_text(LONG_SWEEP, "utf-8")
     assert sched_lab("submit", "sweep.yaml", "--inline", cwd=tmp_path).returncode == 0
     assert scores(undisturbed).items() <= scores(tmp_path).items()
 
@@ -221,7 +221,9 @@ def test_a_diverged_trial_is_left_so_until_it_is_asked_for(
     text = SMALL_SWEEP.replace("b: [0.5, 1.0]", "train.lr: [1.0e-3, 1.0e+30]").replace(
         "[8, 16]", "[8]"
     )
-    (tmp_path / "bad.yaml").write_text(text.replace("batch: 16,", "batch: 16, grad_clip: null,"))
+    (tmp_path / "bad.yaml").write_text(
+        text.replace("batch: 16,", "batch: 16, grad_clip: null,"), "utf-8"
+    )
     for _ in range(2):
         done = sched_lab("submit", "bad.yaml", "--inline", cwd=tmp_path)
         assert done.returncode == 1
@@ -242,7 +244,9 @@ def test_a_submit_at_work_takes_up_what_is_retried_from_another_terminal(
     text = LONG_SWEEP.replace("b: [0.5, 1.0]", "train.lr: [1.0e+30, 1.0e-3, 1.1e-3]").replace(
         "[8, 16]", "[8]"
     )
-    (tmp_path / "sweep.yaml").write_text(text.replace("batch: 16,", "batch: 16, grad_clip: null,"))
+    (tmp_path / "sweep.yaml").write_text(
+        text.replace("batch: 16,", "batch: 16, grad_clip: null,"), "utf-8"
+    )
     with driver(tmp_path, "--inline") as process:
         wait_for(lambda: "failed" in said(tmp_path, "state"))
         assert "by the submit at work" in sched_lab("retry", "small", cwd=tmp_path).stdout
@@ -295,29 +299,37 @@ def fragile(tmp_path: Path) -> Command:
     package = tmp_path / "package"
     information = package / "fragile-1.0.dist-info"
     information.mkdir(parents=True)
-    (package / "fragile.py").write_text(NETWORK)
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: fragile\nVersion: 1.0\n")
+    (package / "fragile.py").write_text(NETWORK, "utf-8")
+    (information / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: fragile\nVersion: 1.0\n", "utf-8"
+    )
     (information / "entry_points.txt").write_text(
-        "[sched_lab.networks]\nfragile = fragile:Fragile\n"
+        "[sched_lab.networks]\nfragile = fragile:Fragile\n", "utf-8"
     )
 
     def submit(trouble: str, run: str = "{}") -> subprocess.CompletedProcess[str]:
         network = f"network: {{kind: fragile, trouble: {trouble}, marker: {tmp_path / 'marker'}}}"
         (tmp_path / "sweep.yaml").write_text(
             f"name: small\ntrain: {{steps: 4, batch: 16, {network}}}\nsample: {{count: 16, batch:"
-            f" 16, steps: 2}}\nscore: {{detector: random}}\nresources: {{cpu: 1}}\nrun: {run}\n"
+            f" 16, steps: 2}}\nscore: {{detector: random}}\nresources: {{cpu: 1}}\nrun: {run}\n",
+            "utf-8",
         )
         environment = {**os.environ, "PYTHONPATH": str(package)}
         command = [PROGRAM, "submit", "sweep.yaml", "--inline"]
         return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            command,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
         )
 
     return submit
 
 
 @pytest.mark.skipif(
-    Path("/proc/sys/vm/overcommit_memory").read_text().strip() != "0",
+    Path("/proc/sys/vm/overcommit_memory").read_text("utf-8").strip() != "0",
     reason="this kernel refuses no allocation",
 )
 def test_a_trial_out_of_memory_is_tried_again_with_micro_batches(
@@ -351,7 +363,9 @@ def test_the_policy_of_the_sweep_says_how_often_each_kind_is_tried_again(
     (run,) = client.search_runs([experiment.experiment_id], "tags.`sched_lab.role` = 'trial'")
     assert (run.info.status, run.data.tags["sched_lab.failure"]) == ("FAILED", "bug")
     assert run.data.tags["sched_lab.reason"] == "ZeroDivisionError: a slip in this network"
-    log = Path(client.download_artifacts(run.info.run_id, "log.txt", str(tmp_path))).read_text()
+    log = Path(client.download_artifacts(run.info.run_id, "log.txt", str(tmp_path))).read_text(
+        "utf-8"
+    )
     assert "a slip in this network" in log
 
 
@@ -359,11 +373,13 @@ def test_images_that_cannot_be_read_fail_their_trial_once_as_bad_data(
     sched_lab: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "faces").mkdir()
-    (tmp_path / "faces" / "a.png").write_text("no picture")
+    (tmp_path / "faces" / "a.png").write_text("no picture", "utf-8")
     sweep = SMALL_SWEEP.replace("data: digits", "data: {source: folder, path: faces}").replace(
         "[8, 16]", "[8]"
     )
-    (tmp_path / "sweep.yaml").write_text(sweep.replace("score: {", "score: {detector: random, "))
+    (tmp_path / "sweep.yaml").write_text(
+        sweep.replace("score: {", "score: {detector: random, "), "utf-8"
+    )
     done = sched_lab("submit", "sweep.yaml", "--inline", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert set(said(tmp_path, "failure")) == {"bad_data"}
@@ -395,7 +411,7 @@ def test_a_full_disk_pauses_the_sweep_with_a_message_and_loses_nothing(
     """The store stands on a disk of its own, which is filled to the last byte while a trial
     trains.
     """
-    (tmp_path / "sweep.yaml").write_text(LONG_SWEEP)
+    (tmp_path / "sweep.yaml").write_text(LONG_SWEEP, "utf-8")
     (tmp_path / "lab").mkdir()
     script = (
         f"mount -t tmpfs -o size=24m none lab && touch mounted && exec {PROGRAM} submit sweep.yaml"
@@ -403,7 +419,7 @@ def test_a_full_disk_pauses_the_sweep_with_a_message_and_loses_nothing(
     )
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     )
     inside = Path(f"/proc/{process.pid}/root") / tmp_path.relative_to(
         "/"
@@ -443,7 +459,9 @@ def test_a_changed_grid_runs_only_what_is_new_and_reports_only_what_it_asks_for(
             .replace("[0.5, 1.0]", b)
             .replace("{every", "{detector: random, every")
         )
-        (tmp_path / "sweep.yaml").write_text(text.replace("train: {", f"train: {{lr: {lr}, "))
+        (tmp_path / "sweep.yaml").write_text(
+            text.replace("train: {", f"train: {{lr: {lr}, "), "utf-8"
+        )
         before = states(tmp_path)
         done = sched_lab("submit", "sweep.yaml", "--inline", cwd=tmp_path)
         assert done.returncode == 0, done.stderr

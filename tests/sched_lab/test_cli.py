@@ -23,7 +23,7 @@ def client(folder: Path) -> MlflowClient:
 
 
 def test_schedule_prints_the_golden_gamma(sched_lab: Command) -> None:
-    golden = json.loads((ROOT / "tests" / "data" / "pix2seq_golden.json").read_text())
+    golden = json.loads((ROOT / "tests" / "data" / "pix2seq_golden.json").read_text("utf-8"))
     t = ",".join(map(str, golden["t"]))
     for notation, gamma in golden["gamma"].items():
         said = json.loads(sched_lab("schedule", notation, "--t", t, "--b", 0.5, "--json").stdout)
@@ -75,7 +75,7 @@ def test_wrong_input_is_exit_2_and_one_message_on_stderr(
 def test_a_wrong_sweep_starts_nothing_and_writes_nothing(
     sched_lab: Command, tmp_path: Path
 ) -> None:
-    (tmp_path / "wrong.yaml").write_text(SMALL_SWEEP.replace("[0.5, 1.0]", "[0.5, -1.0]"))
+    (tmp_path / "wrong.yaml").write_text(SMALL_SWEEP.replace("[0.5, 1.0]", "[0.5, -1.0]"), "utf-8")
     result = sched_lab("submit", "wrong.yaml", cwd=tmp_path)
     assert result.returncode == 2
     assert "wrong.yaml:6" in result.stderr
@@ -95,7 +95,7 @@ def test_the_dashboard_of_an_empty_store_is_out_of_reach(
 def test_a_tracking_server_that_is_down_is_exit_3_before_anything_is_spent(
     sched_lab: Command, tmp_path: Path
 ) -> None:
-    (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
+    (tmp_path / "small.yaml").write_text(SMALL_SWEEP, "utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -106,7 +106,7 @@ def test_a_tracking_server_that_is_down_is_exit_3_before_anything_is_spent(
 
 
 def test_plan_says_what_would_run(sched_lab: Command, tmp_path: Path) -> None:
-    (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
+    (tmp_path / "small.yaml").write_text(SMALL_SWEEP, "utf-8")
     said = json.loads(sched_lab("plan", "small.yaml", "--json", cwd=tmp_path).stdout)
     assert (said["cells"], said["finished"], said["to_run"]) == (4, 0, 4)
     assert said["expected_seconds"] is None
@@ -116,7 +116,7 @@ def test_plan_says_what_would_run(sched_lab: Command, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_plan_can_measure_what_it_would_cost(sched_lab: Command, tmp_path: Path) -> None:
-    (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
+    (tmp_path / "small.yaml").write_text(SMALL_SWEEP, "utf-8")
     said = json.loads(sched_lab("plan", "small.yaml", "--measure", "--json", cwd=tmp_path).stdout)
     assert 0 < said["expected_seconds"] < 600
 
@@ -172,7 +172,9 @@ def test_submitting_a_finished_sweep_again_runs_nothing(
 def test_another_sweep_with_the_same_cells_takes_their_results_over(
     sched_lab: Command, small_lab: Path
 ) -> None:
-    (small_lab / "other.yaml").write_text(SMALL_SWEEP.replace("name: small", "name: other"))
+    (small_lab / "other.yaml").write_text(
+        SMALL_SWEEP.replace("name: small", "name: other"), "utf-8"
+    )
     done = sched_lab("submit", "other.yaml", "--inline", cwd=small_lab)
     assert done.returncode == 0, done.stderr
     experiment = client(small_lab).get_experiment_by_name("other")
@@ -197,7 +199,9 @@ def test_status_show_and_logs_tell_of_a_finished_trial(sched_lab: Command, small
 
 
 def test_plan_knows_the_cost_from_what_has_finished(sched_lab: Command, small_lab: Path) -> None:
-    (small_lab / "more.yaml").write_text(SMALL_SWEEP.replace("[0.5, 1.0]", "[0.5, 1.0, 2.0]"))
+    (small_lab / "more.yaml").write_text(
+        SMALL_SWEEP.replace("[0.5, 1.0]", "[0.5, 1.0, 2.0]"), "utf-8"
+    )
     said = json.loads(sched_lab("plan", "more.yaml", "--json", cwd=small_lab).stdout)
     assert (said["cells"], said["finished"], said["to_run"]) == (6, 4, 2)
     assert said["expected_seconds"] > 0
@@ -219,7 +223,9 @@ def test_a_failing_trial_is_exit_1_with_its_reason_and_does_not_stop_the_others(
     text = SMALL_SWEEP.replace("b: [0.5, 1.0]", "train.lr: [1.0e-3, 1.0e+30]").replace(
         "[8, 16]", "[8]"
     )
-    (tmp_path / "bad.yaml").write_text(text.replace("batch: 16,", "batch: 16, grad_clip: null,"))
+    (tmp_path / "bad.yaml").write_text(
+        text.replace("batch: 16,", "batch: 16, grad_clip: null,"), "utf-8"
+    )
     done = sched_lab("submit", "bad.yaml", "--inline", "--json", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     said = json.loads(done.stdout)
@@ -233,7 +239,7 @@ def test_a_failing_trial_is_exit_1_with_its_reason_and_does_not_stop_the_others(
 def test_a_second_submit_of_one_sweep_is_told_who_is_at_work_on_it(
     sched_lab: Command, tmp_path: Path
 ) -> None:
-    (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
+    (tmp_path / "small.yaml").write_text(SMALL_SWEEP, "utf-8")
     with Store.at(tmp_path / "lab").held("small"):
         result = sched_lab("submit", "small.yaml", "--inline", cwd=tmp_path)
     assert result.returncode == 3
@@ -254,7 +260,7 @@ def test_plan_warns_of_what_submit_would_refuse(sched_lab: Command, tmp_path: Pa
         " 4096}"
     )
     text = SMALL_SWEEP.replace("score: {every: 10}\nresources: {cpu: 1}", weights)
-    (tmp_path / "some.yaml").write_text(text)
+    (tmp_path / "some.yaml").write_text(text, "utf-8")
     done = sched_lab("plan", "some.yaml", cwd=tmp_path)
     assert done.returncode == 0
     assert "submit would refuse" in done.stderr
@@ -268,7 +274,7 @@ def test_unlabelled_images_are_refused_for_what_needs_labels_before_anything_sta
 ) -> None:
     np.save(tmp_path / "images.npy", np.zeros((40, 8, 8), np.uint8))
     data = "data: {source: array, path: images.npy}"
-    (tmp_path / "some.yaml").write_text(SMALL_SWEEP.replace("data: digits", data))
+    (tmp_path / "some.yaml").write_text(SMALL_SWEEP.replace("data: digits", data), "utf-8")
     done = sched_lab("submit", "some.yaml", "--inline", cwd=tmp_path)
     assert done.returncode == 2
     assert "some.yaml" in done.stderr
@@ -277,7 +283,7 @@ def test_unlabelled_images_are_refused_for_what_needs_labels_before_anything_sta
 
 
 def test_no_password_of_a_server_is_shown(sched_lab: Command, tmp_path: Path) -> None:
-    (tmp_path / "small.yaml").write_text(SMALL_SWEEP)
+    (tmp_path / "small.yaml").write_text(SMALL_SWEEP, "utf-8")
     uri = "http://user:sesame@127.0.0.1:9"
     for command in (["submit", "small.yaml", "--inline"], ["report", "small"], ["doctor"]):
         done = sched_lab(*command, "--tracking-uri", uri, cwd=tmp_path)

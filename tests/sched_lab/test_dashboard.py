@@ -86,18 +86,18 @@ def dashboard(
         *arguments,
     ]
     kept = {n: v for n, v in os.environ.items() if not n.startswith(("SCHED_LAB", "MLFLOW"))}
-    with (store.root / "said").open("w") as said:
+    with (store.root / "said").open("w", encoding="utf-8") as said:
         server = subprocess.Popen(
             [*command, "--store", str(store.root)],
             env=kept | environment,
             stdout=said,
             stderr=said,
-            text=True,
+            encoding="utf-8",
         )
     try:
         deadline = time.monotonic() + 90
         while True:
-            assert server.poll() is None, (store.root / "said").read_text()
+            assert server.poll() is None, (store.root / "said").read_text("utf-8")
             assert time.monotonic() < deadline, "the dashboard did not come up"
             try:
                 request(f"http://127.0.0.1:{port}/health")
@@ -126,7 +126,7 @@ def test_other_machines_are_asked_for_a_password_and_no_page_of_another_site_may
             request(here + SEARCH, login=admin, host=named, origin="http://elsewhere.test") == 403
         )
         assert request(here, login=admin, host=f"elsewhere.test:{port}") == 403
-    said = (store.root / "said").read_text()
+    said = (store.root / "said").read_text("utf-8")
     assert "plain HTTP does not hide" in said
     assert PASSWORD not in said
     assert (store.root / "dashboard").stat().st_mode & 0o077 == 0
@@ -163,7 +163,7 @@ def test_a_dashboard_for_others_without_a_good_password_says_what_to_set(
         "SCHED_LAB_STORE": str(store.root),
     }
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, env=environment, capture_output=True, encoding="utf-8", timeout=60, check=False
     )
     assert done.returncode == 3
     assert "set MLFLOW_AUTH_ADMIN_PASSWORD" in done.stderr

@@ -66,7 +66,9 @@ def told(text: str, folder: Path) -> list[Problem]:
     (folder / "wrong.pth").write_bytes(b"other weights")
     text = text.replace("WRONG", str(folder / "wrong.pth"))
     file = folder / "x.yaml"
-    file.write_text("name: x\n" + text.replace("UNLABELLED", str(folder / "unlabelled.npy")))
+    file.write_text(
+        "name: x\n" + text.replace("UNLABELLED", str(folder / "unlabelled.npy")), "utf-8"
+    )
     with pytest.raises(SweepError) as caught:
         plan.check_can_run(plan.make(file, Store.at(folder / "lab")))
     return list(caught.value.problems)
@@ -118,7 +120,7 @@ def test_weights_that_are_not_there_are_out_of_reach_and_named_by_their_setting(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "x.yaml"
-    file.write_text("name: x\nscore: {detector: inception, weights: /no/such.pth}\n")
+    file.write_text("name: x\nscore: {detector: inception, weights: /no/such.pth}\n", "utf-8")
     with pytest.raises(OutOfReach, match=r"^score\.weights: there is no file /no/such\.pth"):
         plan.check_can_run(plan.make(file, Store.at(tmp_path / "lab")))
 

@@ -34,15 +34,19 @@ def test_a_face_gives_its_names_and_no_others(package: str) -> None:
 def test_importing_a_face_loads_nothing_heavy(package: str) -> None:
     heavy = (*HEAVY, "pydantic", "numpy", "click")
     code = f"import sys, {package}; print([name for name in {heavy!r} if name in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
     assert told.stdout.strip() == "[]"
 
 
 def test_python_m_is_the_command_line() -> None:
     program = [sys.executable, "-m", "sched_lab"]
-    told = subprocess.run([*program, "--version"], capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        [*program, "--version"], capture_output=True, encoding="utf-8", check=True
+    )
     assert told.stdout == f"sched-lab, version {sched_lab.__version__}\n"
-    wrong = subprocess.run([*program, "plan", "no.yaml"], capture_output=True, text=True)
+    wrong = subprocess.run([*program, "plan", "no.yaml"], capture_output=True, encoding="utf-8")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "no.yaml" in wrong.stderr
 

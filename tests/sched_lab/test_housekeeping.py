@@ -221,7 +221,7 @@ def test_gc_asks_on_a_terminal(store: Store, answer: str, kept: bool) -> None:
             str(store.root),
         ]
         done = subprocess.run(
-            command, stdin=theirs, capture_output=True, text=True, timeout=60, check=True
+            command, stdin=theirs, capture_output=True, encoding="utf-8", timeout=60, check=True
         )
     finally:
         os.close(ours)

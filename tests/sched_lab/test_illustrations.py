@@ -37,7 +37,7 @@ SIGNATURES = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "mine.yaml").write_text(SWEEP)
+    (tmp_path / "mine.yaml").write_text(SWEEP, "utf-8")
     return tmp_path
 
 
@@ -218,6 +218,6 @@ def test_pictures_of_images_load_torch_and_none_loads_more(
         "print(*[name for name in ('torch', 'mlflow', 'ray', 'pandas') if name in sys.modules])\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, encoding="utf-8", check=True
     )
     assert done.stdout.splitlines()[-1] == loaded

@@ -109,7 +109,7 @@ def test_every_line_is_one_json_object(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as journal:
         journal.write(state="failed", reason='two\nlines, "crc": 5}')
     assert (
-        json.loads((tmp_path / "j").read_text().splitlines()[1])["reason"]
+        json.loads((tmp_path / "j").read_text("utf-8").splitlines()[1])["reason"]
         == 'two\nlines, "crc": 5}'
     )
     assert read(tmp_path / "j")[0][1].reason == 'two\nlines, "crc": 5}'
@@ -169,7 +169,7 @@ def test_a_write_that_does_not_fit_leaves_nothing_behind_and_can_be_made_again(
     tmp_path: Path,
 ) -> None:
     command = [sys.executable, "-c", FILL, str(tmp_path / "j")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     assert done.stdout == "OSError True\n"
     assert [event.step for event in read(tmp_path / "j")[0]] == [0, 1, 2]
 

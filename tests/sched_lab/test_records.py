@@ -142,7 +142,7 @@ def lab(folder: Path, count: int, **settings: object) -> Lab:
     file, store = folder / "lab.yaml", Store.at(folder / "lab")
     seeds = {"grid": {"seed": list(range(count))}}
     file.write_text(
-        json.dumps({"name": "lab", "score": {"detector": "random"}, **seeds, **settings})
+        json.dumps({"name": "lab", "score": {"detector": "random"}, **seeds, **settings}), "utf-8"
     )
     trials = make(file, store).trials
     store.write_sweep("lab", "", [CellRow(key=t.key, settings=t.settings) for t in trials])
@@ -154,7 +154,7 @@ def lab(folder: Path, count: int, **settings: object) -> Lab:
 
 def write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, "utf-8")
     return path
 
 

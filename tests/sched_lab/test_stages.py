@@ -129,7 +129,7 @@ def test_seeds_of_ones_own_are_refused_beside_stages() -> None:
 def test_one_submit_screens_and_confirms_and_the_report_has_the_confirmed_alone(
     sched_lab: Command, tmp_path: Path
 ) -> None:
-    (tmp_path / "small.yaml").write_text(SWEEP + STAGES)
+    (tmp_path / "small.yaml").write_text(SWEEP + STAGES, "utf-8")
     plan = json.loads(sched_lab("plan", "small.yaml", "--json", cwd=tmp_path).stdout)
     assert (plan["cells"], plan["to_confirm"]) == (
         12,

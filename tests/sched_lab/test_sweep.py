@@ -276,10 +276,10 @@ def test_every_shipped_sweep_is_valid_and_says_what_it_asks_costs_and_expects(fi
     assert sweep.grid.cells
     assert (sweep.grid.warnings, sweep.grid.duplicates) == ((), 0)
     assert len(set(keys(sweep))) == len(sweep.grid.cells)
-    head = file.read_text().split("\nname:")[0]
+    head = file.read_text("utf-8").split("\nname:")[0]
     assert all(heading in head for heading in ("# Asks ", "# Costs ", "# Expects "))
     assert "n estimate" in head or "measured" in head  # a cost says where it is from
-    assert not list(SCHEMA.iter_errors(loads(file.read_text()).data))
+    assert not list(SCHEMA.iter_errors(loads(file.read_text("utf-8")).data))
 
 
 def test_the_shipped_sweeps_hold_the_cells_they_are_named_for() -> None:
@@ -484,6 +484,6 @@ def test_reading_sweeps_imports_nothing_heavy() -> None:
         "print(*sys.modules)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True
     )
     assert not heavy & set(done.stdout.split())

@@ -386,15 +386,17 @@ def test_the_end_of_a_log_stands_with_its_run(store: Store, tmp_path: Path) -> N
     write_steps(store, range(1, 2), "a", state=State.FAILED, reason="no")
     write_steps(store, range(1, 2), "b", state=State.FINISHED, reason="")
     (store.trial("a") / names.LOG_FILE).write_text(
-        "".join(f"line {number}\n" for number in range(200_000))
+        "".join(f"line {number}\n" for number in range(200_000)), "utf-8"
     )
-    (store.trial("b") / names.LOG_FILE).write_text("")
+    (store.trial("b") / names.LOG_FILE).write_text("", "utf-8")
     tracker = opened(store)
     tracker.deliver(trial("a"))
     tracker.deliver(trial("b"))
     client = connect(store.tracking_uri)
     found = {run.data.tags[names.TRIAL_KEY]: run.info.run_id for run in runs(store)}
-    log = Path(client.download_artifacts(found["a"], names.LOG_FILE, str(tmp_path))).read_text()
+    log = Path(client.download_artifacts(found["a"], names.LOG_FILE, str(tmp_path))).read_text(
+        "utf-8"
+    )
     assert log.startswith("line ")
     assert log.endswith("line 199999\n")
     assert 1_000_000 < len(log) <= 2**20
@@ -635,7 +637,7 @@ def test_sweeps_submitted_in_the_same_instant_create_one_database_and_lose_nothi
         for number in range(3)
     ]
     processes = [
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands
+        subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8") for command in commands
     ]
     said = [process.communicate(timeout=200)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], said
@@ -776,7 +778,7 @@ def test_a_server_that_hangs_keeps_no_driver_from_its_end(tmp_path: Path) -> Non
             [sys.executable, "-c", ENDS_WHILE_IT_HANGS, str(store.root), server.uri],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
         try:
             assert driver.stdout is not None

@@ -16,25 +16,25 @@ CONTENT = "0123456789"
 
 
 def make(folder: Path) -> None:
-    (folder / "a.txt").write_text(CONTENT)
-    (folder / "b.txt").write_text(CONTENT)
+    (folder / "a.txt").write_text(CONTENT, "utf-8")
+    (folder / "b.txt").write_text(CONTENT, "utf-8")
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (lambda f: os.truncate(f / "b.txt", 4), "b.txt has changed since it was sealed"),
     "scribbled": (
-        lambda f: (f / "b.txt").write_text("9876543210"),
+        lambda f: (f / "b.txt").write_text("9876543210", "utf-8"),
         "b.txt has changed since it was sealed",
     ),
     "without a file": (lambda f: (f / "b.txt").unlink(), "b.txt: No such file"),
     "without its seal": (lambda f: (f / "seal.json").unlink(), "seal.json: No such file"),
     "a seal cut short": (lambda f: os.truncate(f / "seal.json", 5), "seal.json can't be read"),
     "a seal of another sort": (
-        lambda f: (f / "seal.json").write_text("[1]"),
+        lambda f: (f / "seal.json").write_text("[1]", "utf-8"),
         "seal.json can't be read",
     ),
     "a seal without numbers": (
-        lambda f: (f / "seal.json").write_text('{"a.txt": 1}'),
+        lambda f: (f / "seal.json").write_text('{"a.txt": 1}', "utf-8"),
         "seal.json can't be read",
     ),
 }
@@ -48,7 +48,7 @@ def test_a_damaged_folder_is_made_again_with_a_warning_that_says_what_is_wrong(
     assert not caplog.records  # a folder that is new is not a damaged one
     break_it, wrong = DAMAGES[damage]
     break_it(folder)
-    assert (cached(folder, make) / "b.txt").read_text() == CONTENT
+    assert (cached(folder, make) / "b.txt").read_text("utf-8") == CONTENT
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert str(folder) in record.message
@@ -64,9 +64,9 @@ def test_a_whole_folder_is_not_made_again(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_is_never_part_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "x.partial").mkdir()
-    (tmp_path / "x.partial" / "half.txt").write_text("01234")
+    (tmp_path / "x.partial" / "half.txt").write_text("01234", "utf-8")
     folder = cached(tmp_path / "x", make)
-    assert sorted(json.loads((folder / "seal.json").read_text())) == ["a.txt", "b.txt"]
+    assert sorted(json.loads((folder / "seal.json").read_text("utf-8"))) == ["a.txt", "b.txt"]
     assert not (folder / "half.txt").exists()
     assert not (tmp_path / "x.partial").exists()
 

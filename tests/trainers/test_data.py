@@ -145,7 +145,7 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, damage: str) -> None:
     elif damage == "delete":
         (folder / "labels.npy").unlink()
     else:
-        (folder / "seal.json").write_text("{")
+        (folder / "seal.json").write_text("{", "utf-8")
     again = prepare(shapes, 8, tmp_path)
     assert np.array_equal(again.pixels, intact)
     assert again.labels is not None
@@ -165,7 +165,9 @@ def test_processes_that_prepare_at_once_decode_once_and_all_see_the_whole(tmp_pa
         "print('sum', int(images.pixels.sum()))\n"
     )
     arguments = [sys.executable, "-c", program, str(tmp_path / "images"), str(tmp_path / "cache")]
-    running = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    running = [
+        subprocess.Popen(arguments, stdout=subprocess.PIPE, encoding="utf-8") for _ in range(3)
+    ]
     printed = [process.communicate(timeout=60)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]
     assert "".join(printed).count("decoded") == 30
@@ -195,7 +197,7 @@ def test_sub_folders_are_labels_and_files_come_in_sorted_order(tmp_path: Path) -
     solid(tmp_path / "images/dog/1.PNG", (1, 0, 0))
     solid(tmp_path / "images/cat/9.jpg", (200, 200, 200))
     solid(tmp_path / "images/cat/.hidden.png", (9, 9, 9))
-    (tmp_path / "images/cat/notes.txt").write_text("not an image")
+    (tmp_path / "images/cat/notes.txt").write_text("not an image", "utf-8")
     (tmp_path / "images/empty").mkdir()
     images = prepare(source(source="folder", path=str(tmp_path / "images")), 8, tmp_path)
     assert images.class_names == ("cat", "dog")
@@ -337,7 +339,7 @@ def _truncated(path: Path) -> None:
 BROKEN: dict[str, Callable[[Path], object]] = {
     "zero bytes": lambda path: path.touch(),
     "truncated": _truncated,
-    "text": lambda path: path.write_text("<html>not found</html>"),
+    "text": lambda path: path.write_text("<html>not found</html>", "utf-8"),
     "a decompression bomb": lambda path: Image.new("1", (20_000, 10_000)).save(path, format="png"),
     "floats": lambda path: Image.new("F", (8, 8), 0.5).save(path, format="tiff"),
 }
@@ -473,7 +475,7 @@ def test_an_array_that_cannot_be_images_is_refused_with_the_rule(
 
 @pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.csv"])
 def test_a_file_that_is_no_array_is_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("1,2,3")
+    (tmp_path / name).write_text("1,2,3", "utf-8")
     with pytest.raises(ValueError, match=f"{name} (cannot be read as|is not) a NumPy file"):
         source(source="array", path=str(tmp_path / name)).fingerprint(tmp_path)
 
@@ -486,7 +488,10 @@ def test_naming_a_source_and_its_fingerprint_import_no_heavy_library(tmp_path: P
         "print({'torch', 'sklearn', 'PIL', 'scipy', 'datasets', 'pandas'} & set(sys.modules))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", program, str(tmp_path)],
+        check=True,
+        capture_output=True,
+        encoding="utf-8",
     )
     assert done.stdout.strip() == "set()"
 

@@ -46,7 +46,9 @@ def _load(*runs: tuple[Path, int]) -> list[list[str]]:
     threads each.
     """
     arguments = [[sys.executable, "-c", LOAD, str(cache), str(threads)] for cache, threads in runs]
-    running = [subprocess.Popen(each, stdout=subprocess.PIPE, text=True) for each in arguments]
+    running = [
+        subprocess.Popen(each, stdout=subprocess.PIPE, encoding="utf-8") for each in arguments
+    ]
     words = [process.communicate(timeout=120)[0].split() for process in running]
     assert [process.returncode for process in running] == [0] * len(runs)
     return words
@@ -268,7 +270,10 @@ def test_naming_and_checking_a_detector_imports_no_torch(tmp_path: Path) -> None
         "print({'torch', 'sklearn', 'torchvision', 'torch_fidelity'} & set(sys.modules))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", program, str(tmp_path)],
+        check=True,
+        capture_output=True,
+        encoding="utf-8",
     )
     assert done.stdout.strip() == "set()"
 

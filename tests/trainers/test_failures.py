@@ -126,7 +126,11 @@ def on_a_small_disk(program: str, folder: Path, *arguments: object) -> dict[str,
         str(folder),
     ]
     done = subprocess.run(
-        [*inside, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120
+        [*inside, *map(str, arguments)],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)

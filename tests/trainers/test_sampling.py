@@ -20,7 +20,7 @@ from sched_lab.trainers.spec import Normalize, Predict, Sampler
 from tests.conftest import ROOT
 
 TRAJECTORIES: list[dict[str, Any]] = json.loads(
-    (ROOT / "tests" / "data" / "pix2seq_golden.json").read_text()
+    (ROOT / "tests" / "data" / "pix2seq_golden.json").read_text("utf-8")
 )["trajectories"]
 IMAGE = (3, 4, 4)
 

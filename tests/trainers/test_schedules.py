@@ -21,7 +21,7 @@ from scipy.stats import laplace, logistic, norm
 from sched_lab.trainers.schedules import GAMMA_MIN, Array, Schedule, ScheduleError, kinds, parse
 from tests.conftest import ROOT
 
-GOLDEN = json.loads((ROOT / "tests" / "data" / "pix2seq_golden.json").read_text())
+GOLDEN = json.loads((ROOT / "tests" / "data" / "pix2seq_golden.json").read_text("utf-8"))
 INNER = np.linspace(0.001, 0.999, 999)  # away from the ends, where log-SNR is infinite
 
 
@@ -242,12 +242,16 @@ def test_scale_b_moves_the_mean_of_laplace_by_twice_its_logarithm() -> None:
 
 def test_another_package_adds_a_schedule_through_its_entry_point(tmp_path: Path) -> None:
     (tmp_path / "root_of_t.py").write_text(
-        "def power(t, exponent=0.5):\n    return 1 - t**exponent\n"
+        "def power(t, exponent=0.5):\n    return 1 - t**exponent\n", "utf-8"
     )
     info = tmp_path / "root_of_t-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: root-of-t\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[sched_lab.schedules]\npower = root_of_t:power\n")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: root-of-t\nVersion: 1.0\n", "utf-8"
+    )
+    (info / "entry_points.txt").write_text(
+        "[sched_lab.schedules]\npower = root_of_t:power\n", "utf-8"
+    )
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "from sched_lab.trainers.schedules import kinds, parse\n"
@@ -255,7 +259,7 @@ def test_another_package_adds_a_schedule_through_its_entry_point(tmp_path: Path)
         "print('power' in kinds(), parse('power'), gamma)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True
     )
     assert done.stdout.split() == ["True", "power@0.5", "0.75"]
 

@@ -186,7 +186,9 @@ def test_standard_errors_are_of_frechet_distances_and_of_enough_samples() -> Non
 
 def test_a_trial_tells_its_standard_error_with_its_last_scores_alone(small_lab: Path) -> None:
     for folder in (small_lab / "lab" / "trials").iterdir():
-        events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+        events = [
+            json.loads(line) for line in (folder / "journal.jsonl").read_text("utf-8").splitlines()
+        ]
         scored = {
             e["step"]: e["metrics"] for e in events if "fd_classifier" in e.get("metrics", {})
         }
@@ -194,7 +196,7 @@ def test_a_trial_tells_its_standard_error_with_its_last_scores_alone(small_lab: 
             False,
             True,
         ]
-        result = json.loads((folder / "result.json").read_text())
+        result = json.loads((folder / "result.json").read_text("utf-8"))
         assert list(result["scores"]) == ["fd_classifier"]
         assert result["uncertainty"] == {"fd_classifier": scored[20]["jackknife/fd_classifier"]}
         assert 0 < result["uncertainty"]["fd_classifier"] < result["scores"]["fd_classifier"]
@@ -356,6 +358,6 @@ def test_the_frechet_distance_alone_imports_no_torch_fidelity() -> None:
         "print({'torch_fidelity', 'torchvision'} & set(sys.modules))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+        [sys.executable, "-c", program], check=True, capture_output=True, encoding="utf-8"
     )
     assert done.stdout.strip() == "set()"

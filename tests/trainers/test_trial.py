@@ -64,7 +64,7 @@ def test_a_trial_ends_with_its_scores_grid_and_result(tmp_path: Path, cache: Pat
     result = run_trial(spec(), key="k", folder=tmp_path, cache=cache)
     assert (result.state, result.failure) == ("finished", "")
     assert math.isfinite(result.scores["fd_random"])
-    assert json.loads((tmp_path / "result.json").read_text())["scores"] == result.scores
+    assert json.loads((tmp_path / "result.json").read_text("utf-8"))["scores"] == result.scores
     with Image.open(tmp_path / "samples" / "step-000020.png") as grid:
         assert grid.size == (8 * 9 - 1, 8 * 9 - 1)
     assert result.seconds["total"] == pytest.approx(
@@ -140,7 +140,7 @@ def test_a_diverging_trial_fails_with_the_reason_and_without_a_score(
     assert result.state == "failed"
     assert result.reason.startswith("mean loss")
     assert result.scores == {}
-    assert json.loads((tmp_path / "result.json").read_text())["failure"] == "diverged"
+    assert json.loads((tmp_path / "result.json").read_text("utf-8"))["failure"] == "diverged"
 
 
 def test_class_conditional_sampling_uses_the_labels(tmp_path: Path, cache: Path) -> None:
@@ -230,7 +230,7 @@ def test_samples_drawn_in_pieces_are_those_drawn_together(tmp_path: Path, cache:
         *range(3, 100, 3),
         100,
     ]
-    cut = json.loads((tmp_path / "cut" / "result.json").read_text())
+    cut = json.loads((tmp_path / "cut" / "result.json").read_text("utf-8"))
     assert cut["scores"] == pytest.approx(whole.scores, rel=1e-3)
     grids = [
         np.asarray(Image.open(tmp_path / name / "samples/step-000020.png"), int)
@@ -244,7 +244,11 @@ def test_a_result_tells_the_commit_of_a_checkout() -> None:
     about = environment(torch.device("cpu"))
     if (ROOT / ".git").exists():
         head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+            ["git", "rev-parse", "HEAD"],
+            cwd=ROOT,
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
         )
         assert about["commit"].removesuffix("-dirty") == head.stdout.strip()
     else:
@@ -297,7 +301,7 @@ def test_a_trial_that_ran_out_of_memory_fits_in_the_same_process_in_more_pieces(
     cache: Path,
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY, cache], capture_output=True, text=True, check=False
+        [sys.executable, "-c", MEMORY, cache], capture_output=True, encoding="utf-8", check=False
     )
     *kinds, fitted = done.stdout.split() or [done.stderr]
     assert fitted == "True", done.stderr
@@ -389,7 +393,7 @@ def test_a_pickle_in_place_of_a_cached_file_is_not_run_even_where_it_is_sealed(
             torch.save(Bomb(tmp_path / "mark"), path)
         seal = path.with_name("seal.json")
         planted = {path.name: [path.stat().st_size, path.stat().st_mtime_ns]}
-        seal.write_text(json.dumps(json.loads(seal.read_text()) | planted))
+        seal.write_text(json.dumps(json.loads(seal.read_text("utf-8")) | planted), "utf-8")
     with pytest.raises((ValueError, SafetensorError)):
         run_trial(LABELLED, key="k", folder=tmp_path / "trial", cache=cache)
     assert not (tmp_path / "mark").exists()
