@@ -288,17 +288,37 @@ def parse(spec: str | Mapping[str, object]) -> Schedule:
 def _parse_notation(notation: str) -> Schedule:
     kind, at, rest = notation.strip().partition("@")
     kind = ALIASES.get(kind, kind)
-    values = [value.strip() for value in rest.split(",")] if at else []
-    if at and not rest.strip():
-        raise ScheduleError(f"{notation!r} has '@' but no values after it")
+    values = [value.strip() for value in rest.split(",")] if rest.strip() else []
     _function(kind, with_parameters=bool(at))
-    if not at and kind in KINDS and kind + "@" in KINDS:
-        return _checked(Schedule(kind))
-    order = list(parameters(kind))
-    if len(values) > len(order):
-        takes = f"takes {len(order)} ({', '.join(order)})" if order else "takes none"
-        raise ScheduleError(f"{notation!r} has {len(values)} values; {kind} {takes}")
-    return _build(kind, dict(zip(order, values, strict=False)))
+    if not at:
+        return _checked(Schedule(kind)) if kind + "@" in KINDS else _build(kind, {})
+    takes = parameters(kind)
+    given = dict(zip(takes, values, strict=False))
+    # A parameter without a default of its own, such as a size, is the trial's to fill in.
+    left_out = [
+        name for name, default in takes.items() if name not in given and default is not None
+    ]
+    if not given or len(values) > len(takes) or left_out:
+        raise ScheduleError(f"{notation!r} has {_values(len(values))}; {_full(kind, given)}")
+    return _build(kind, given)
+
+
+def _values(count: int) -> str:
+    return f"{count} value{'s' * (count != 1)}"
+
+
+def _full(kind: str, given: dict[str, str]) -> str:
+    """What a kind takes in its notation, and how to write it: whole, or with names."""
+    takes = parameters(kind)
+    if not takes:
+        return f"{kind} takes none"
+    whole = {name: _number(default) for name, default in takes.items() if default is not None}
+    named = "".join(f", {name}: {value}" for name, value in (given or whole).items())
+    return (
+        f"{kind} takes {len(takes)} ({', '.join(takes)}): write all, as in"
+        f" {kind}@{','.join((whole | given).values())}, or name those you set, as in"
+        f" {{kind: {kind}{named}}}"
+    )
 
 
 def _build(kind: str, given: Mapping[str, object]) -> Schedule:

@@ -131,7 +131,10 @@ def test_a_schedules_lists_expand_for_that_schedule_alone() -> None:
 
 def test_a_schedule_parameter_acts_on_the_schedules_that_read_it_and_the_rest_collapse() -> None:
     grid = grid_of(
-        grid={"schedule": ["linear", "sigmoid@-3,3", "cosine@0,1", "cosine"], "tau": [0.5, 1, 2]}
+        grid={
+            "schedule": ["linear", "sigmoid@-3,3,1", "cosine@0,1,1", "cosine"],
+            "tau": [0.5, 1, 2],
+        }
     )
     sigmoids, cosines = (
         [f"{kind},{tau}" for tau in ("0.5", "1", "2")] for kind in ("sigmoid@-3,3", "cosine@0,1")
@@ -177,7 +180,7 @@ def test_the_same_source_in_two_places_stays_two_cells_until_its_content_is_know
 
 
 def test_exclusion_compares_canonical_values() -> None:
-    axes = {"schedule": ["linear", "sigmoid@-3,3,0.9", "cosine@0.2,1"], "b": [1, 2]}
+    axes = {"schedule": ["linear", "sigmoid@-3,3,0.9", "cosine@0.2,1,1"], "b": [1, 2]}
     for entry, left in [
         ({"b": 2.0}, 3),
         ({"schedule": "simple_linear"}, 4),

@@ -189,8 +189,8 @@ def test_a_sweep_is_read_with_all_that_it_says() -> None:
             "x.yaml:2:28: grid.schedule[1] = 1: a schedule is text, such as",
         ),
         (
-            "name: x\ngrid: {schedule: ['cosine@1,1']}",
-            "grid.schedule[0] = 'cosine@1,1': start and end must differ, go",
+            "name: x\ngrid: {schedule: ['cosine@1,1,1']}",
+            "grid.schedule[0] = 'cosine@1,1,1': start and end must differ, go",
         ),
         ("name: x\ngrid: {schedule: ['sigmoid@-3,3,0']}", "tau must be above 0, got tau = 0"),
         (
@@ -198,8 +198,8 @@ def test_a_sweep_is_read_with_all_that_it_says() -> None:
             "0 <= beta_min < beta_max must hold, got beta_min = 2, beta_max",
         ),
         (
-            "name: x\ngrid: {schedule: ['cosine@0,3']}",
-            "x.yaml:2:19: grid.schedule[0] = 'cosine@0,3': γ of cosine@0,3,1",
+            "name: x\ngrid: {schedule: ['cosine@0,3,1']}",
+            "x.yaml:2:19: grid.schedule[0] = 'cosine@0,3,1': γ of cosine@0,3,1",
         ),
         (
             "name: x\ngrid: {schedule: [{kind: log,\n  range: 1}]}",
@@ -332,8 +332,8 @@ leaves = st.one_of(
         [
             "",
             "linear",
-            "cosine@1,1",
-            "log@-1,2",
+            "cosine@1,1,1",
+            "log@-1,2,f",
             "digits",
             "folder",
             "min_snr@0",

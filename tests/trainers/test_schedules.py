@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,12 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.stats import laplace, logistic, norm
 
-from sched_lab.trainers.schedules import GAMMA_MIN, Array, Schedule, ScheduleError, kinds, parse
+from sched_lab.trainers.schedules import (
+    ALIASES,
+    GAMMA_MIN,
+    Array,
+    Schedule,
+    ScheduleError,
+    kinds,
+    parameters,
+    parse,
+)
 from tests.conftest import ROOT
 
 GOLDEN = json.loads((ROOT / "tests" / "data" / "pix2seq_golden.json").read_text("utf-8"))
@@ -37,7 +48,7 @@ SCHEDULES = st.one_of(
     st.sampled_from([kind for kind in kinds() if kind != "shifted_cosine"]),
     notation("cosine", values(0, 0.5), values(0.6, 1), values(0.2, 3)),
     notation("sigmoid", values(-4, 0), values(0.5, 4), values(0.05, 2)),
-    notation("log", values(0.1, 5), values(6, 200)),
+    notation("log", values(0.1, 5), values(6, 200)).map(lambda name: f"{name},f"),
     notation("iddpm_cosine", values(0, 0.1)),
     notation("shifted_cosine", values(8, 256), values(8, 1024)),
     notation("flow", values(0.1, 10)),
@@ -105,14 +116,41 @@ def test_a_mapping_is_the_notation_with_its_parameters_named(
     ("spelling", "canonical"),
     [
         ("simple_linear", "linear"),
-        (" cosine@0.2, 1 ", "cosine@0.2,1,1"),
+        (" cosine@0.2, 1 ,1.0 ", "cosine@0.2,1,1"),
         ("sigmoid", "sigmoid@-3,3,1"),
-        ("edm@-0", "edm@0,1.2"),
+        ("edm@-0,1.2", "edm@0,1.2"),
+        ("shifted_cosine@32", "shifted_cosine@32"),
         ("shifted_cosine", "shifted_cosine@64"),
     ],
 )
 def test_every_spelling_of_a_schedule_prints_alike(spelling: str, canonical: str) -> None:
     assert str(parse(spelling)) == canonical
+
+
+@pytest.mark.parametrize("kind", kinds())
+@given(st.data())
+@settings(deadline=None, max_examples=20)
+def test_a_notation_that_stops_short_or_goes_on_is_refused_with_one_that_is_whole(
+    kind: str, draw: st.DataObject
+) -> None:
+    takes = parameters(ALIASES.get(kind, kind))
+    defaults = [str(default).lower() for default in takes.values() if default is not None]
+    count = draw.draw(st.integers(0, len(takes) + 2))
+    given = (defaults + ["64"] * 3)[:count]
+    written = f"{kind}@{','.join(given)}"
+    if given and len(defaults) <= count <= len(takes):
+        assert parse(written) == parse({"kind": kind, **dict(zip(takes, given, strict=False))})
+        return
+    with pytest.raises(ScheduleError) as caught:
+        parse(written)
+    if not takes:
+        assert str(caught.value).endswith("takes none")
+        return
+    whole = re.search(r"write all, as in (\S+), or name", str(caught.value))
+    named = re.search(r"as in (\{.*\})$", str(caught.value))
+    assert whole
+    assert named
+    assert parse(whole[1]) == parse(yaml.safe_load(named[1]))
 
 
 def test_bare_cosine_is_the_authors_and_not_the_one_with_default_parameters() -> None:
@@ -133,17 +171,19 @@ def test_an_open_image_size_is_filled_in_once_and_never_replaced() -> None:
     [
         ("cosin", r"unknown schedule 'cosin'; did you mean 'cosine'\?; valid: cosine, edm, "),
         ({"kind": "cosine@", "tau": 2}, r"unknown schedule 'cosine@'; did you mean 'cosine'\?"),
-        ("cosine@0.5,0.5", r"start and end must differ, got start = 0.5, end = 0.5"),
+        ("cosine@0.5,0.5,1", r"start and end must differ, got start = 0.5, end = 0.5"),
         ("sigmoid@-3,3,0", r"tau must be above 0, got tau = 0"),
-        ("log@0,9", r"start and end must be above 0, got start = 0, end = 9"),
-        ("cosine@-0.5,1", r"γ of cosine@-0.5,1,1 must fall from t = 0 to t = 1"),
-        ("cosine@1,3", r"γ of cosine@1,3,1 must fall"),
+        ("log@0,9,f", r"start and end must be above 0, got start = 0, end = 9"),
+        ("cosine@-0.5,1,1", r"γ of cosine@-0.5,1,1 must fall from t = 0 to t = 1"),
+        ("cosine@1,3,1", r"γ of cosine@1,3,1 must fall"),
         ("cosine@0,1.5,0.9", r"γ of cosine@0,1.5,0.9 is not a number everywhere"),
-        ("linear@1", r"'linear@1' has 1 values; linear takes none"),
+        ("linear@1", r"'linear@1' has 1 value; linear takes none"),
         ("cosine@0,1,1,4", r"has 4 values; cosine takes 3 \(start, end, tau\)"),
-        ("sigmoid@", r"'sigmoid@' has '@' but no values after it"),
-        ("sigmoid@a", r"sigmoid: start must be a number, got 'a'"),
-        ("sigmoid@inf", r"sigmoid: start must be finite, got 'inf'"),
+        ("sigmoid@", r"'sigmoid@' has 0 values; sigmoid takes 3 .* as in sigmoid@-3,3,1, or"),
+        ("linear@", r"'linear@' has 0 values; linear takes none"),
+        ("sigmoid@0.9", r"as in sigmoid@0.9,3,1, .* as in \{kind: sigmoid, start: 0.9\}"),
+        ("sigmoid@a,3,1", r"sigmoid: start must be a number, got 'a'"),
+        ("sigmoid@inf,3,1", r"sigmoid: start must be finite, got 'inf'"),
         ("log@1,9,maybe", r"log: reverse must be t or f, got 'maybe'"),
         (
             {"kind": "sigmoid", "taus": 2},
