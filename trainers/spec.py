@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Mapping
+from functools import cached_property, lru_cache, reduce
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
@@ -87,11 +88,13 @@ class Part(BaseModel):
 class DataSpec(Part):
     """Where images come from. A source is a subclass: its options are its fields.
 
-    `elsewhere` names the fields that say where the content lies, not what it is. The trial key
-    leaves them out; it holds the content's fingerprint.
+    `elsewhere` names the fields that say where the content lies, not what it is. `policies` names
+    those that say what is done about content that is broken. The trial key leaves both out; it
+    holds the content's fingerprint.
     """
 
     elsewhere: ClassVar[frozenset[str]] = frozenset()
+    policies: ClassVar[frozenset[str]] = frozenset()
 
     source: str
     """The name under which the source is registered."""
@@ -129,6 +132,13 @@ class NetworkSpec(Part):
         when the options do not fit these arguments.
         """
         raise NotImplementedError
+
+    def idle(self, *, channels: int, resolution: int) -> frozenset[str]:
+        """The fields whose values make the network that they would make if left out.
+
+        The trial key leaves them out. Called with images that the options fit.
+        """
+        return frozenset()
 
     def check(self, *, channels: int, resolution: int) -> None:
         """Raise ValueError when the options do not fit images of this shape.
@@ -396,14 +406,35 @@ def _set(spec: Part, name: str, value: object) -> None:
     spec.__dict__[name] = value
 
 
+_IDLE: dict[str, Callable[[TrialSpec], bool]] = {
+    # The published digest fixes what the weights are.
+    "score.weights": lambda spec: True,
+    # The step after the warm-up has the peak rate, however it falls then.
+    "train.decay": lambda spec: spec.train.steps <= spec.train.warmup + 1,
+    # The only step's clean image is the sample; no state follows.
+    "sample.sampler": lambda spec: spec.sample.steps == 1,
+    # All samples are drawn together.
+    "sample.batch": lambda spec: spec.sample.batch >= spec.sample.count,
+}
+"""When a setting cannot change the result. A part's own options are told by the part."""
+
+
+def idle_settings(spec: TrialSpec) -> set[str]:
+    """The settings, by their dotted names, that cannot change this trial's result."""
+    network = spec.train.network.idle(channels=spec.data.image_channels, resolution=spec.resolution)
+    return {
+        *(name for name, is_idle in _IDLE.items() if is_idle(spec)),
+        *(f"data.{name}" for name in spec.data.elsewhere | spec.data.policies),
+        *(f"train.network.{name}" for name in network),
+    }
+
+
 def canonical_json(spec: TrialSpec) -> str:
-    """The spec with defaults filled in, keys sorted, and without the fields that only say where
-    content lies.
-    """
+    """The spec with defaults filled in, keys sorted, and without what cannot change its result."""
     values = spec.model_dump(mode="json")
-    for name in spec.data.elsewhere:
-        del values["data"][name]
-    del values["score"]["weights"]  # the weights' content is fixed by their published digest
+    for setting in idle_settings(spec):
+        *parts, name = setting.split(".")
+        del reduce(getitem, parts, values)[name]
     return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 

@@ -23,7 +23,7 @@ from sched_lab.sweep.located_yaml import KeyPath, Located
 from sched_lab.sweep.settings import FAMILIES, beneath, settings, unknown
 from sched_lab.trainers import schedules
 from sched_lab.trainers.errors import rule_of
-from sched_lab.trainers.spec import DataSpec, Part, TrialSpec, trial_key
+from sched_lab.trainers.spec import DataSpec, Part, TrialSpec, canonical_json, trial_key
 
 MAX_CELLS = 250_000
 
@@ -160,7 +160,9 @@ def _distinct(
                 left = {name: c for name, c in final.items() if name not in override.discards}
                 final = left | override.sets
         if (spec := assembly.trial(final)) is not None:
-            identity = hashlib.sha256(spec.model_dump_json().encode()).digest()
+            # Images in two places may be the same images: their content tells.
+            told = canonical_json(spec) + spec.data.model_dump_json()
+            identity = hashlib.sha256(told.encode()).digest()
             cells.setdefault(identity, Cell(spec, _shown(spec, cell), final))
     return list(cells.values())
 

@@ -18,17 +18,17 @@ from sched_lab.trainers.schedules import ScheduleError
 from sched_lab.trainers.scoring.options import ClassifierSpec, InceptionSpec, RandomSpec
 from sched_lab.trainers.spec import DetectorSpec, ScoreSpec, TrialSpec, trial_key
 
-# Each is a trial with its key and the start of the SHA-256 of its JSON, as 0.1.0 made them when
+# Each is a trial with its key, and the start of the SHA-256 of its JSON as 0.1.0 made it when
 # detectors were bare names.
 KEYS: list[tuple[dict[str, Any], str, str]] = [
-    ({}, "873e2816860498df", "9afc8f15d88f47c5"),
-    ({"score": {"detector": "random"}}, "b22ac29a1fe2368d", "007ace043515029b"),
+    ({}, "29b1698a81392d31", "9afc8f15d88f47c5"),
+    ({"score": {"detector": "random"}}, "080f1ff759a17dcf", "007ace043515029b"),
     (
         {
             "score": {"detector": "inception", "metrics": ["fid", "kid"], "weights": "/w.pth"},
             "data": {"source": "shapes", "count": 9},
         },
-        "87af466fe7190ae3",
+        "457f5b9739a88b24",
         "405fe15b260ab750",
     ),
     (
@@ -39,7 +39,7 @@ KEYS: list[tuple[dict[str, Any], str, str]] = [
             "b": 0.5,
             "resolution": 16,
         },
-        "097306b4177df834",
+        "bd1d6e325bc63def",
         "f644297dbdd61c6e",
     ),
     (
@@ -50,7 +50,7 @@ KEYS: list[tuple[dict[str, Any], str, str]] = [
             "resolution": 32,
             "sample": {"schedule": "train"},
         },
-        "d010a71e988e344f",
+        "e605113805a68689",
         "37c597ec2478b30b",
     ),
 ]

@@ -66,6 +66,7 @@ class Folder(DataSpec):
     """
 
     elsewhere: ClassVar[frozenset[str]] = frozenset({"path"})
+    policies: ClassVar[frozenset[str]] = frozenset({"on_broken"})
 
     source: Literal["folder"] = "folder"
     path: Location
@@ -265,7 +266,9 @@ class HuggingFace(DataSpec):
     `huggingface`.
     """
 
-    elsewhere: ClassVar[frozenset[str]] = frozenset({"name", "config", "revision"})
+    elsewhere: ClassVar[frozenset[str]] = frozenset(
+        {"name", "config", "revision", "split", "image"}
+    )
 
     source: Literal["huggingface"] = "huggingface"
     name: Annotated[

@@ -32,8 +32,9 @@ class UNetSpec(NetworkSpec):
 
     def patch_for(self, *, channels: int, resolution: int) -> int:
         """The patch side used for images of this shape."""
-        if self.patch is not None:
-            return self.patch
+        return self.patch or self._own_patch(channels, resolution)
+
+    def _own_patch(self, channels: int, resolution: int) -> int:
         grid = 2 ** (len(self.multipliers) - 1)
         fits = [
             p
@@ -43,6 +44,13 @@ class UNetSpec(NetworkSpec):
             and channels * p * p <= self.width
         ]
         return max(fits, default=1)
+
+    def idle(self, *, channels: int, resolution: int) -> frozenset[str]:
+        idle = {
+            "patch": self.patch in (None, self._own_patch(channels, resolution)),
+            "attention": self.attention >= len(self.multipliers),
+        }
+        return frozenset(name for name, is_idle in idle.items() if is_idle)
 
     def check(self, *, channels: int, resolution: int) -> None:
         patch = self.patch_for(channels=channels, resolution=resolution)
