@@ -23,6 +23,9 @@ from sched_lab.trainers.plugins import lookup, nearest, registered_names
 
 Array = NDArray[np.float64]
 Parameter = float | bool | None
+VISIBLE = 2 * math.log(255)
+"""Image and noise both show in 8 bits where log-SNR lies within ± this: 255 to 1 in amplitude."""
+LEAST_SHARE = 0.01  # of t at which both must show
 GAMMA_MIN = 1e-9  # the authors' clip: γ stays off zero, where log-SNR and 1/√γ would be infinite
 
 
@@ -226,6 +229,48 @@ def log_snr(gamma: ArrayLike, b: float = 1.0) -> Array:
     gamma = np.asarray(gamma, dtype=np.float64)
     with np.errstate(divide="ignore"):
         return np.asarray(np.log(gamma) - np.log1p(-gamma) + 2 * math.log(b))
+
+
+@lru_cache(maxsize=4096)
+def check_visible(notation: str, b: float, *, sampled: bool) -> None:
+    """Raise ScheduleError about "b" or "schedule" where no image can be learned, or `sampled`,
+    along a schedule at input scale b.
+
+    Nearly all of t must not be pure image or pure noise to 8 bits, nor all at one SNR. Sampling
+    starts from noise alone, so at t = 1 noise must outweigh the image. γ is what float32 has of it:
+    1e-9, 1, or between with 1 − γ above 6e-8. So a trial's b lies between 9e-7 and 3.2e4, and all
+    that is computed of it is far within float32.
+    """
+    points = 1024
+    t = np.append((np.arange(points) + 0.5) / points, 1.0)
+    *log_snrs, end = log_snr(parse(notation).gamma(t).astype(np.float32))  # at b = 1
+    margin = math.ceil(LEAST_SHARE * points)
+    first, last = log_snrs[margin], log_snrs[-margin - 1]
+    if last > first - math.log(2) and np.isfinite(first):
+        rule = f"SNR along {notation} falls by less than a factor of 2 over 98 % of t"
+        raise ScheduleError(f"{rule}: it must fall from image to noise gradually", "schedule")
+
+    def share(scale: float) -> float:
+        return float((np.abs(np.add(log_snrs, 2 * math.log(scale))) <= VISIBLE).mean())
+
+    if share(b) < LEAST_SHARE:
+        fields, advice = ["schedule", "b"], "it must fall from 1 to 0 gradually"
+        if share(1.0) >= LEAST_SHARE:
+            low, high = math.exp(-(VISIBLE + first) / 2), math.exp((VISIBLE - last) / 2)
+            fields, advice = ["b", "schedule"], f"choose b from {low:.2g} to {high:.2g}"
+        raise ScheduleError(
+            f"image and noise both show at {share(b):.1%} of t along {notation} with b = {b:g}, but"
+            f" at {LEAST_SHARE:.0%} or more they must; elsewhere one is over 255 times the other:"
+            f" {advice}",
+            *fields,
+        )
+    if sampled and end + 2 * math.log(b) >= 0:
+        raise ScheduleError(
+            f"sampling starts from noise alone, but SNR at t = 1 is"
+            f" {math.exp(end + 2 * math.log(b)):.3g} along {notation} with b = {b:g}: it must be"
+            " below 1",
+            *(["b", "schedule"] if end < 0 else ["schedule", "b"]),
+        )
 
 
 @cache

@@ -383,6 +383,9 @@ class TrialSpec(Part):
             _set(self, "sample", self.sample.model_copy(update={"schedule": sampling}))
         if self.score.every is not None and self.score.every >= self.train.steps:
             _set(self, "score", self.score.model_copy(update={"every": None}))
+        schedules.check_visible(self.schedule, self.b, sampled=False)
+        with in_part("sample"):
+            schedules.check_visible(sampling, self.b, sampled=True)
         with in_part("data"):
             channels = self.data.image_channels
         with in_part("train.network"):

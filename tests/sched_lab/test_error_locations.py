@@ -26,6 +26,10 @@ CASES = [
     ("grid:\n  schedule: [sigmoid]\n  end: [-3]\n  start: [0]\n  tau: [-1]", "6:9"),
     ("sample: {schedule: {kind: sigmoid,\n  tau: 0}}", "3:8"),
     ("exclude: [{schedule: cosin}]\ngrid: {b: [1]}", "2:22"),
+    ("grid: {b: [1,\n  1.0e-5]}", "3:3"),
+    ("grid: {schedule: [linear,\n  'sigmoid@-3,3,1e-9']}", "3:3"),
+    ("sample:\n  schedule: 'sigmoid@-3,3,1e-9'", "3:13"),
+    ("sample:\n  schedule: train\ngrid: {schedule: [vp_sde], b: [1,\n  200]}", "5:3"),
     # a source's fields
     ("data:\n  source: digit\n", "3:11"),
     ("data:\n  source: folder\n  path: /no/such\n", "4:9"),

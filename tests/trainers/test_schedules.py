@@ -26,6 +26,7 @@ from sched_lab.trainers.schedules import (
     Array,
     Schedule,
     ScheduleError,
+    check_visible,
     kinds,
     parameters,
     parse,
@@ -302,6 +303,58 @@ def test_another_package_adds_a_schedule_through_its_entry_point(tmp_path: Path)
         [sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True
     )
     assert done.stdout.split() == ["True", "power@0.5", "0.75"]
+
+
+@given(SCHEDULES, st.floats(-350, 300).map(lambda power: 10.0**power or 5e-324))
+@settings(deadline=None, max_examples=300)
+def test_what_passes_mixes_image_and_noise_in_float32_and_starts_from_noise(
+    name: str, b: float
+) -> None:
+    schedule = str(parse(name).at_size(32))
+    try:
+        check_visible(schedule, b, sampled=True)
+    except ScheduleError:
+        return
+    assert 9e-7 < b < 3.2e4
+    t = np.random.default_rng(0).random(20_000)
+    gamma = parse(schedule).gamma(t).astype(np.float32)
+    signal, noise = np.float32(b) * np.sqrt(gamma), np.sqrt(1 - gamma)
+    # At these t, adding one to the other in float32 leaves a grey level of either.
+    assert ((signal > noise / 256) & (noise > signal / 256)).mean() > 0.005
+    assert parse(schedule).snr(1.0, b) < 1
+
+
+FLAWED = [
+    "sigmoid@-3,3,1e-9",
+    "sigmoid@-3,3,0.001",
+    "cosine@0,1,1e9",
+    "flow@1e9",
+    "flow@1e-9",
+    "edm@0,1e-9",
+    "laplace@0,1e-6",
+    "laplace@90,1",
+    "vp_sde@0,1e-6",
+    "vp_sde@0,0.1",
+    "vp_sde@0,1e9",
+    "shifted_cosine@64,1e9",
+    "shifted_cosine@1e9,64",
+]
+
+
+@pytest.mark.parametrize("name", FLAWED)
+def test_a_schedule_that_is_a_step_or_constant_is_refused_whatever_its_kind(name: str) -> None:
+    with pytest.raises(ScheduleError) as caught:
+        check_visible(str(parse(name)), 1.0, sampled=True)
+    assert caught.value.field == "schedule"
+
+
+@pytest.mark.parametrize("b", [1e300, 1e-300, 5e-324, 1e5, 1e-5])
+def test_a_b_that_leaves_image_or_noise_alone_is_refused_with_those_that_do_not(b: float) -> None:
+    with pytest.raises(ScheduleError, match=r"choose b from (\S+) to (\S+)$") as caught:
+        check_visible("linear", b, sampled=False)
+    assert caught.value.field == "b"
+    for end in str(caught.value).rpartition("from ")[2].split(" to "):
+        check_visible("linear", float(end), sampled=False)
 
 
 def test_a_schedule_is_a_value() -> None:
