@@ -38,7 +38,7 @@ def report(
     Example:
       sched-lab report quickstart
     """
-    from sched_lab.analysis.report.write import answer_records, write_report
+    from sched_lab.analysis.report.write import answer_records, sizes_without_best, write_report
     from sched_lab.errors import OutOfReach
     from sched_lab.store.folder import Store
     from sched_lab.tracking.client import garbage_collection_disabled
@@ -66,7 +66,9 @@ def report(
             "sweep": name,
             "ranked_by": written.analysis.main.score,
             "population": written.analysis.main.name,
+            "warnings": list(written.analysis.main.warnings),
             "trials": _state_counts(written),
+            "without_best": sizes_without_best(written.analysis),
             "best": answer_records(written.analysis),
             "files": {content: str(path) for content, path in written.files.items()},
         }
@@ -78,7 +80,10 @@ def _print_answer(written: WrittenReport, store: str | None) -> None:
 
     from sched_lab.analysis.text.render import terminal
 
-    Console(markup=False, emoji=False).print(terminal(written.analysis.answer))
+    console = Console(markup=False, emoji=False)
+    for warning in written.analysis.main.warnings:
+        console.print(warning, style="bold", highlight=False)
+    console.print(terminal(written.analysis.answer))
     counts = ", ".join(f"{count} {state}" for state, count in _state_counts(written).items())
     click.echo(f"trials:    {counts}")
     if written.analysis.others:

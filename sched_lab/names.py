@@ -59,6 +59,11 @@ class Stage(StrEnum):
 LOSS = "loss"
 LOSS_BY_LOG_SNR = "loss_by_log_snr/"  # + the centre of the bin
 JACKKNIFE = "jackknife/"  # + a score: its standard error within the run, at the last evaluation
+# A trial's baselines, with its last evaluation; absent where not known.
+REAL = "real_"  # + a score: of as many held-out real images
+UNTRAINED = "untrained_"  # + a score: of samples by the network as it was before training
+LOSS_OF_ZERO = "loss_of_zero"  # what predicting zero would have lost, beside `loss`
+DETECTOR_ACCURACY = "detector_accuracy"  # of a classifier, on held-out images
 SECONDS = "seconds/"  # + prepare, train, sample, score, total
 IMAGES_PER_SECOND = "images_per_second"
 

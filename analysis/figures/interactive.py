@@ -17,7 +17,7 @@ import pandas as pd
 from sched_lab.analysis.figures import axes
 from sched_lab.analysis.figures.axes import escaped
 from sched_lab.analysis.figures.static import density_curve
-from sched_lab.analysis.statistics.ranking import ranked
+from sched_lab.analysis.statistics.ranking import ranks, scored
 from sched_lab.analysis.text.render import DAGGER
 from sched_lab.analysis.text.wording import (
     cell_name,
@@ -142,7 +142,7 @@ def heat_map(cells: pd.DataFrame, best: pd.DataFrame, score: str) -> Figure:
     Of cells with one schedule and b the best is shown; the best forty schedules are. The best cell
     is framed, a dagger marks those that can't be told from it.
     """
-    order = ranked(cells, score).drop_duplicates(["schedule", "b"])
+    order = scored(cells, score).drop_duplicates(["schedule", "b"])
     rows = list(dict.fromkeys(order["schedule"]))[:HEAT][::-1]  # plotly draws the first at the foot
     columns = sorted(order["b"].unique())[:HEAT]
     placed = {(cell["schedule"], cell["b"]): (index, cell) for index, cell in rows_of(order)}
@@ -190,9 +190,10 @@ def parallel_coordinates(cells: pd.DataFrame, score: str, columns: Sequence[str]
     Colour is the rank within the image size, as scores of two sizes do not compare: the better, the
     darker. Up to 2,000 threads are drawn, the best ranks first. Dragging along an axis picks some.
     """
-    order = ranked(cells, score)
+    order = scored(cells, score)
     groups = order.groupby("resolution")
     rank = groups.cumcount() / (groups["n"].transform("size") - 1).clip(lower=1)
+    rank = rank.where(ranks(order), 1)
     rank = rank.sort_values(kind="stable")[:THREADS][::-1]  # the best are drawn last, on top
     shown = order.loc[rank.index]
     colorscale = [[0, COLORS[1]], [1, MUTED]]

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sched_lab.analysis.statistics.ranking import ranked
+from sched_lab.analysis.statistics.ranking import scored
 from sched_lab.analysis.text.wording import size_text
 from sched_lab.colors import COLORS, INK, MUTED, PAPER, RULE
 from sched_lab.trainers import schedules
@@ -127,7 +127,7 @@ def best_b_by_size(best: pd.DataFrame, law: Law | None = None, ax: Axes | None =
 
 def score_by_schedule(cells: pd.DataFrame, score: str, ax: Axes | None = None) -> Axes:
     """A row per schedule, a dot per image size at its best cell there, with its interval."""
-    chosen = ranked(cells, score).drop_duplicates(["schedule", "resolution"])
+    chosen = scored(cells, score).drop_duplicates(["schedule", "resolution"])
     rows, sizes = list(dict.fromkeys(cells["schedule"])), sorted(cells["resolution"].unique())
     height = 1.1 + 0.42 * len(rows) + 0.18 * len(sizes)
     ax = _axes(ax, f"{score} by schedule", "", "", height=height)

@@ -38,7 +38,7 @@ def _score_figures(findings: Findings) -> dict[str, Axes]:
         )
         for i, (title, cells, by) in enumerate(b_panels(findings))
     }
-    order = ranking.ranked(findings.cells, findings.score)
+    order = ranking.scored(findings.cells, findings.score)
     if wording.varies(order["schedule"]):
         drawn["schedules"] = static.score_by_schedule(order, findings.score)
     return drawn

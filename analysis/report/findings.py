@@ -18,6 +18,12 @@ SCREENED = (
     "one round of seeds that picked the cells to confirm: scores that won a selection flatter the"
     " winner"
 )
+# Columns of `ranking.against_best`, and their names beside those of a cell
+VERSUS = {
+    "difference": "difference",
+    "half_width": "difference_half_width",
+    "p_adjusted": "p_adjusted",
+}
 # Of the cells drawn in one figure, the title, and the column that tells its lines apart.
 Panel = tuple[str, pd.DataFrame, str]
 
@@ -38,9 +44,11 @@ class Findings:
     sizes: list[int]
     """The image sizes of the population's runs, also those without a ranked cell."""
     cells: pd.DataFrame
-    """See `ranking.summarize` and `ranking.rank_intervals`."""
+    """See `ranking.summarize`, `ranking.rank_intervals` and `ranking.against_best`."""
     best: pd.DataFrame
     """See `ranking.best_cells`."""
+    warnings: tuple[str, ...]
+    """What is to be known before all else: see `wording.warnings`."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,8 @@ def _findings(
 ) -> Findings:
     """What `runs` say; `whole` are those of all stages, which tell what was searched."""
     columns = ranking.cell_columns(whole, sweep.settings)
+    cells = ranking.summarize(whole, score, columns)
+    versus = ranking.against_best(whole, score, columns)[list(VERSUS)]
     ranks = ranking.rank_intervals(whole, score, columns)
     best = ranking.best_cells(whole, score, columns)
     # Without a tie it is better than every other cell: a weaker claim than all ranks at once.
@@ -147,9 +157,20 @@ def _findings(
         columns=columns,
         varied=wording.varied_columns(whole, columns),
         sizes=sorted(whole["resolution"].unique()),
-        cells=ranking.summarize(whole, score, columns).join(ranks),
+        cells=cells.join(ranks).join(versus.rename(columns=VERSUS)),
         best=best.join(ranks),
+        warnings=tuple(wording.warnings(_of_all_sizes(cells, whole, score, columns), whole)),
     )
+
+
+def _of_all_sizes(
+    cells: pd.DataFrame, whole: pd.DataFrame, score: str, columns: list[str]
+) -> pd.DataFrame:
+    """The cells, and those of the screening at sizes where none was confirmed."""
+    if "stage" not in whole:
+        return cells
+    tried = ranking.summarize(whole.drop(columns="stage"), score, columns)
+    return pd.concat([cells, tried[~tried["resolution"].isin(cells["resolution"])]])
 
 
 def report_tables(analysis: Analysis, limit: int) -> list[render.Table]:
@@ -190,7 +211,7 @@ def b_panels(findings: Findings) -> list[Panel]:
     figure with a line per schedule, the best ones. The cells of a line differ in b alone: of other
     settings, the best.
     """
-    order = ranking.ranked(findings.cells, findings.score)
+    order = ranking.scored(findings.cells, findings.score)
     order = order.drop_duplicates(["resolution", "schedule", "b"])
     by_size = order.sort_values("resolution", kind="stable")
     if not wording.varies(order["b"]):

@@ -90,6 +90,7 @@ def page(
         main_name=main.name,
         score=main.score,
         meaning=answer.caption,
+        warnings=main.warnings,
         tables=rest,
         others=[(other, findings_tables(other, rows)) for other in analysis.others],
         long=LONG,
@@ -139,7 +140,7 @@ def _groups(analysis: Analysis, svg: Mapping[str, str]) -> list[Group]:
     out.
     """
     main = analysis.main
-    order = ranking.ranked(main.cells, main.score).sort_values("resolution", kind="stable")
+    order = ranking.scored(main.cells, main.score).sort_values("resolution", kind="stable")
     sizes = [(wording.size_text(size), cells) for size, cells in order.groupby("resolution")]
     groups = [
         _score_group(main, svg),

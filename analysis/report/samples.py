@@ -34,12 +34,12 @@ def fetch_samples(findings: Findings, tracking_uri: str) -> list[Samples]:
 
     Those of a size have the same seeds and thus start from the same noise. Only these are read.
     """
-    ranked = ranking.ranked(findings.cells, findings.score)
+    scored = ranking.scored(findings.cells, findings.score)
     decimals = wording.decimal_places(findings.cells)
     samples = []
     with tempfile.TemporaryDirectory() as folder:
-        for resolution in sorted(findings.best["resolution"])[:SIZES]:
-            chosen = ranked[ranked["resolution"] == resolution][:SAMPLED].sort_index()
+        for resolution in sorted(set(scored["resolution"]))[:SIZES]:
+            chosen = scored[scored["resolution"] == resolution][:SAMPLED].sort_index()
             for _, trial in _same_seeds(findings, chosen).iterrows():
                 path = sample_grid(trial["run_id"], tracking_uri, Path(folder))
                 if path is None:

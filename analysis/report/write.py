@@ -24,8 +24,8 @@ from sched_lab.analysis.report.findings import (
 from sched_lab.analysis.report.page import page
 from sched_lab.analysis.report.samples import Samples, fetch_samples
 from sched_lab.analysis.runs import load_sweep
-from sched_lab.analysis.statistics import law
-from sched_lab.analysis.text import render, tables
+from sched_lab.analysis.statistics import law, reference
+from sched_lab.analysis.text import render, tables, wording
 from sched_lab.names import ENVIRONMENT_FILE, REPORT_FILE, SECONDS, SWEEP_FILE
 from sched_lab.tracking.reader import artifact_text
 from sched_lab.trainers.results import State
@@ -94,9 +94,16 @@ def _printed_tables(analysis: Analysis) -> list[render.Table]:
     apart = [
         replace(table, title=f"{table.title} of {other.name}")
         for other in analysis.others
-        for table in findings_tables(other, PRINTED_ROWS)
+        for table in _warned(other, findings_tables(other, PRINTED_ROWS))
     ]
-    return [*report_tables(analysis, PRINTED_ROWS), *apart]
+    return [*_warned(analysis.main, report_tables(analysis, PRINTED_ROWS)), *apart]
+
+
+def _warned(findings: Findings, tables: Sequence[render.Table]) -> list[render.Table]:
+    """The tables, the first with the warnings in its caption, which goes where the table goes."""
+    answer, *rest = tables
+    caption = " ".join([*findings.warnings, answer.caption])
+    return [replace(answer, caption=caption), *rest]
 
 
 def answer_records(analysis: Analysis) -> list[dict[str, Any]]:
@@ -105,6 +112,15 @@ def answer_records(analysis: Analysis) -> list[dict[str, Any]]:
     rows = _records(main.best.drop(columns="ties"))
     ties = [_records(main.cells.loc[list(tied), main.columns]) for tied in main.best["ties"]]
     return [row | {"ties": tied} for row, tied in zip(rows, ties, strict=True)]
+
+
+def sizes_without_best(analysis: Analysis) -> list[dict[str, Any]]:
+    """The image sizes where no cell is best, each with the reason."""
+    return [
+        {"resolution": size, "why": why}
+        for size, cells in analysis.main.cells.groupby("resolution")
+        if (why := wording.none_ranks(cells))
+    ]
 
 
 def csv(frame: pd.DataFrame) -> str:
@@ -127,16 +143,19 @@ def _frames(analysis: Analysis) -> dict[str, pd.DataFrame]:
         cells["cells" if i == 1 else f"cells-{i}"] = findings.cells
     runs, best = analysis.sweep.runs.assign(population=populations), analysis.main.best
     edge = best["edge"].where(best["edge"] != "")  # as CSV reads it back
-    return {"runs": runs, **cells, "best": best.assign(ties=best["ties"].map(len), edge=edge)}
+    best = best.assign(ties=best["ties"].map(len), edge=edge)
+    without = pd.DataFrame(sizes_without_best(analysis), columns=["resolution", "why"])
+    return {"runs": runs, **cells, "best": pd.concat([best, without], ignore_index=True)}
 
 
 def _environment(findings: Findings, tracking_uri: str) -> dict[str, str]:
-    """The versions that a trial of a best cell ran with."""
+    """The versions that a trial ran with: of a best cell, where there is one."""
     finished = findings.runs[findings.runs["state"] == State.FINISHED]
     best = finished.merge(findings.best[findings.columns][:1])
-    if best.empty:
+    ran = best if len(best) else finished
+    if ran.empty:
         return {}
-    text = artifact_text(best["run_id"].iloc[0], ENVIRONMENT_FILE, tracking_uri)
+    text = artifact_text(ran["run_id"].iloc[0], ENVIRONMENT_FILE, tracking_uri)
     return dict(json.loads(text or "{}"))
 
 
@@ -153,11 +172,13 @@ def _markdown(analysis: Analysis, about: Mapping[str, Any], titles: Mapping[str,
     parts = [
         f"# {text(about['name'])}",
         text(about["description"]),
+        *_warnings(analysis.main),
         text(f"{about['finished']} of {about['trials']} trials finished; {about['cost']}."),
         text(apart) if analysis.others else "",
         render.markdown(answer),
         text(about["law"]),
         *map(render.markdown, rest),
+        text(about["paper"]),
         *(f"![{text(title)}](figures/{name}.png)" for name, title in titles.items()),
         *(part for other in analysis.others for part in _other_markdown(other)),
         *map(render.markdown, unfinished),
@@ -173,8 +194,13 @@ def _other_markdown(findings: Findings) -> list[str]:
     return [
         f"## {render.markdown_text(findings.name)}",
         render.markdown_text(f"Set apart: {'; '.join(findings.why)}."),
+        *_warnings(findings),
         *map(render.markdown, findings_tables(findings, ROWS)),
     ]
+
+
+def _warnings(findings: Findings) -> list[str]:
+    return [f"> **{render.markdown_text(warning)}**" for warning in findings.warnings]
 
 
 def summary(analysis: Analysis, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -194,6 +220,7 @@ def summary(analysis: Analysis, environment: Mapping[str, str]) -> dict[str, Any
         "trials": len(runs),
         "finished": int((runs["state"] == State.FINISHED).sum()),
         "law": sentence,
+        "paper": "" if len(analysis.beside) else reference.nothing_beside(),
         "unfinished": tables.unfinished_table(runs, analysis.main.varied, ROWS),
         "failures": tables.failures_table(runs),
         "cost": _cost(runs),

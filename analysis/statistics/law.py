@@ -21,8 +21,16 @@ from sched_lab.analysis.statistics.lines import (
     t_quantile,
     widened,
 )
-from sched_lab.analysis.statistics.ranking import CELL, CONFIDENCE, half_width, ranked, summarize
+from sched_lab.analysis.statistics.ranking import (
+    CELL,
+    CONFIDENCE,
+    half_width,
+    ranked,
+    ranks,
+    summarize,
+)
 from sched_lab.names import higher_is_better
+from sched_lab.sweep import baselines
 from sched_lab.trainers.plugins import nearest
 from sched_lab.trainers.results import State
 
@@ -139,8 +147,9 @@ def best_b(
 
     All sizes are read at one schedule. That is the one given, else the one with enough b at most
     sizes; of several, the one whose best cells have the best mean. Other settings are those of its
-    best cell at each size. Runs of all stages count, since the selection does not bias where a
-    curve is lowest. Raises ValueError for a schedule or score that these runs lack.
+    best cell at each size. Only cells that rank count: see `ranking.summarize`. Runs of all stages
+    do, since the selection does not bias where a curve is lowest. Raises ValueError for a schedule
+    or score that these runs lack.
 
     The curve is a parabola through the logarithm of the score. It is the score itself where some
     are not positive, or higher is better. The parabola goes through the best b and `NEIGHBOURS` on
@@ -162,6 +171,7 @@ def best_b(
     leaders = leaders.set_index("resolution")
     heights = _heights(runs[score].where(runs["state"] == State.FINISHED), score)
     trials = runs[[*by, "seed"]].assign(height=heights).dropna(subset="height")
+    trials = trials.merge(cells.loc[ranks(cells), by])
     rows = []
     for resolution in sorted(cells["resolution"].unique()):
         row = {"resolution": resolution, "schedule": schedule}
@@ -169,10 +179,23 @@ def best_b(
             cell = leaders.loc[[resolution]].reset_index()[line]
             # Sampling seeds are averaged.
             curves = trials.merge(cell).pivot_table("height", "seed", "b")
-            rows.append(row | {str(name): cell[name].iloc[0] for name in cell} | _lowest(curves))
+            unranked = cells[(cells["n"] > 0) & ~ranks(cells)].merge(cell)
+            counted = "was scored" if unranked.empty else "is better than untrained networks"
+            named = {str(name): cell[name].iloc[0] for name in cell}
+            rows.append(row | named | _lowest(curves, counted))
         else:
-            rows.append(row | _unsupported(f"fewer than {FEWEST} b have scores"))
+            rows.append(row | _unsupported(_too_few(cells[cells["resolution"] == resolution])))
     return pd.DataFrame(rows)
+
+
+def _too_few(cells: pd.DataFrame) -> str:
+    """Why the cells of a size have no curve over b."""
+    short = cells.loc[(cells["n"] > 0) & ~ranks(cells), "shortfall"]
+    if short.empty:
+        return f"fewer than {FEWEST} b have scores"
+    if ranks(cells).any():
+        return f"fewer than {FEWEST} b are better than untrained networks"
+    return f"no b: {baselines.in_words(short)}"
 
 
 def fit(best: pd.DataFrame) -> Law:
@@ -261,15 +284,18 @@ def _heights(scores: pd.Series[float], score: str) -> pd.Series[float]:
     return values.map(math.log, na_action="ignore") if (values.dropna() > 0).all() else values
 
 
-def _lowest(curves: pd.DataFrame) -> dict[str, Any]:
-    """Where curves of height against b are lowest; a row per seed, a column per b, ascending."""
+def _lowest(curves: pd.DataFrame, counted: str) -> dict[str, Any]:
+    """Where curves of height against b are lowest; a row per seed, a column per b, ascending.
+
+    `counted` says what each b of the curves does.
+    """
     swept = np.log2(curves.columns.to_numpy(float))
     whole = curves.dropna()  # seeds that lack some b would move the mean between them
     at = int((curves if whole.empty else whole).mean().to_numpy().argmin())
     n = len(curves)
     if at in (0, len(swept) - 1):
         side = "lowest" if at == 0 else "highest"
-        return _unsupported(f"best at the {side} b that was scored, {curves.columns[at]:g}", n)
+        return _unsupported(f"best at the {side} b that {counted}, {curves.columns[at]:g}", n)
     near = slice(max(0, at - NEIGHBOURS), at + NEIGHBOURS + 1)
     window = curves.iloc[:, near]
     window = window[window.count(axis=1) >= FEWEST]

@@ -1,7 +1,8 @@
 """What the scores say: means, intervals, ranks, spread, and the best cells per image size.
 
 A cell is everything that was set except the seeds. Only trials that finished with a finite score
-count; a cell without one is never ranked. Intervals lie over training seeds, since retraining moves
+count; a cell without one is never ranked, and neither is one whose models draw no better than
+untrained networks do (`sweep.baselines`). Intervals lie over training seeds, since retraining moves
 a Fréchet distance more than resampling does. All functions take runs whose scores compare: one
 population of `comparisons.set_apart`.
 """
@@ -21,7 +22,17 @@ from sched_lab.analysis.statistics.comparisons import (
     holm,
     splitting,
 )
-from sched_lab.names import JACKKNIFE, Stage, higher_is_better
+from sched_lab.names import (
+    DETECTOR_ACCURACY,
+    JACKKNIFE,
+    LOSS,
+    LOSS_OF_ZERO,
+    REAL,
+    UNTRAINED,
+    Stage,
+    higher_is_better,
+)
+from sched_lab.sweep import baselines
 from sched_lab.trainers.plugins import nearest
 from sched_lab.trainers.results import State
 from sched_lab.trainers.spec import JACKKNIFE_GROUPS
@@ -29,6 +40,7 @@ from sched_lab.trainers.spec import JACKKNIFE_GROUPS
 CONFIDENCE = 0.95
 CELL = ("resolution", "schedule", "b")
 REPLICATES = ("seed", "sample.seed")
+BASELINES = ("real", "untrained", "learned", "detector_accuracy")
 UNRANKED = (State.FAILED, State.STOPPED, State.RUNNING, State.MISSING)
 SEEDS, WITHIN_RUN, NO_BASIS = "seeds", "jackknife", "none"
 """What a comparison rests on: differences over shared seeds, errors within single runs, nothing."""
@@ -68,6 +80,11 @@ def summarize(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.Da
       mean is NaN for n = 0, sd and half_width are NaN for n < 2.
     - `within_run`, of a cell with one training seed, else NaN: the half-width of a 95 % interval by
       the run's own jackknife. It says where other samples of that network lie, not other networks.
+    - `real` and `untrained` are means of that score of real images, and of samples by the cell's
+      networks before training. `learned` is the share of the loss of predicting zero that training
+      took away. NaN where not known, as `detector_accuracy` is.
+    - `closed` and `shortfall`: see `baselines.standing`. A cell is ranked where the latter is
+      missing.
     - `level` ranks the cells: the mean, less what seeds that other cells lack add to it.
     - `failed`, `stopped`, `running` and `missing` count trials. `state` is finished where any trial
       has a score, else the gravest of the cell.
@@ -82,17 +99,18 @@ def summarize(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.Da
         .groupby(by, dropna=False)
     )
     lost = groups[list(UNRANKED)].sum().reset_index()
-    cells = _cells(trials, len(lost))
-    cells["within_run"] = _half_width(JACKKNIFE_GROUPS - 1, cells.pop("error"))
+    cells = _cells(trials, len(lost)).join(trials.groupby("cell")[list(BASELINES)].mean())
+    cells["within_run"] = _half_width(JACKKNIFE_GROUPS - 1, cells["error"])
     cells = pd.concat([lost[by], cells, lost[list(UNRANKED)]], axis=1)
-    cells["level"] = _levels(trials, cells)
+    cells = _with_standing(cells, score)
+    cells["level"] = _levels(trials[trials["cell"].isin(cells.index[ranks(cells)])], cells)
     counted = [cells[name] > 0 for name in ("n", *UNRANKED)]
     cells["state"] = np.select(counted, [State.FINISHED, *UNRANKED], "no score")
     return cells
 
 
 def _trials(runs: pd.DataFrame, score: str, by: Sequence[str]) -> pd.DataFrame:
-    """One row per trial with a score: cell, seed, draw, score, variance.
+    """One row per trial with a score: cell, seed, draw, score, variance, and its baselines.
 
     `cell` is its row in `summarize`, `draw` the sampling seed. `variance` is the square of the
     score's standard error within the run, NaN where that is not known.
@@ -107,14 +125,21 @@ def _trials(runs: pd.DataFrame, score: str, by: Sequence[str]) -> pd.DataFrame:
             f"cells told apart by {', '.join(by)} hold several trials of one seed: name more"
             " settings"
         )
-    error = runs.get(f"{JACKKNIFE}{score}", pd.Series(np.nan, runs.index))
+
+    def known(metric: str) -> pd.Series[float]:
+        return runs.get(metric, pd.Series(np.nan, runs.index)).astype(float)
+
     trials = pd.DataFrame(
         {
             "cell": runs.groupby(list(by), dropna=False).ngroup(),
             "seed": runs["seed"],
             "draw": runs.get("sample.seed", pd.Series(0, runs.index)),
             "score": runs[score].astype(float),
-            "variance": error.astype(float) ** 2,
+            "variance": known(f"{JACKKNIFE}{score}") ** 2,
+            "real": known(f"{REAL}{score}"),
+            "untrained": known(f"{UNTRAINED}{score}"),
+            "learned": 1 - known(LOSS) / known(LOSS_OF_ZERO),
+            "detector_accuracy": known(DETECTOR_ACCURACY),
         }
     )
     return trials[(runs["state"] == State.FINISHED) & (trials["score"].abs() < np.inf)]
@@ -164,11 +189,36 @@ def _cells(trials: pd.DataFrame, count: int) -> pd.DataFrame:
     return cells.assign(n=cells["n"].fillna(0).astype(int))
 
 
+def _with_standing(cells: pd.DataFrame, score: str) -> pd.DataFrame:
+    """The cells with how they stand between the baselines of their resolution."""
+    cells = cells.assign(closed=np.nan, shortfall=pd.Series(dtype="str"))
+    for _, part in cells.groupby("resolution"):
+        named = ("mean", "sd", "n", "real", "untrained", "learned")
+        known = {name: part[name].to_numpy(float) for name in named}
+        measured = baselines.Cells(within=part["error"].to_numpy(float), **known)
+        closed, shortfall = baselines.standing(measured, higher_is_better=higher_is_better(score))
+        cells.loc[part.index, "closed"] = closed
+        cells.loc[part.index, "shortfall"] = shortfall
+    return cells.drop(columns="error")
+
+
+def ranks(cells: pd.DataFrame) -> pd.Series[bool]:
+    """Whether each row of `summarize` has a score, and models that draw something."""
+    return (cells["n"] > 0) & cells["shortfall"].isna()
+
+
 def ranked(cells: pd.DataFrame, score: str) -> pd.DataFrame:
-    """The rows of `summarize` that have a score, the best level first."""
-    return cells[cells["n"] > 0].sort_values(
-        "level", ascending=not higher_is_better(score), kind="stable"
-    )
+    """The rows of `summarize` that rank, the best level first."""
+    return scored(cells[ranks(cells)], score)
+
+
+def scored(cells: pd.DataFrame, score: str) -> pd.DataFrame:
+    """The rows of `summarize` that have a score: those that rank, then the others; the best level
+    first.
+    """
+    order = cells.assign(last=~ranks(cells), height=_sign(score) * cells["level"])
+    order = order[order["n"] > 0].sort_values(["last", "height"], kind="stable")
+    return order.drop(columns=["last", "height"])
 
 
 def best_cells(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.DataFrame:
@@ -262,7 +312,7 @@ def against_best(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd
 
 
 def rank_intervals(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> pd.DataFrame:
-    """`rank_low` to `rank_high` of every cell at its resolution, 1 the best; NA without a score.
+    """`rank_low` to `rank_high` of every cell at its resolution, 1 the best; NA where it has none.
 
     Rows are those of `summarize`. A cell ranks below all that are significantly better, and above
     all that are significantly worse. Holm's method adjusts the tests of all pairs, so all intervals
@@ -271,11 +321,11 @@ def rank_intervals(runs: pd.DataFrame, score: str, by: Sequence[str] = CELL) -> 
     any rank is possible where the errors within runs are not known.
     """
     cells = summarize(runs, score, by)
-    ranks = pd.DataFrame(np.nan, cells.index, ["rank_low", "rank_high"])
+    intervals = pd.DataFrame(np.nan, cells.index, ["rank_low", "rank_high"])
     for index, each in _comparable(runs, cells, score, by):
         better, worse = beaten(each, 1 - CONFIDENCE)
-        ranks.loc[index] = np.column_stack([1 + worse, len(each) - better])
-    return ranks.astype("Int64")
+        intervals.loc[index] = np.column_stack([1 + worse, len(each) - better])
+    return intervals.astype("Int64")
 
 
 def spread(
@@ -318,12 +368,12 @@ def _squares(trials: pd.DataFrame, *same: str) -> tuple[pd.Series[float], pd.Ser
 def _comparable(
     runs: pd.DataFrame, cells: pd.DataFrame, score: str, by: Sequence[str]
 ) -> Iterator[tuple[pd.Index, Cells]]:
-    """The ranked cells of each resolution, with scores turned so that lower is better."""
+    """The cells that rank at each resolution, with scores turned so that lower is better."""
     trials = _trials(runs, score, by)
     sign, error = _sign(score), _cells(trials, len(cells))["error"]
     seeds = _by_seed(trials).merge(cells["resolution"], left_on="cell", right_index=True)
     seeds = seeds[seeds.duplicated(["resolution", "seed"], keep=False)]  # no pair shares the others
-    for _, part in cells[cells["n"] > 0].groupby("resolution"):
+    for _, part in cells[ranks(cells)].groupby("resolution"):
         these = seeds[seeds["cell"].isin(part.index)]
         table = these.pivot(index="cell", columns="seed", values="score")  # noqa: PD010
         by_seed = sign * table.reindex(part.index).to_numpy(float)

@@ -35,43 +35,39 @@ def paper_scores() -> pd.DataFrame:
 
 
 def beside(cells: pd.DataFrame, score: str) -> pd.DataFrame:
-    """The cells of `ranking.summarize` that the paper has too, each with the paper's.
+    """The cells of `ranking.summarize` that rank and that the paper has too, each with the paper's.
 
-    Columns: resolution, schedule, b, mean, half_width, n, rank; paper_resolution, fid, paper_rank.
-    A size that the paper lacks goes with the nearest that it has, where only ranks compare. Ranks
-    are among the cells in common of a resolution, 1 the best. Of cells that differ in other
-    settings the best represents all.
+    Columns: resolution, schedule, b, mean, half_width, n, rank; fid, paper_rank. Ranks are among
+    the cells in common of a resolution, 1 the best. Of cells that differ in other settings the best
+    represents all. Empty where no size is the paper's: orders at two sizes need not agree.
     """
     paper = paper_scores().drop_duplicates(list(CELL)).drop(columns="source")
-    paper = paper.rename(columns={"resolution": "paper_resolution"})
     ours = ranked(cells, score).drop_duplicates(list(CELL))
-    ours = ours.assign(order=range(len(ours)))
-    sizes = paper["paper_resolution"].unique()
-    nearest = {
-        size: min(sizes, key=lambda other: abs(math.log(other / size)))
-        for size in ours["resolution"].unique()
-    }
-    ours["paper_resolution"] = ours["resolution"].map(nearest)
-    pairs = ours.merge(paper, on=["paper_resolution", "schedule", "b"])
-    groups = pairs.groupby(["resolution", "paper_resolution"])
+    pairs = ours.assign(order=range(len(ours))).merge(paper, on=list(CELL))
+    groups = pairs.groupby("resolution")
     pairs = pairs.assign(rank=groups["order"].rank(), paper_rank=groups["fid"].rank())
-    columns = [*CELL, "mean", "half_width", "n", "rank", "paper_resolution", "fid", "paper_rank"]
-    return pairs[columns].sort_values(["resolution", "paper_resolution", "rank"], ignore_index=True)
+    columns = [*CELL, "mean", "half_width", "n", "rank", "fid", "paper_rank"]
+    return pairs[columns].sort_values(["resolution", "rank"], ignore_index=True)
 
 
 def rank_correlation(beside: pd.DataFrame) -> pd.DataFrame:
-    """The rank correlations n, spearman and kendall for each resolution and paper_resolution.
+    """The rank correlations n, spearman and kendall for each resolution.
 
     1 is the same order, −1 the reverse; NaN for fewer than three cells in common.
     """
     rows = []
-    for (resolution, paper), pairs in beside.groupby(["resolution", "paper_resolution"]):
+    for resolution, pairs in beside.groupby("resolution"):
         enough = len(pairs) >= FEWEST
         spearman, kendall = (
             pairs["rank"].corr(pairs["paper_rank"], method=name) if enough else math.nan
             for name in ("spearman", "kendall")
         )
-        rows.append((resolution, paper, len(pairs), spearman, kendall))
-    return pd.DataFrame(
-        rows, columns=["resolution", "paper_resolution", "n", "spearman", "kendall"]
-    )
+        rows.append((resolution, len(pairs), spearman, kendall))
+    return pd.DataFrame(rows, columns=["resolution", "n", "spearman", "kendall"])
+
+
+def nothing_beside() -> str:
+    """Why no cell of a sweep stands beside the paper's tables."""
+    sizes = sorted(paper_scores()["resolution"].unique())
+    listed = f"{', '.join(map(str, sizes[:-1]))} and {sizes[-1]}"
+    return f"The paper's tables are of {listed} pixels: no cell of this sweep stands beside them."

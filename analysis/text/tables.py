@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from sched_lab.analysis.statistics.ranking import CONFIDENCE, ranked
+from sched_lab.analysis.statistics.ranking import CONFIDENCE, scored
 from sched_lab.analysis.text.render import DAGGER, DASH, DOUBLE_DAGGER, Entry, Table
 from sched_lab.analysis.text.wording import (
     Answer,
@@ -16,6 +16,7 @@ from sched_lab.analysis.text.wording import (
     cell_name,
     decimal_places,
     number_text,
+    percent,
     rank_text,
     rows_of,
     score_text,
@@ -27,6 +28,7 @@ from sched_lab.names import SECONDS, higher_is_better
 from sched_lab.trainers.results import State
 
 TOTAL = f"{SECONDS}total"
+UNRANKED = "not ranked"
 MARKS = f"Bold: the best of its size and, with {DAGGER}, those that can't be told from it."
 
 
@@ -45,13 +47,15 @@ def best_table(
             *([Entry(value, best=True) for _, value in answer.settings] or unknown),
             Entry(answer.score),
             Entry(answer.rank),
-            Entry("; ".join(filter(None, [answer.basis, _tied(answer), *answer.remarks]))),
+            Entry(
+                "; ".join(filter(None, [answer.way, answer.basis, _tied(answer), *answer.remarks]))
+            ),
         )
         for answer in answers(cells, best, score, varied, sizes)
     ]
     return Table(
         "Best per image size",
-        _meaning(score, cells.loc[best.index]),
+        _meaning(score, cells.loc[best.index] if len(best) else cells),
         ("size", *varied, score, "rank", "remarks"),
         tuple(rows),
     )
@@ -71,7 +75,7 @@ def size_table(
     entry notes those of its cell. It is empty where the sweep has no such cell.
     """
     free = [name for name in varied if name != row and varies(cells[name])]
-    order = pd.concat([ranked(cells, score), cells[cells["n"] == 0]])
+    order = pd.concat([scored(cells, score), cells[cells["n"] == 0]])
     chosen = order.drop_duplicates([row, "resolution"])
     ties: set[int] = set().union(*best["ties"])
     usual, decimals = _usual_seeds(cells), decimal_places(cells)
@@ -81,6 +85,7 @@ def size_table(
             ", ".join(
                 ([cell_name(cell, free)] if free and cell["n"] else [])
                 + ([f"n = {cell['n']}"] if 0 < cell["n"] != usual else [])
+                + ([UNRANKED] if cell["n"] and pd.notna(cell["shortfall"]) else [])
             ),
             best=index in best.index,
             tied=index in ties,
@@ -98,6 +103,8 @@ def size_table(
     )
     at_best = f"Each at its best {' and '.join(free)}. " if free else ""
     caption = f"{_meaning(score, cells, usual)} {at_best}{MARKS}"
+    if any(UNRANKED in entry.note for entry in entries.values()):
+        caption += f" {UNRANKED.capitalize()}: why is in the table of every cell."
     return Table(title, caption, (row, *map(size_text, sizes)), tuple(rows))
 
 
@@ -107,9 +114,10 @@ def cells_table(
     """At most `limit` cells of a sweep, each size's best first, with the ranks each may have."""
     decimals = decimal_places(cells)
     ties: set[int] = set().union(*best["ties"])
-    order = pd.concat([ranked(cells, score), cells[cells["n"] == 0]])
+    order = pd.concat([scored(cells, score), cells[cells["n"] == 0]])
     place = order.groupby("resolution").cumcount().sort_values(kind="stable")
     shown = order.loc[place.index[:limit]].sort_values("resolution", kind="stable")
+    known, short = cells["untrained"].notna().any(), cells["shortfall"].notna().any()
     rows = (
         (
             Entry(size_text(cell["resolution"])),
@@ -118,14 +126,32 @@ def cells_table(
             Entry(rank_text(cell)),
             Entry(number_text(cell["sd"], decimals)),
             Entry(str(cell["n"])),
+            *(
+                Entry(text)
+                for text in (
+                    number_text(cell["untrained"], decimals),
+                    number_text(cell["real"], decimals),
+                    percent(cell["closed"]),
+                )
+                if known
+            ),
+            *([Entry("" if pd.isna(cell["shortfall"]) else cell["shortfall"])] if short else []),
         )
         for index, cell in rows_of(shown)
     )
     caption = f"{_meaning(score, cells)} Rank: the ranks within its size that the cell may have."
     caption += f" {MARKS}"
+    if known:
+        caption += (
+            " Untrained, real: the same score of the cell's networks before training, and of"
+            " held-out real images. Of the way: how far a cell is from the best untrained network"
+            " of its size to real images."
+        )
     if len(shown) < len(cells):
         caption += f" The best {len(shown)} of {len(cells)} cells; all are in cells.csv."
     header = ("size", *varied, score, "rank", "sd", "seeds")
+    header += ("untrained", "real", "of the way") if known else ()
+    header += ("remarks",) if short else ()
     return Table("Every cell", caption, header, tuple(rows))
 
 
@@ -184,22 +210,21 @@ def reference_table(
             Entry(setting_text(row["b"])),
             Entry(score_text(row, decimals)),
             Entry(f"{row['rank']:.0f}"),
-            Entry(size_text(row["paper_resolution"])),
             Entry(setting_text(row["fid"])),
             Entry(f"{row['paper_rank']:.0f}"),
         )
         for _, row in rows_of(beside[:limit])
     )
     agreed = "; ".join(
-        f"{size_text(row['resolution'])} and the paper's {size_text(row['paper_resolution'])}:"
-        f" Spearman {row['spearman']:.2f}, Kendall {row['kendall']:.2f} over {row['n']:.0f} cells"
+        f"{size_text(row['resolution'])}: Spearman {row['spearman']:.2f},"
+        f" Kendall {row['kendall']:.2f} over {row['n']:.0f} cells"
         for _, row in rows_of(correlation)
         if not math.isnan(row["spearman"])
     )
     left = f" The first {limit} of {len(beside)} rows." if len(beside) > limit else ""
-    caption = "Values of two kinds: compare ranks, not numbers."
+    caption = "Other images and detectors than the paper's: compare ranks, not numbers."
     caption += f"{f' {agreed}.' if agreed else ''} Source: {source}{left}"
-    header = ("size", "schedule", "b", score, "rank", "paper's size", "its FID", "its rank")
+    header = ("size", "schedule", "b", score, "rank", "paper's FID", "its rank")
     return Table("Beside the paper's tables", caption, header, tuple(rows))
 
 
@@ -258,18 +283,25 @@ def unfinished_table(runs: pd.DataFrame, varied: Sequence[str], limit: int) -> T
 
 def _meaning(score: str, cells: pd.DataFrame, seeds: int | None = None) -> str:
     """What the entries are; `seeds` is how many most of them lie over."""
-    scored = cells[cells["n"] > 0]
+    judged = cells[cells["n"] > 0]
     spread = "mean over 1 seed"
-    if (scored["n"] > 1).any() or scored.empty:
+    if (judged["n"] > 1).any() or judged.empty:
         over = f"{seeds} seeds" if seeds and seeds > 1 else "seeds"
         spread = f"mean ± half-width of the {CONFIDENCE:.0%} t-interval over {over}"
     better = "higher" if higher_is_better(score) else "lower"
     meaning = f"{score}, {better} is better: {spread}."
-    if scored.loc[scored["n"] == 1, "within_run"].notna().any():
+    if judged.loc[judged["n"] == 1, "within_run"].notna().any():
         meaning += (
             f" {DOUBLE_DAGGER}: one seed; how far other samples of that same run may lie, by"
             " jackknife, not over seeds."
         )
+    accuracy = judged["detector_accuracy"]
+    low, high = accuracy.min(), accuracy.max()
+    if not math.isnan(low):
+        span = (
+            percent(low) if percent(low) == percent(high) else f"{percent(low)} to {percent(high)}"
+        )
+        meaning += f" The detector is right on {span} of held-out images."
     return meaning
 
 

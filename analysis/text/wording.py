@@ -16,12 +16,18 @@ from sched_lab.analysis.statistics.ranking import (
     UNRANKED,
     WITHIN_RUN,
     ranked,
+    ranks,
 )
 from sched_lab.analysis.text.render import DASH, DOUBLE_DAGGER, TIMES
+from sched_lab.sweep import baselines
 from sched_lab.trainers import schedules
 from sched_lab.trainers.results import State
 
 TIES_NAMED = 6  # at most, of one answer
+NOT_CONFIRMED = "no cell came through the screening"
+WAY = "of the way from untrained networks to real images"
+# Half of the images named rightly: features that miss more tell classes of images badly apart
+DOUBTFUL_ACCURACY = 0.5
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Answer:
     settings: tuple[tuple[str, str], ...]
     """Name and value of each setting that varies."""
     score: str = DASH
+    way: str = ""
+    """How far it is from untrained networks to real images, where that is known."""
     basis: str = ""
     """What the interval lies over: 3 seeds, or the samples of one run."""
     rank: str = DASH
@@ -145,9 +153,53 @@ def answers(
         if resolution in leaders:
             texts.append(_answer(leaders[resolution], at_size, score, varied, decimals))
         else:
-            why = "no trial has a score" if len(at_size) else "no cell came through the screening"
+            why = none_ranks(at_size) if len(at_size) else NOT_CONFIRMED
+            why = f"no best: {why}" if at_size["n"].any() else why
             texts.append(Answer(size_text(resolution), (), remarks=(why,)))
     return texts
+
+
+def none_ranks(at_size: pd.DataFrame) -> str:
+    """Why no cell of an image size ranks; empty where one does."""
+    if ranks(at_size).any():
+        return ""
+    scored = at_size[at_size["n"] > 0]
+    return baselines.in_words(scored["shortfall"]) if len(scored) else "no trial has a score"
+
+
+def warnings(cells: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
+    """What a reader must know before all else: sizes where nothing is best, doubtful scores.
+
+    `cells` are the rows of `summarize` of these runs.
+    """
+    scored = cells[cells["n"] > 0]
+    noted = {size: why for size, part in scored.groupby("resolution") if (why := none_ranks(part))}
+    notes = [f"No cell is best at {size_text(size)}: {why}." for size, why in noted.items()]
+    if noted:
+        steps = runs.loc[runs["resolution"].isin(noted)].get("train.steps", pd.Series(dtype=float))
+        now = ", ".join(f"{value:g}" for value in sorted(steps.dropna().unique()))
+        notes.append(
+            f"Train for more steps{f' (train.steps is {now})' if now else ''} or at another"
+            " train.lr, and look at the samples before anything else."
+        )
+    accuracy = scored["detector_accuracy"].min()
+    if accuracy < DOUBTFUL_ACCURACY:
+        notes.append(
+            f"These scores mean little: the detector is right on {percent(accuracy)} of held-out"
+            " images. Look at the labels, or use another detector (score.detector)."
+        )
+    if (unknown := scored["untrained"].isna()).any():
+        of = "" if unknown.all() else f" of {unknown.sum()} of {len(scored)} cells"
+        notes.append(
+            f"How untrained networks{of} score is not known: trials of earlier versions did not"
+            " measure it. What is called best may draw noise."
+        )
+    return notes
+
+
+def percent(share: float) -> str:
+    """A share in per cent; — for NaN."""
+    return DASH if math.isnan(share) else f"{100 * share:.0f} %"
 
 
 def _answer(
@@ -161,19 +213,53 @@ def _answer(
     # Where nothing can be compared, a remark says that all others tie.
     named = [] if leader["basis"] == NO_BASIS else list(leader["ties"])
     tied = ranked(at_size.loc[named], score)
-    rivals = int((at_size["n"] > 0).sum()) - 1
+    rivals = int(ranks(at_size).sum()) - 1
     certain = "Better than " + ("the other." if rivals == 1 else f"all {rivals} others.")
     return Answer(
         size=size_text(leader["resolution"]),
         settings=tuple((name, setting_text(leader[name])) for name in varied),
         score=score_text(leader, decimals),
+        way="" if math.isnan(leader["closed"]) else f"{percent(leader['closed'])} {WAY}",
         basis=basis_text(leader),
         rank=f"{rank_text(leader)} of {rivals + 1}",
         ties=tuple(cell_name(cell, varied) for _, cell in rows_of(tied[:TIES_NAMED])),
         more_ties=max(0, len(tied) - TIES_NAMED),
         certain="" if leader["ties"] or leader["basis"] != SEEDS else certain,
-        remarks=tuple(remarks(leader)),
+        remarks=(
+            *_why_tied(leader, tied, varied, decimals),
+            *remarks(leader),
+            *_not_ranked(at_size),
+        ),
     )
+
+
+def _why_tied(
+    leader: Mapping[str, Any], tied: pd.DataFrame, varied: Sequence[str], decimals: int
+) -> list[str]:
+    """Why a cell may tie though its mean lies beyond the best one's interval, of the first such.
+
+    The interval says how far the best cell's own seeds lie apart, the comparison how far the
+    differences of the two do.
+    """
+    if "difference" not in tied:
+        return []
+    for _, cell in rows_of(tied[tied["difference"].abs() > leader["half_width"]]):
+        apart, half = abs(cell["difference"]), cell["difference_half_width"]
+        why = (
+            f"{cell_name(cell, varied)} ties though it lies outside this interval, which is of the"
+            f" best cell's own seeds: seed by seed the two differ by {number_text(apart, decimals)}"
+            f" ± {number_text(half, decimals)}"
+        )
+        if half < apart:
+            why += f", but one of so many cells may by chance (p = {cell['p_adjusted']:.2g})"
+        return [why]
+    return []
+
+
+def _not_ranked(at_size: pd.DataFrame) -> list[str]:
+    short = at_size.loc[(at_size["n"] > 0) & ~ranks(at_size), "shortfall"]
+    counts = short.value_counts(sort=False).items()
+    return [f"{count} not ranked: {why}" for why, count in counts]
 
 
 def remarks(best: Mapping[str, Any]) -> list[str]:

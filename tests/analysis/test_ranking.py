@@ -8,14 +8,14 @@ from random import Random
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
 from sched_lab import names
-from sched_lab.analysis.statistics import ranking
+from sched_lab.analysis.statistics import law, ranking
 from sched_lab.analysis.statistics.comparisons import holm
 from sched_lab.trainers.results import State
 
@@ -531,3 +531,63 @@ def test_conclusions_do_not_depend_on_the_order_of_rows_or_on_the_scores_scale_a
 def test_an_unknown_score_is_refused_with_the_columns_there_are() -> None:
     with pytest.raises(ValueError, match=r"no metric 'fd_clasifier'.*did you mean 'fd_classifier'"):
         ranking.summarize(runs({(8, 1.0): [1.0]}), "fd_clasifier")
+
+
+@st.composite
+def noisy(draw: st.DrawFn) -> tuple[pd.DataFrame, set[float]]:
+    """Runs of one size, some of whose b draw noise, by baselines that leave no doubt; and these b.
+
+    Noise scores worse than untrained networks do, or well with a loss that learned nothing.
+    """
+    scales = draw(st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0, 4.0]), min_size=1, unique=True))
+    noise = {b for b in scales if draw(st.booleans())}
+    seeds = draw(st.integers(1, 4))
+    rows = []
+    for b in scales:
+        learns = draw(st.booleans())
+        for seed in range(seeds):
+            score = draw(st.floats(10.0, 30.0))
+            if b in noise and learns:
+                score += 100
+            rows.append((b, seed, score, 1.0 if b in noise and not learns else 0.3))
+    frame = pd.DataFrame(rows, columns=["b", "seed", FD, "loss"]).assign(
+        resolution=8, schedule="linear", state=State.FINISHED, loss_of_zero=1.0
+    )
+    return frame.assign(**{f"real_{FD}": 0.0, f"untrained_{FD}": 100.0}), noise
+
+
+@settings(max_examples=20, deadline=None)
+@given(noisy())
+def test_a_cell_that_draws_noise_is_never_best_nor_tied_nor_ranked(
+    drawn: tuple[pd.DataFrame, set[float]],
+) -> None:
+    frame, noise = drawn
+    cells = ranking.summarize(frame, FD)
+    draws_noise = cells["b"].isin(noise)
+    assert (cells["shortfall"].notna() == draws_noise).all()
+    best = ranking.best_cells(frame, FD)
+    assert len(best) == (not draws_noise.all())
+    called = [*best.index, *(tie for ties in best["ties"] for tie in ties)]
+    assert not draws_noise[called].any()
+    assert not ranking.against_best(frame, FD).loc[draws_noise, "tied"].any()
+    assert (ranking.rank_intervals(frame, FD)["rank_low"].isna() == draws_noise).all()
+    # These come last.
+    assert ranking.scored(cells, FD)["b"].isin(noise).is_monotonic_increasing
+
+
+@settings(max_examples=20, deadline=None)
+@given(noisy())
+def test_the_others_rank_as_they_would_without_the_cells_that_draw_noise(
+    drawn: tuple[pd.DataFrame, set[float]],
+) -> None:
+    frame, noise = drawn
+    without = frame[~frame["b"].isin(noise)]
+    assume(len(without))
+    bare = without.drop(columns=["loss", "loss_of_zero", f"real_{FD}", f"untrained_{FD}"])
+    said = ["b", "mean", "half_width", "level", "basis", "untested", "rank_low", "rank_high"]
+    found = []
+    for runs in (frame, without, bare):
+        best = ranking.best_cells(runs, FD).join(ranking.rank_intervals(runs, FD)).iloc[0]
+        ties = ranking.summarize(runs, FD).loc[list(best["ties"]), "b"].tolist()
+        found.append((best[said].tolist(), ties, law.best_b(runs, FD)["b"].tolist()))
+    assert str(found[0]) == str(found[1]) == str(found[2])

@@ -14,9 +14,8 @@ from sched_lab.trainers.schedules import parse
 
 def cells(scores: dict[tuple[int, str, float], float]) -> pd.DataFrame:
     rows = [(*cell, mean, mean, 0.1, 3, "finished") for cell, mean in scores.items()]
-    return pd.DataFrame(
-        rows, columns=["resolution", "schedule", "b", "mean", "level", "half_width", "n", "state"]
-    )
+    columns = ["resolution", "schedule", "b", "mean", "level", "half_width", "n", "state"]
+    return pd.DataFrame(rows, columns=columns).assign(shortfall=None)
 
 
 def test_the_tables_hold_every_number_of_the_two_files_in_our_notation() -> None:
@@ -61,12 +60,18 @@ def test_cells_of_a_size_that_the_paper_has_stand_beside_its_own() -> None:
     )
 
 
-def test_a_size_that_the_paper_lacks_is_ranked_beside_the_nearest_that_it_has() -> None:
-    ours = cells({(size, "linear", b): size + b for size in (8, 100, 1024) for b in (0.5, 1.0)})
+def test_only_sizes_of_the_paper_stand_beside_it() -> None:
+    sizes = (8, 16, 32, 63, 64, 128, 256, 1024)
+    ours = cells({(size, "linear", b): size + b for size in sizes for b in (0.5, 1.0)})
     beside = reference.beside(ours, "fd_classifier")
-    assert beside["resolution"].tolist() == [8, 8, 100, 100, 1024, 1024]
-    assert beside["paper_resolution"].tolist() == [64, 64, 128, 128, 256, 256]
+    assert beside["resolution"].tolist() == [64, 64, 128, 128, 256, 256]
     assert reference.rank_correlation(beside)["spearman"].isna().all()  # of two cells
+
+
+def test_a_cell_that_draws_noise_does_not_stand_beside_the_paper() -> None:
+    ours = cells({(64, "linear", b): b for b in (0.5, 1.0)})
+    ours.loc[0, "shortfall"] = "no better than untrained networks"
+    assert reference.beside(ours, "fd_classifier")["b"].tolist() == [1.0]
 
 
 def test_of_cells_that_other_settings_tell_apart_the_best_stands_beside_the_paper() -> None:

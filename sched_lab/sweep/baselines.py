@@ -1,0 +1,111 @@
+"""Whether a cell's models draw anything: their scores between untrained networks and real images.
+
+Of models that all draw noise one scores best, too, and means nothing by it. So a cell may be best
+only where training made its samples better, and its loss lower, than doing nothing does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sched_lab.trainers.spec import JACKKNIFE_GROUPS
+
+CONFIDENCE = 0.95
+"""With which a cell is better than untrained networks, by a one-sided t-test."""
+CLOSED = 0.1
+"""The share of the way from untrained networks to real images that a cell must have gone."""
+LEARNED = 0.01
+"""The share of the loss of predicting zero that training must have taken away."""
+
+Array = NDArray[np.float64]
+
+
+class Shortfall(StrEnum):
+    """Why a cell is never best, in words for one cell and for many."""
+
+    BLIND = "with scores that do not tell untrained networks from real images"
+    NO_BETTER = "no better than untrained networks"
+    TOO_LITTLE = f"under {CLOSED:.0%} of the way from untrained networks to real images"
+    NO_LEARNING = "with a loss no lower than that of predicting zero"
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The cells of one image size whose scores compare: (N,) arrays, NaN where not known."""
+
+    mean: Array
+    """Of the score that ranks them, over training seeds."""
+    sd: Array
+    """Over training seeds."""
+    n: Array
+    """How many training seeds."""
+    within: Array
+    """The standard error of the score within a cell's only run."""
+    real: Array
+    """The same score of held-out real images."""
+    untrained: Array
+    """The same score of samples by the networks as they were before training."""
+    learned: Array
+    """The share of the loss of predicting zero that training took away."""
+
+
+class Standing(NamedTuple):
+    """How N cells stand between the baselines of their size; (N,) each."""
+
+    closed: Array
+    """0 at the best untrained network, 1 at real images; NaN where either is not known."""
+    shortfall: list[Shortfall | None]
+    """None where a cell may be best."""
+
+
+def standing(cells: Cells, *, higher_is_better: bool) -> Standing:
+    """How the cells of one image size stand. What is not known keeps no cell from being best.
+
+    The best of all untrained networks counts, not each cell's own. The one at another b may draw a
+    grey that scores better, and a cell below that has no claim to be best. The error of a mean is
+    that of all cells pooled, since the spread of two seeds says little.
+    """
+    from scipy.special import stdtrit
+
+    sign = -1.0 if higher_is_better else 1.0
+    mean, untrained = sign * cells.mean, sign * cells.untrained
+    nothing = float(min(untrained[np.isfinite(untrained)], default=np.nan))
+    known = sign * cells.real[np.isfinite(cells.real)]
+    gap = nothing - (float(known.mean()) if len(known) else np.nan)
+    closed = (nothing - mean) / gap if gap > 0 else np.full(len(mean), np.nan)
+    error, freedom = _errors(cells)
+    # Comparisons with NaN are false: what is not known is no shortfall.
+    short = [
+        (Shortfall.BLIND, np.isfinite(mean) & (gap <= 0)),
+        (Shortfall.NO_BETTER, nothing - mean <= stdtrit(freedom, CONFIDENCE) * error),
+        (Shortfall.TOO_LITTLE, closed <= CLOSED),
+        (Shortfall.NO_LEARNING, cells.learned <= LEARNED),
+    ]
+    first = np.select([where for _, where in short], range(1, 1 + len(short)), 0)
+    return Standing(closed, [(None, *(each for each, _ in short))[i] for i in first])
+
+
+def in_words(shortfalls: Iterable[Shortfall]) -> str:
+    """Why none of a size's cells may be best, by what each falls short of."""
+    counts = Counter(shortfalls).most_common()
+    total = sum(count for _, count in counts)
+    if len(counts) == 1:
+        return f"its {f'{total} cells are all' if total > 1 else 'only cell is'} {counts[0][0]}"
+    parts = [f"{count} {'is' if count == 1 else 'are'} {each}" for each, count in counts]
+    return f"of its {total} cells, {', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _errors(cells: Cells) -> tuple[Array, int]:
+    """The standard error of each cell's mean, (N,), and its degrees of freedom."""
+    freedom = int(np.clip(cells.n - 1, 0, None).sum())
+    if freedom:
+        pooled = np.nansum((cells.n - 1) * cells.sd**2) / freedom
+        return np.sqrt(pooled / np.clip(cells.n, 1, None)), freedom
+    return np.nan_to_num(cells.within), JACKKNIFE_GROUPS - 1
