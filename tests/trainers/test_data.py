@@ -394,7 +394,7 @@ def test_whatever_is_wrong_with_the_content_is_bad_data(
 def test_what_is_not_there_is_named_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data.path: .*/nowhere is not a folder"):
         source(source="folder", path=str(tmp_path / "nowhere")).fingerprint(tmp_path)
-    with pytest.raises(ValueError, match=r"holds no images; expected files in .bmp"):
+    with pytest.raises(ValueError, match=r"holds no images; expected files in .avif"):
         source(source="folder", path=str(tmp_path)).fingerprint(tmp_path)
     with pytest.raises(ValueError, match=r"nowhere.npy does not exist"):
         _ = source(source="array", path=str(tmp_path / "nowhere.npy")).image_channels

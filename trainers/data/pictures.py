@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
-import struct
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, TiffTags, UnidentifiedImageError
 
 from sched_lab.trainers.images import Pixels
 
-_BROKEN = (
-    OSError,
-    SyntaxError,  # Pillow's word for a damaged PNG
-    ValueError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
+_ADVICE = "save it as PNG, or as TIFF of 8 or 16 unsigned bits"
+_LARGEST_GREY = 2**16 - 1
+_NAMES = {number: tag.name for number, tag in TiffTags.TAGS_V2.items()}
+# What a TIFF declares of its samples.
+_DECLARED = (
+    TiffImagePlugin.BITSPERSAMPLE,
+    TiffImagePlugin.SAMPLEFORMAT,
+    TiffImagePlugin.PHOTOMETRIC_INTERPRETATION,
+    TiffImagePlugin.PLANAR_CONFIGURATION,
+    TiffImagePlugin.EXTRASAMPLES,
+    TiffImagePlugin.COMPRESSION,
 )
 
 
 def decode(file: Path | BinaryIO, channels: int) -> Image.Image:
     """The picture in `file`, upright, 8 bits deep, opaque on white, in grey (1 channel) or RGB (3).
 
-    Of several frames the first is taken. Raises ValueError with the reason: the file is damaged, of
-    no known format, or larger than Pillow's limit against decompression bombs. Pixels without an
-    agreed brightest value are refused too.
+    Of several frames the first is taken. Grey of more than 8 bits is scaled by the depth that the
+    file declares, whatever values it holds. Colour profiles are not applied. Raises ValueError with
+    the reason: the file is damaged, of no known format, or larger than Pillow's limit against
+    decompression bombs. Samples without an agreed black and white are refused too.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # oddities in metadata do not touch the pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                return _flat(ImageOps.exif_transpose(image), channels)
-    except _BROKEN as error:
+            # From a path Pillow maps uncompressed pixels into memory, and scrambles turned ones.
+            with file.open("rb") if isinstance(file, Path) else nullcontext(file) as stream:
+                return _flat(stream, channels)
+    except (MemoryError, ValueError):
+        raise
+    except Exception as error:  # on damaged files Pillow raises errors of any type
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
@@ -53,9 +61,16 @@ def square(image: Image.Image, size: int) -> Pixels:
     return np.asarray(resized).reshape(size, size, -1).transpose(2, 0, 1)
 
 
-def _flat(image: Image.Image, channels: int) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = _eight_bits(image)
+def _flat(stream: BinaryIO, channels: int) -> Image.Image:
+    with _opened(stream) as opened:
+        black, white = _range(opened)
+        if opened.format == "PNG" and "transparency" in opened.info:
+            _apply_exact_key(opened, stream)
+        image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):
+        image = _eight_bits(image, black, white)
+    if image.mode == "La":
+        image = image.convert("LA")  # the only mode that Pillow turns premultiplied grey into
     if image.has_transparency_data:
         opaque = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
@@ -64,12 +79,113 @@ def _flat(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits scaled to 8, where Pillow's own conversion would cut off all above 255."""
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ValueError(
-            f"pixels of mode {image.mode} have no agreed brightest value; save them with 8 or 16"
-            " bits"
-        )
-    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+def _opened(stream: BinaryIO) -> ImageFile.ImageFile:
+    """The image, not yet decoded. Raises ValueError, with what the file declares where it does."""
+    try:
+        return Image.open(stream)
+    except UnidentifiedImageError as error:
+        stream.seek(0)
+        head = stream.read(16)
+        if head[4:8] == b"ftyp":
+            return _opened_heif(stream)
+        if head[:4] in TiffImagePlugin.PREFIXES:
+            rule = f"a TIFF that can't be read: {_declaration(stream)}; {_ADVICE}"
+            raise ValueError(rule) from error
+        raise ValueError("no known image format") from error
+
+
+def _opened_heif(stream: BinaryIO) -> ImageFile.ImageFile:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        rule = "HEIC images need the package pillow-heif: install sched-lab[heic]"
+        raise ValueError(rule) from error
+    stream.seek(0)
+    opened: ImageFile.ImageFile = HeifImageFile(stream)
+    return opened
+
+
+def _declaration(stream: BinaryIO) -> str:
+    stream.seek(0)
+    head = stream.read(8)
+    tags = TiffImagePlugin.ImageFileDirectory_v2(head + (stream.read(8) if head[2] == 43 else b""))
+    stream.seek(tags.next)
+    tags.load(stream)
+    return _said(tags)
+
+
+def _said(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
+    """What a TIFF declares of its samples."""
+    return ", ".join(f"{_NAMES[tag]} {tags[tag]}" for tag in _DECLARED if tag in tags)
+
+
+def _range(image: ImageFile.ImageFile) -> tuple[int, int]:
+    """The values of black and white in deep grey, as the file declares them.
+
+    Raises ValueError where it declares none, and for TIFFs that Pillow misreads.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return _range_of_tiff(image)
+    # Pillow's readers of these scale each depth that may be declared to 16 bits.
+    scaled = image.format in ("PNG", "PPM", "HEIF", "JPEG2000")
+    if image.mode == "F" or (image.mode.startswith("I") and not scaled):
+        rule = f"its samples, of mode {image.mode}, have no agreed black and white; {_ADVICE}"
+        raise ValueError(rule)
+    return 0, _LARGEST_GREY
+
+
+def _range_of_tiff(image: TiffImagePlugin.TiffImageFile) -> tuple[int, int]:
+    tags = image.tag_v2
+    largest = 2 ** max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) - 1
+    unsigned = set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))) == {1}
+    if not unsigned or largest > _LARGEST_GREY:
+        raise ValueError(f"its samples have no agreed black and white: {_said(tags)}; {_ADVICE}")
+    if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and _misread(image, largest):
+        raise ValueError(f"its channels lie in separate planes: {_said(tags)}; {_ADVICE}")
+    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    return (largest, 0) if inverted else (0, largest)
+
+
+def _misread(image: TiffImagePlugin.TiffImageFile, largest: int) -> bool:
+    """Whether Pillow has no reader for the separate planes of this TIFF, or a wrong one."""
+    tags = image.tag_v2
+    if tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) == 1:
+        return False
+    if tags.get(TiffImagePlugin.COMPRESSION, 1) == 1:  # read byte by byte, each as a sample
+        premultiplied = 1 in tags.get(TiffImagePlugin.EXTRASAMPLES, ())
+        return premultiplied or largest > 255 or image.mode not in ("RGB", "RGBA", "CMYK")
+    return image.mode in ("La", "LA", "PA", "LAB", "YCbCr")
+
+
+def _eight_bits(image: Image.Image, black: int, white: int) -> Image.Image:
+    """Deep grey scaled to 8 bits, where Pillow's own conversion would cut off all above 255."""
+    values = np.asarray(image).astype(np.int64)
+    scaled = Image.fromarray(np.rint((values - black) * 255 / (white - black)).astype(np.uint8))
+    key = image.info.get("transparency")
+    if key is not None:
+        scaled.putalpha(_opaque(values != key))
+    return scaled
+
+
+def _apply_exact_key(image: ImageFile.ImageFile, stream: BinaryIO) -> None:
+    """Have the colour that a PNG declares transparent fit the 8 bits that Pillow makes of each
+    sample.
+    """
+    key, raw = image.info["transparency"], image.tile[0].args
+    if raw in ("L", "L;2", "L;4"):
+        largest = 2 ** int(raw[2:] or 8) - 1
+        image.info["transparency"] = (key & largest) * 255 // largest
+    elif raw == "RGB;16B":
+        image.load()
+        stream.seek(0)
+        with Image.open(stream) as low:
+            # Taken as little-endian, the samples' lower bytes are kept instead of the upper ones.
+            low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
+            whole = np.asarray(image).astype(np.uint16) << 8 | np.asarray(low)
+        image.putalpha(_opaque((whole != key).any(axis=2)))
+        del image.info["transparency"]
+
+
+def _opaque(where: NDArray[np.bool_]) -> Image.Image:
+    """An alpha channel."""
+    return Image.fromarray(where.astype(np.uint8) * 255)
