@@ -8,20 +8,28 @@ from enum import StrEnum
 
 from sched_lab.trainers.results import (
     CHECKPOINT_FILE,
+    DETECTOR_ACCURACY,
     JOURNAL_FILE,
     LOG_FILE,
+    LOSS_OF_ZERO,
+    REAL,
     RESULT_FILE,
     SAMPLES_FOLDER,
     SPEC_FILE,
+    UNTRAINED,
 )
 
 __all__ = [
     "CHECKPOINT_FILE",
+    "DETECTOR_ACCURACY",
     "JOURNAL_FILE",
     "LOG_FILE",
+    "LOSS_OF_ZERO",
+    "REAL",
     "RESULT_FILE",
     "SAMPLES_FOLDER",
     "SPEC_FILE",
+    "UNTRAINED",
 ]
 
 # Tags of a run.
@@ -55,15 +63,11 @@ class Stage(StrEnum):
 
 
 # Metrics beside the scores, which carry their detector's name: fid, fd_<detector>, kid_<detector>,
-# …
+# …; with the last evaluation a trial's baselines, REAL, UNTRAINED, LOSS_OF_ZERO and
+# DETECTOR_ACCURACY, come beside
 LOSS = "loss"
 LOSS_BY_LOG_SNR = "loss_by_log_snr/"  # + the centre of the bin
 JACKKNIFE = "jackknife/"  # + a score: its standard error within the run, at the last evaluation
-# A trial's baselines, with its last evaluation; absent where not known.
-REAL = "real_"  # + a score: of as many held-out real images
-UNTRAINED = "untrained_"  # + a score: of samples by the network as it was before training
-LOSS_OF_ZERO = "loss_of_zero"  # what predicting zero would have lost, beside `loss`
-DETECTOR_ACCURACY = "detector_accuracy"  # of a classifier, on held-out images
 SECONDS = "seconds/"  # + prepare, train, sample, score, total
 IMAGES_PER_SECOND = "images_per_second"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self, assert_never
+from typing import NamedTuple, Self, assert_never
 
 import torch
 from torch import Tensor
@@ -30,6 +30,27 @@ def eps_from_x0(x0_scaled: Tensor, x_t: Tensor, gamma: Tensor) -> Tensor:
     """The noise ε = (x_t − √γ·b·x0)/√(1−γ) in x_t, given the clean image b·x0; gamma below 1."""
     signal, sigma = _coefficients(gamma)
     return (x_t - signal * x0_scaled) / sigma
+
+
+class Losses(NamedTuple):
+    """The losses of a batch's examples, each (B,)."""
+
+    network: Tensor
+    """The network's."""
+    zero: Tensor
+    """What predicting zero would have."""
+    one: Tensor
+    """What an error of 1 everywhere would have."""
+
+
+def shaped_as(x: Tensor, output: Tensor) -> Tensor:
+    """The network's output for input x. Raises ValueError where it would have to be broadcast."""
+    if output.shape != x.shape:
+        raise ValueError(
+            f"a network must return an output shaped as its input, {tuple(x.shape)}, got"
+            f" {tuple(output.shape)}"
+        )
+    return output
 
 
 @dataclass(frozen=True)
@@ -131,13 +152,16 @@ class DiffusionProcess:
             case _:
                 assert_never(self.predict)
 
-    def loss(
+    def losses(
         self, network: Network, x0: Tensor, label: Tensor | None, gamma: Tensor, noise: Tensor
-    ) -> Tensor:
-        """The weighted mean squared error of each example, (B,) (2301.10972, section 2.3).
+    ) -> Losses:
+        """The weighted mean squared error of each example (2301.10972, section 2.3).
 
         `normalize` does not change the target: training with `state` is training with `input`.
         """
         x_in = self.network_input(self.add_noise(x0, gamma, noise), gamma)
-        error = network(x_in, gamma, label) - self.target(x0, noise, gamma)
-        return self.loss_weight(gamma) * error.square().mean(dim=(1, 2, 3))
+        target, weight = self.target(x0, noise, gamma), self.loss_weight(gamma)
+        error = shaped_as(x_in, network(x_in, gamma, label)) - target
+        squares = (each.square().mean(dim=(1, 2, 3)) for each in (error, target))
+        of_network, of_zero = (weight * square for square in squares)
+        return Losses(of_network, of_zero, weight)

@@ -35,7 +35,7 @@ _FULL_TEXT = re.compile(  # libraries that do not pass the number on: safetensor
 
 
 class Diverged(RuntimeError):
-    """The loss is not finite, or far above that of predicting nothing at all."""
+    """Loss or samples are not finite, or the loss is far above that of predicting zero."""
 
 
 class BadData(FieldError):

@@ -22,6 +22,13 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 SAMPLES_FOLDER = "samples"  # step-001500.png: a grid of samples at that step
 JOURNAL_FILE = "journal.jsonl"
 LOG_FILE = "log.txt"
+
+# Names of `TrialResult.baselines`.
+REAL = "real_"  # + a score: that of as many held-out real images
+UNTRAINED = "untrained_"  # + a score: that of samples of the network before its first step
+LOSS_OF_ZERO = "loss_of_zero"  # the loss that predicting zero has, in the steps that `loss` is of
+DETECTOR_ACCURACY = "detector_accuracy"  # of a classifier, on images held out from its training
+
 SET_ASIDE = ".bad"  # ends the name of a damaged file that was replaced
 
 LARGEST_STEP = 2**63 - 1  # what a database holds
@@ -80,6 +87,10 @@ class TrialResult(Record):
     """By metric name, of the last evaluation; empty where there was none."""
     uncertainty: Mapping[str, Score] = {}
     """Standard errors within the run of those scores that have one."""
+    baselines: Mapping[str, Score] = {}
+    """What scores, loss and detector compare with, by REAL, UNTRAINED, LOSS_OF_ZERO and
+    DETECTOR_ACCURACY; what is not known is absent.
+    """
     loss: Score = None
     seconds: dict[str, Annotated[float, Field(ge=0, le=LONGEST)]] = {}
     """By phase and in `total`; empty where they are not known."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sched_lab.trainers.diffusion import DiffusionProcess, eps_from_x0
+from sched_lab.trainers.diffusion import DiffusionProcess, eps_from_x0, shaped_as
 from sched_lab.trainers.schedules import Schedule
 from sched_lab.trainers.spec import Sampler
 
@@ -76,7 +76,7 @@ def sample(
     Step i goes from t = 1 − i/steps to 1 − (i+1)/steps, by DDIM without noise of its own
     (2010.02502, equation 12) or by DDPM. The start is plain noise whatever b is. x0 is clipped to
     [-b, b], and ε follows from the clipped x0. The last step's x0, divided by b, is the sample: see
-    `draw`. The noise sets dtype and device.
+    `draw`. The noise sets dtype and device. Where an output is not finite, x0 and x are NaN.
     """
     x = noise()  # (B, C, H, W)
     times = 1 - np.arange(steps + 1) / steps
@@ -89,8 +89,10 @@ def sample(
         x_in = process.network_input(x, gamma)
         if process.normalize == "state":
             x = x_in
-        output = denoise(x_in, gamma).to(x.dtype)
+        output = shaped_as(x, denoise(x_in, gamma)).to(x.dtype)
         x0 = process.recover_x0(output, x, gamma).clamp(-process.b, process.b)
+        # Clipped, an infinity would be a picture's white.
+        x0 = x0 + 0 * output
         eps = eps_from_x0(x0, x, gamma)
         if sampler == "ddim":
             x = after.sqrt() * x0 + (1 - after).sqrt() * eps
@@ -123,7 +125,10 @@ def draw(
     steps: int,
     sampler: Sampler,
 ) -> Tensor:
-    """The samples, (B, C, H, W) in [-1, 1]; the arguments are those of `sample`."""
+    """The samples, (B, C, H, W) in [-1, 1], NaN where the network's outputs were not finite in any
+    step; the arguments are those of `sample`.
+    """
     for step in sample(denoise, noise, process, schedule=schedule, steps=steps, sampler=sampler):
-        x0 = step.x0
-    return (x0 / process.b).clamp(-1, 1)  # dividing may round beyond ±1
+        last = step
+    # Dividing may round beyond ±1. x alone remembers what was not finite in earlier steps.
+    return (last.x0 / process.b).clamp(-1, 1) + 0 * last.x

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from sched_lab.trainers.images import RawImages
 
-SCIENCE_VERSION = 1
+SCIENCE_VERSION = 2
 """Raised whenever the same spec would give another result; part of every trial key."""
 
 SOURCES = Family(
@@ -170,6 +170,9 @@ class DetectorSpec(Part):
     It serialises as its bare name while all options have their defaults, and else as a mapping.
     """
 
+    dimension: ClassVar[int | None] = None
+    """Features of an image, d; None where the options do not say."""
+
     kind: str
     """The name under which the detector is registered; part of every score's name."""
 
@@ -262,6 +265,10 @@ class TrainSpec(Part):
     """The gradient norm above which gradients are scaled down; null for no limit."""
     ema: Fraction = 0.995
     """Decay, per step, of the exponential moving average of the weights that is sampled from."""
+    ema_warmup: bool = True
+    """Decay by min(ema, (1 + n)/(10 + n)) after n steps, so that the initial weights are soon
+    forgotten; without it, ema^steps of them is left.
+    """
     predict: Predict = "v"
     """What the network predicts."""
     normalize: Normalize = "input"

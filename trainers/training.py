@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from sched_lab.trainers.diffusion import DiffusionProcess
+from sched_lab.trainers.diffusion import DiffusionProcess, Losses
 from sched_lab.trainers.failures import Diverged, FailureKind, gpu_is_lost, kind_of
 from sched_lab.trainers.files import replacing
 from sched_lab.trainers.images import ImageSet
@@ -36,11 +36,11 @@ BIN_EDGES = np.arange(-20.0, 20.1, 2.0)
 COMPILE_FROM = 10_000
 """Training steps from which the minute that compiling takes pays on a GPU."""
 EXPLODED = 100.0
-"""A mean loss this many times that of predicting zero ends the trial."""
+"""A mean loss this many times that of predicting zero, or numbers of unit size, ends the trial."""
 BEAT_SECONDS = 10.0
 # What a checkpoint holds beside the networks and the optimizer
 _SUMS = ("loss_sum", "bin_loss", "bin_count")
-_VALUES = ("step", "evaluated", "reported", "loss", "seconds")
+_VALUES = ("step", "evaluated", "reported", "loss", "loss_of_zero", "seconds")
 
 
 class BadCheckpoint(ValueError):
@@ -79,10 +79,12 @@ class Training:
     """The step of the last report."""
     loss: float = math.nan
     """The mean loss of the last report."""
+    loss_of_zero: float = math.nan
+    """The mean loss that predicting zero would have had in the same steps."""
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Time spent so far, by phase; the caller adds to it."""
-    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
-    """The sum of the steps' losses since the last report."""
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(len(Losses._fields)))
+    """The sums of the steps' losses since the last report: of each of `Losses`."""
     bin_loss: Tensor = field(default_factory=lambda: _empty_bins())
     """The sum of the examples' losses in each log-SNR bin since the last evaluation."""
     bin_count: Tensor = field(default_factory=lambda: _empty_bins())
@@ -93,14 +95,7 @@ class Training:
         cls, spec: TrialSpec, *, channels: int, classes: int, device: torch.device
     ) -> Training:
         """A fresh state; the weights are drawn from the trial's seed, the same on every device."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(_mix(spec.seed, 0, 0))
-            network = spec.train.network.build(
-                channels=channels,
-                resolution=spec.resolution,
-                classes=classes if spec.train.class_conditional else 0,
-            )
-        network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = untrained(spec, channels=channels, classes=classes, device=device)
         ema = copy.deepcopy(network).requires_grad_(False).eval()
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=spec.train.lr, weight_decay=spec.train.weight_decay, fused=True
@@ -132,6 +127,18 @@ def _empty_bins() -> Tensor:
     return torch.zeros(len(BIN_EDGES) - 1, dtype=torch.float64)
 
 
+def untrained(spec: TrialSpec, *, channels: int, classes: int, device: torch.device) -> nn.Module:
+    """The network before its first step, drawn from the trial's seed, the same on every device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_mix(spec.seed, 0, 0))
+        network = spec.train.network.build(
+            channels=channels,
+            resolution=spec.resolution,
+            classes=classes if spec.train.class_conditional else 0,
+        )
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
 def lr_at(train: TrainSpec, step: int) -> float:
     """The learning rate of step `step` (from 0): warm-up, then constant or half a cosine to 0."""
     if step < train.warmup:
@@ -140,6 +147,18 @@ def lr_at(train: TrainSpec, step: int) -> float:
         return train.lr
     done = math.pi * (step - train.warmup) / max(1, train.steps - train.warmup)
     return train.lr * 0.5 * (1 + math.cos(done))
+
+
+def ema_at(train: TrainSpec, step: int) -> float:
+    """The decay of the weights' average in step `step` (from 0).
+
+    With the warm-up it is min(ema, (1 + step)/(10 + step)), as in TensorFlow's
+    ExponentialMovingAverage with num_updates: after n steps the initial weights have a weight of
+    1/C(n + 9, 9), 5e-10 for n = 40. Until it reaches `ema` it is nearly the power function of
+    2312.02696 (equation 2) with γ = 8, which spans 9 % of the steps so far, whatever their number.
+    That one was left since it would replace `ema`, which long trainings are published with.
+    """
+    return min(train.ema, (1 + step) / (10 + step)) if train.ema_warmup else train.ema
 
 
 def train(
@@ -163,7 +182,7 @@ def train(
     for step in _steps(state, spec, images, until, micro_batches):
         now = time.perf_counter()
         if step % report_every == 0 or step == until:
-            _close_report(state, spec)
+            _close_report(state)
             count = (step - clock_step) * spec.train.batch
             yield TrainProgress(step, state.loss, count / (time.perf_counter() - told))
         elif now - told > BEAT_SECONDS:
@@ -182,7 +201,6 @@ def _steps(
     process, autocast = DiffusionProcess.of(spec), autocast_for(spec.train, state.loss_sum.device)
     batches = _Batches(spec, images, state.loss_sum.device)
     parameters, averaged = list(state.network.parameters()), list(state.ema.parameters())
-    update_ema = get_ema_multi_avg_fn(spec.train.ema)  # type: ignore[no-untyped-call]
     state.network.train()
     while state.step < until:
         batch = batches.draw(state.step)
@@ -190,31 +208,34 @@ def _steps(
             group["lr"] = lr_at(spec.train, state.step)
         for x0, label, gamma, noise, bins in _pieces(batch, micro_batches):
             with autocast:
-                losses = process.loss(state.forward, x0, label, gamma, noise)
-            loss = losses.mean() * (len(losses) / spec.train.batch)
+                losses = process.losses(state.forward, x0, label, gamma, noise)
+            share = len(gamma) / spec.train.batch
+            loss = losses.network.mean() * share
             loss.backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
-                losses = losses.detach()
-                state.bin_loss.index_add_(0, bins, losses.double())
-                state.bin_count.index_add_(0, bins, torch.ones_like(losses, dtype=torch.float64))
-                state.loss_sum += loss.detach()
+                state.bin_loss.index_add_(0, bins, losses.network.double())
+                state.bin_count.index_add_(0, bins, torch.ones_like(gamma, dtype=torch.float64))
+                state.loss_sum += torch.stack(losses).mean(dim=1) * share
         if spec.train.grad_clip is not None:
             nn.utils.clip_grad_norm_(parameters, spec.train.grad_clip)
         state.optimizer.step()
         state.optimizer.zero_grad()
         with torch.no_grad():
+            update_ema = get_ema_multi_avg_fn(ema_at(spec.train, state.step))  # type: ignore[no-untyped-call]
             update_ema(averaged, parameters, state.step)
         state.step += 1
         yield state.step
 
 
-def _close_report(state: Training, spec: TrialSpec) -> None:
-    """Turn the sum of losses since the last report into their mean. Raises Diverged."""
-    state.loss = state.loss_sum.item() / (state.step - state.reported)
-    limit = EXPLODED * max(1.0, spec.b**2)
+def _close_report(state: Training) -> None:
+    """Turn the sums of losses since the last report into their means. Raises Diverged."""
+    steps = state.step - state.reported
+    state.loss, state.loss_of_zero, of_one = (each / steps for each in state.loss_sum.tolist())
+    # An untrained network may put out numbers of unit size, however small what it is to predict.
+    limit = EXPLODED * max(state.loss_of_zero, of_one)
     if not state.loss <= limit:
         what = (
-            f"above {limit:g}, far worse than predicting zero"
+            f"above {limit:.3g}, far worse than predicting zero, which has {state.loss_of_zero:.3g}"
             if math.isfinite(state.loss)
             else "not a number"
         )

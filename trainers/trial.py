@@ -304,7 +304,9 @@ def _start(
 
 
 def _draw(trial: _Trial) -> Generator[Sampled, None, Tensor]:
-    """Samples (count, C, H, W) uint8 from the averaged network."""
+    """Samples (count, C, H, W) uint8 from the averaged network. Raises Diverged where one is not
+    finite.
+    """
     spec, state, on = trial.spec, trial.state, trial.device
     count, process = spec.sample.count, DiffusionProcess.of(spec)
     state.copy_buffers()
@@ -323,6 +325,10 @@ def _draw(trial: _Trial) -> Generator[Sampled, None, Tensor]:
                 schedule=spec.sampling_schedule,
                 steps=spec.sample.steps,
                 sampler=spec.sample.sampler,
+            )
+        if broken := int((~x0.isfinite()).flatten(1).any(1).sum()):
+            raise Diverged(
+                f"{broken} of {len(index)} samples drawn at step {state.step} are not finite"
             )
         samples[start : index.stop] = to_uint8(x0).cpu()
         yield Sampled(state.step, index.stop, count)
@@ -384,6 +390,8 @@ def _clean_slate(device: torch.device, folder: Path) -> None:
         torch.cuda.empty_cache()
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # Its backward gives NaN where logits are low (docs/gpu-h100.md, section 1).
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def environment(device: torch.device) -> dict[str, str]:

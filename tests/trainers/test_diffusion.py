@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from sched_lab.trainers.diffusion import DiffusionProcess, eps_from_x0
+from sched_lab.trainers.diffusion import DiffusionProcess, eps_from_x0, shaped_as
 from sched_lab.trainers.spec import Normalize, Predict, TrialSpec
 
 PREDICTIONS: tuple[Predict, ...] = ("v", "eps", "x0")
@@ -120,7 +120,7 @@ def test_min_snr_charges_one_error_in_the_image_alike_whatever_is_predicted(
     x_t = process.add_noise(x0, gamma, noise)
     guess = 0.8 * x0 + 0.1  # the network's estimate of the image, output as image, noise or v
     output = process.target(guess, eps_from_x0(b * guess, x_t, gamma), gamma)
-    charged = process.loss(lambda x_in, gamma, label: output, x0, None, gamma, noise)
+    charged = process.losses(lambda x_in, gamma, label: output, x0, None, gamma, noise).network
     snr = b**2 * gamma / (1 - gamma)
     expected = snr.clamp(max=limit) * (guess - x0).square().mean(dim=(1, 2, 3))
     assert_close(charged, expected, rtol=1e-6, atol=1e-14)
@@ -144,10 +144,33 @@ def test_weights_are_finite_at_both_ends_of_the_schedule(predict: Predict, weigh
 
 def test_the_loss_is_the_mean_squared_error_of_each_example() -> None:
     x0, noise, gamma = batch()
-    losses = DiffusionProcess().loss(
+    losses = DiffusionProcess().losses(
         lambda x_in, gamma, label: torch.zeros_like(x_in), x0, None, gamma, noise
     )
-    assert losses.numpy() == pytest.approx((noise.numpy() ** 2).mean(axis=(1, 2, 3)))
+    assert losses.network.numpy() == pytest.approx((noise.numpy() ** 2).mean(axis=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("predict", PREDICTIONS)
+@pytest.mark.parametrize("weight", ["none", "min_snr@5"])
+def test_beside_the_loss_stands_that_of_a_network_that_predicts_zero(
+    predict: Predict, weight: str
+) -> None:
+    x0, noise, gamma = batch()
+    process = DiffusionProcess(0.5, predict, weight=weight)
+    draws = x0, None, gamma, noise
+    losses = process.losses(lambda x, gamma, label: x.tanh(), *draws)
+    silent = process.losses(lambda x, gamma, label: torch.zeros_like(x), *draws)
+    assert torch.equal(losses.zero, silent.network)
+    target = process.target(x0, noise, gamma)
+    off_by_one = process.losses(lambda x, gamma, label: target + 1, *draws)
+    assert_close(losses.one, off_by_one.network)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (7, 3, 1, 4), (7, 3, 16), (7, 6, 4, 4)])
+def test_an_output_of_another_shape_is_refused_not_broadcast(shape: tuple[int, ...]) -> None:
+    x = torch.zeros(7, 3, 4, 4)
+    with pytest.raises(ValueError, match=r"shaped as its input, \(7, 3, 4, 4\), got"):
+        shaped_as(x, torch.zeros(shape))
 
 
 def test_the_network_is_given_the_normalised_state_gamma_and_the_label() -> None:
@@ -160,7 +183,7 @@ def test_the_network_is_given_the_normalised_state_gamma_and_the_label() -> None
         return x_in
 
     process = DiffusionProcess(0.5, "v", "analytic")
-    process.loss(network, x0, label, gamma, noise)
+    process.losses(network, x0, label, gamma, noise)
     x_in = process.network_input(process.add_noise(x0, gamma, noise), gamma)
     assert_close(seen, [x_in, gamma, label])
 
@@ -175,7 +198,9 @@ def test_the_loss_keeps_the_dtype_and_agrees_in_single_precision(
 
     def losses(dtype: torch.dtype) -> Tensor:
         x0, noise, gamma = batch(dtype)
-        return process.loss(lambda x_in, gamma, label: x_in.tanh(), x0, None, gamma, noise)
+        return process.losses(
+            lambda x_in, gamma, label: x_in.tanh(), x0, None, gamma, noise
+        ).network
 
     assert losses(dtype).dtype == dtype
     assert_close(losses(dtype).double(), losses(torch.float64), rtol=1e-3, atol=1e-9)

@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,7 +27,9 @@ from sched_lab.trainers.data.prepare import prepare
 from sched_lab.trainers.images import ImageSet
 from sched_lab.trainers.scoring import scores
 from sched_lab.trainers.scoring.detectors import NetworkDetector
+from sched_lab.trainers.scoring.options import least_samples, meaningful_samples
 from sched_lab.trainers.scoring.scores import (
+    Matrix,
     Reference,
     extract,
     frechet_distance,
@@ -37,6 +43,7 @@ from sched_lab.trainers.scoring.scores import (
     statistics,
 )
 from sched_lab.trainers.scoring.torchvision_compat import import_torchvision
+from sched_lab.trainers.spec import DETECTORS
 
 CPU = torch.device("cpu")
 
@@ -222,12 +229,14 @@ def test_kid_precision_and_recall_are_torch_fidelitys() -> None:
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     samples, real = gaussian(150, 8, 0), gaussian(200, 8, 1)
-    pair = torch.from_numpy(samples), torch.from_numpy(real)
+    pair = torch.from_numpy(samples).double(), torch.from_numpy(real).double()
     kid = kid_features_to_metric(
         *pair, kid_subset_size=150, kid_subsets=100, rng_seed=0, verbose=False
     )
     prc = prc_features_to_metric(*pair, save_cpu_ram=False, verbose=False)
-    assert kernel_distance(samples, real) == kid["kernel_inception_distance_mean"]
+    assert kernel_distance(samples, real) == pytest.approx(
+        kid["kernel_inception_distance_mean"], rel=1e-9
+    )
     assert precision_recall(samples, real) == pytest.approx((prc["precision"], prc["recall"]))
 
 
@@ -240,6 +249,132 @@ def test_kid_is_the_unbiased_estimate_written_out() -> None:
     xx, yy, xy = ((a @ b.T / 4 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     within = sum((kernel.sum() - np.trace(kernel)) / (60 * 59) for kernel in (xx, yy))
     assert kernel_distance(samples, real) == pytest.approx(within - 2 * xy.mean(), rel=1e-4)
+
+
+ANYWHERE = given(
+    offset=st.sampled_from([0.0, 1.0, -100.0, 1e4, 1e6]),
+    spread=st.sampled_from([0.0, 1e-3, 1e-2, 1.0, 1e3]),
+    shift=st.sampled_from([0.0, 0.3, 3.0]),
+    d=st.sampled_from([1, 3]),
+    seed=st.integers(0, 99),
+)
+
+
+def far_off(
+    offset: float, spread: float, shift: float, d: int, seed: int, count: int
+) -> list[NDArray[np.float32]]:
+    """Features of samples and of real images, as float32 holds them."""
+    random = np.random.default_rng(seed)
+    draws = random.normal(size=(2, count, d)) + np.array([[[shift]], [[0.0]]])
+    return list((offset + spread * draws).astype(np.float32))
+
+
+def exact(features: NDArray[np.float32]) -> list[list[Fraction]]:
+    return [[Fraction(float(value)) for value in row] for row in features]
+
+
+@ANYWHERE
+@settings(deadline=None, max_examples=60)
+def test_kid_is_exact_however_far_off_centre_and_however_narrow(
+    offset: float, spread: float, shift: float, d: int, seed: int
+) -> None:
+    pair = far_off(offset, spread, shift, d, seed, count=6)
+    x, y = map(exact, pair)
+
+    def mean(a: list[list[Fraction]], b: list[list[Fraction]]) -> Fraction:
+        values = [(sum(map(operator.mul, u, v)) / d + 1) ** 3 for u in a for v in b if u is not v]
+        return sum(values, Fraction()) / len(values)
+
+    expected = float(mean(x, x) + mean(y, y) - 2 * mean(x, y))
+    # Of this size are the terms that the estimate is the difference of.
+    wide = max(float(np.ptp(np.concatenate(pair))), 1e-30)
+    scale = wide**2 * (1 + wide + abs(offset)) ** 4
+    assert kernel_distance(*pair) == pytest.approx(expected, rel=1e-6, abs=1e-11 * scale)
+
+
+@ANYWHERE
+@settings(deadline=None, max_examples=60)
+def test_precision_and_recall_are_exact_however_far_off_centre_and_however_narrow(
+    offset: float, spread: float, shift: float, d: int, seed: int
+) -> None:
+    pair = far_off(offset, spread, shift, d, seed, count=40)
+    samples, real = (each.astype(np.float64) for each in pair)
+
+    def apart(a: Matrix, b: Matrix) -> Matrix:
+        return np.linalg.norm(a[:, None] - b[None], axis=2)
+
+    def covered(points: Matrix, balls: Matrix) -> float:
+        radii = np.sort(apart(balls, balls), axis=1)[:, 3]
+        within = apart(points, balls) <= radii * (1 + 1e-9)
+        return float(within.any(axis=1).mean())
+
+    expected = covered(samples, real), covered(real, samples)
+    assert precision_recall(*pair) == pytest.approx(expected, abs=0.026)  # one point at an edge
+
+
+@ANYWHERE
+@settings(deadline=None, max_examples=60)
+def test_the_distance_is_that_of_the_exact_moments_however_far_off_centre_and_however_narrow(
+    offset: float, spread: float, shift: float, d: int, seed: int
+) -> None:
+    pair = far_off(offset, spread, shift, 1, seed, count=20)
+    moments = []
+    for column in ([row[0] for row in exact(each)] for each in pair):
+        mean = sum(column, Fraction()) / len(column)
+        variance = sum(((v - mean) ** 2 for v in column), Fraction()) / (len(column) - 1)
+        moments.append((float(mean), math.sqrt(variance)))
+    (mean, deviation), (real_mean, real_deviation) = moments
+    expected = (mean - real_mean) ** 2 + (deviation - real_deviation) ** 2
+    total = (mean - real_mean) ** 2 + deviation**2 + real_deviation**2
+    value = distance(*(np.repeat(each, d, axis=1) for each in pair))
+    # d equal features have a covariance of rank 1.
+    assert value == pytest.approx(d * expected, rel=1e-6, abs=1e-7 * d * total)
+    assert value >= 0
+
+
+@pytest.mark.parametrize("metric", ["fd", "kid", "precision", "recall"])
+@pytest.mark.parametrize("largest", [1e12, 1e30, float(np.finfo(np.float32).max) / 2])
+def test_scores_of_huge_features_are_finite(metric: str, largest: float) -> None:
+    features = (gaussian(30, 4, 0) / 10 * largest).astype(np.float32)
+    real = (gaussian(30, 4, 1) / 10 * largest).astype(np.float32)
+    values = score(features, refer(real), "plain", [f"{metric}_plain"])
+    assert all(map(math.isfinite, values.values()))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_features_that_are_not_finite_are_refused_with_their_number(bad: float) -> None:
+    def network(pixels: Tensor) -> Tensor:
+        features = _channels(pixels)
+        features[pixels.flatten(1).sum(1) == 0] = bad
+        return features
+
+    images = noise(30).numpy()
+    images[[3, 20]] = 0
+    with pytest.raises(ValueError, match=r"'plain' gave features .* not finite for 2 of 30 images"):
+        extract(images, replace(DETECTOR, network=network), batch=7)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 4, 4), (2,)])
+def test_features_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    other = replace(DETECTOR, network=lambda pixels: torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"must give features \(N, d\), N = 2, it gave"):
+        extract(noise(2).numpy(), other)
+
+
+@pytest.mark.parametrize("detector", DETECTORS.builtin)
+@pytest.mark.parametrize("metric", ["fd", "kid", "precision", "recall"])
+def test_a_metric_means_something_only_from_more_samples_than_it_needs(
+    metric: str, detector: str
+) -> None:
+    dimension = DETECTORS.class_for({"kind": detector}).dimension
+    assert least_samples(metric) < meaningful_samples(metric, dimension)
+    assert least_samples(metric) <= meaningful_samples(metric, None)
+
+
+def test_from_as_many_samples_as_mean_something_the_covariance_has_full_rank() -> None:
+    enough = meaningful_samples("fd", 8)
+    ranks = [np.linalg.matrix_rank(statistics(gaussian(n, 8, 0))[1]) for n in (enough - 1, enough)]
+    assert ranks == [7, 8]
 
 
 def test_precision_and_recall_tell_samples_of_one_mode_from_samples_out_of_range() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sched_lab.trainers.training import (
     BadCheckpoint,
     Training,
     TrainProgress,
+    ema_at,
     load_checkpoint,
     lr_at,
     save_checkpoint,
@@ -101,6 +103,7 @@ def test_a_resumed_run_ends_with_the_bits_of_one_never_interrupted(
     assert resumed.step == 8
     run(resumed, of, 12)
     assert bits(resumed) == bits(whole)
+    assert resumed.loss_of_zero == whole.loss_of_zero
 
 
 @pytest.mark.parametrize("pieces", [2, 3, 8])
@@ -120,6 +123,7 @@ def test_a_batch_trained_on_in_pieces_gives_the_weights_and_losses_of_the_whole(
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert cut.loss_by_log_snr() == pytest.approx(whole.loss_by_log_snr(), rel=1e-5)
     assert torch.equal(cut.bin_count, whole.bin_count)
+    assert cut.loss_of_zero == pytest.approx(whole.loss_of_zero, rel=1e-5)
     for name in ("network", "ema"):
         weights = getattr(cut, name).state_dict()
         for parameter, expected in getattr(whole, name).state_dict().items():
@@ -174,6 +178,40 @@ def test_a_loss_that_is_not_a_number_ends_training_with_the_step() -> None:
         run(start(of), of, 12, report_every=1)
 
 
+EXTREMES = [
+    {"schedule": schedule, "b": b, "train": {"predict": predict, "weight": weight}}
+    for schedule in ("linear", "shifted_cosine@64,8", "sigmoid@-20,20,1", "cosine@0.9,1,1")
+    for b in (1e-3, 1.0, 30.0)
+    for predict in ("v", "eps", "x0")
+    for weight in ("none", "min_snr@0.01", "min_snr@1000")
+]
+
+
+@pytest.mark.parametrize("settings", EXTREMES, ids=str)
+def test_a_network_that_puts_out_zero_never_diverges_and_one_that_is_far_worse_does(
+    settings: dict[str, Any],
+) -> None:
+    of = spec(**settings | {"train": {**settings["train"], "lr": 1e-30, "weight_decay": 0.0}})
+    state = start(of)
+    for step in (1, 2, 3):
+        (report,) = run(state, of, step)
+        assert report.loss == pytest.approx(state.loss_of_zero, rel=1e-4)
+    worse = math.sqrt(1e3) * max(1.0, of.b)
+    with torch.no_grad():
+        state.network.head.bias.fill_(worse)
+    with pytest.raises(Diverged, match=r"at step 4: above .* far worse than predicting zero"):
+        run(state, of, 4)
+
+
+def test_an_untrained_network_that_puts_out_numbers_of_unit_size_has_not_diverged() -> None:
+    of = spec(b=0.01, train={"predict": "x0", "lr": 1e-30})
+    state = start(of)
+    with torch.no_grad():
+        state.network.head.bias.fill_(1.0)
+    (report,) = run(state, of, 1)
+    assert report.loss > 1e3 * state.loss_of_zero
+
+
 def test_every_image_is_seen_once_before_any_is_seen_twice() -> None:
     from sched_lab.trainers.training import _Batches
 
@@ -208,14 +246,25 @@ def test_loss_by_log_snr_averages_to_the_mean_loss() -> None:
 
 
 def test_the_ema_follows_its_recurrence() -> None:
-    of = spec(train={"ema": 0.9})
+    of = spec(train={"ema": 0.3})
     state = start(of)
     name, _ = next(iter(state.network.named_parameters()))
     expected = state.network.state_dict()[name].clone()
-    for until in range(1, 6):
+    for until, decay in enumerate((1 / 10, 2 / 11, 3 / 12, 0.3, 0.3), 1):
         run(state, of, until, report_every=1)
-        expected = 0.9 * expected + 0.1 * state.network.state_dict()[name]
+        expected = decay * expected + (1 - decay) * state.network.state_dict()[name]
     assert torch.allclose(state.ema.state_dict()[name], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9, 0.9999])
+@pytest.mark.parametrize("steps", [1, 5, 40, 1000])
+def test_the_initial_weights_keep_the_weight_of_the_closed_form(ema: float, steps: int) -> None:
+    warm, cold = (spec(train={"ema": ema, "ema_warmup": on}).train for on in (True, False))
+    # (1 + n)/(10 + n) reaches `ema` at this n.
+    reached = min(steps, math.ceil((10 * ema - 1) / (1 - ema)))
+    expected = ema ** (steps - max(0, reached)) / math.comb(max(0, reached) + 9, 9)
+    assert math.prod(ema_at(warm, n) for n in range(steps)) == pytest.approx(expected)
+    assert math.prod(ema_at(cold, n) for n in range(steps)) == pytest.approx(ema**steps)
 
 
 def test_the_learning_rate_warms_up_and_decays_to_zero() -> None:

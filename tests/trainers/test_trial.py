@@ -143,6 +143,106 @@ def test_a_diverging_trial_fails_with_the_reason_and_without_a_score(
     assert json.loads((tmp_path / "result.json").read_text("utf-8"))["failure"] == "diverged"
 
 
+class Faulty(NetworkSpec):
+    """A network that is trained as any, and in sampling puts out what it should not."""
+
+    kind: Literal["faulty"] = "faulty"
+    fault: str
+
+    def build(self, *, channels: int, resolution: int, classes: int) -> nn.Module:
+        return FaultyNetwork(channels, self.fault)
+
+
+class FaultyNetwork(nn.Module):
+    def __init__(self, channels: int, fault: str) -> None:
+        super().__init__()
+        self.layer, self.fault = nn.Conv2d(channels, channels, 1), fault
+
+    def forward(self, x: Tensor, gamma: Tensor, label: Tensor | None) -> Tensor:
+        out: Tensor = self.layer(x)
+        if self.training:
+            return out
+        match self.fault:
+            case "once":  # only in the first step, and never for NaN as input
+                early = gamma[:, None, None, None] < 1e-6
+                return out.nan_to_num().where(~early, torch.inf)
+            case "one pixel":
+                out[2, 0, 3, 3] = torch.nan
+                return out
+            case "one channel":
+                return out[:, :1]
+            case "one pixel each":
+                return out.mean(dim=(2, 3), keepdim=True)
+        return torch.full_like(out, float(self.fault))
+
+
+@pytest.mark.parametrize("predict", ["v", "eps", "x0"])
+@pytest.mark.parametrize(
+    ("fault", "broken"),
+    [("nan", 40), ("inf", 40), ("-inf", 40), ("1e38", 0), ("once", 40), ("one pixel", 1)],
+)
+def test_samples_that_are_not_finite_are_a_diverged_trial_never_a_picture_with_a_score(
+    tmp_path: Path, cache: Path, predict: str, fault: str, broken: int
+) -> None:
+    of = spec(train={"steps": 2, "network": Faulty(fault=fault), "predict": predict})
+    result = run_trial(of, key="k", folder=tmp_path, cache=cache)
+    if not broken:  # too large, and a number
+        assert result.state == "finished"
+        return
+    assert (result.state, result.failure, result.scores) == ("failed", "diverged", {})
+    assert result.reason == f"{broken} of 40 samples drawn at step 2 are not finite"
+    assert not (tmp_path / "samples").exists()
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"lr": 1e25, "steps": 1, "ema": 0.0},
+        {"lr": 1e25, "steps": 1, "ema": 0.0, "predict": "x0", "ema_warmup": False},
+        {"lr": 3e38, "steps": 1},
+    ],
+)
+def test_weights_that_explode_in_the_last_step_are_a_diverged_trial(
+    tmp_path: Path, cache: Path, train: dict[str, Any]
+) -> None:
+    result = run_trial(spec(train=train), key="k", folder=tmp_path, cache=cache)
+    assert (result.state, result.failure, result.scores) == ("failed", "diverged", {})
+    assert result.reason == "40 of 40 samples drawn at step 1 are not finite"
+
+
+def test_samples_that_are_not_finite_in_between_end_the_trial_there(
+    tmp_path: Path, cache: Path
+) -> None:
+    of = spec(
+        train={"steps": 10, "network": Faulty(fault="nan")},
+        score={"detector": "random", "every": 4},
+    )
+    result = run_trial(of, key="k", folder=tmp_path, cache=cache)
+    assert (result.failure, result.step) == ("diverged", 4)
+
+
+@pytest.mark.parametrize("fault", ["one channel", "one pixel each"])
+def test_an_output_of_another_shape_is_not_broadcast_into_samples(
+    tmp_path: Path, cache: Path, fault: str
+) -> None:
+    data = {"source": "shapes", "count": 50}
+    of = spec(train={"steps": 2, "network": Faulty(fault=fault)}, data=data)
+    with pytest.raises(ValueError, match="shaped as its input"):
+        run_trial(of, key="k", folder=tmp_path, cache=cache)
+
+
+def test_a_weighted_loss_far_above_one_that_predicting_zero_has_too_is_no_divergence(
+    tmp_path: Path, cache: Path
+) -> None:
+    of = spec(
+        resolution=16,
+        schedule="shifted_cosine@64,8",
+        train={"steps": 3, "predict": "x0", "weight": "min_snr@1000"},
+    )
+    result = run_trial(of, key="k", folder=tmp_path, cache=cache)
+    assert result.state == "finished"
+
+
 def test_class_conditional_sampling_uses_the_labels(tmp_path: Path, cache: Path) -> None:
     result = run_trial(
         spec(train={"class_conditional": True}), key="k", folder=tmp_path, cache=cache

@@ -13,6 +13,12 @@ from numpy.typing import NDArray
 from sched_lab.trainers.caching import cached, digest
 from sched_lab.trainers.data.prepare import content_key
 from sched_lab.trainers.images import ImageSet, Pixels
+from sched_lab.trainers.scoring.options import (
+    KID_SUBSET_SIZE,
+    METRICS,
+    NEIGHBOURS,
+    least_samples,
+)
 from sched_lab.trainers.scoring.torchvision_compat import import_torchvision
 from sched_lab.trainers.spec import JACKKNIFE_GROUPS, SCIENCE_VERSION, DataSpec, Detector
 
@@ -21,10 +27,8 @@ Matrix = NDArray[np.float64]
 
 REFERENCE_IMAGES = 50_000  # the customary size of a reference; larger sources are thinned evenly
 BATCH = 64
-KID_SUBSETS, KID_SUBSET_SIZE, KID_SEED = 100, 1000, 0
-NEIGHBOURS = 3  # of precision and recall
+KID_SUBSETS, KID_SEED = 100, 0
 
-_NEEDED = {"fd": 2, "kid": 2, "precision": NEIGHBOURS + 1, "recall": NEIGHBOURS + 1}
 _PARTS = ("features", "mean", "covariance", "root")
 
 
@@ -53,13 +57,13 @@ def score(
     """
     kinds = {name: _kind(name, detector) for name in metrics}
     for name, kind in kinds.items():
-        if kind not in _NEEDED:
+        if kind not in METRICS:
             raise ValueError(
-                f"no metric {name!r} on detector {detector!r}; valid: {', '.join(_NEEDED)}"
+                f"no metric {name!r} on detector {detector!r}; valid: {', '.join(METRICS)}"
             )
-        if min(len(features), len(reference.features)) < _NEEDED[kind]:
+        if min(len(features), len(reference.features)) < least_samples(kind):
             raise ValueError(
-                f"{name} needs at least {_NEEDED[kind]} samples and as many real images, "
+                f"{name} needs at least {least_samples(kind)} samples and as many real images, "
                 f"got {len(features)} and {len(reference.features)}"
             )
     values: dict[str, float] = {}
@@ -118,12 +122,26 @@ def refer(features: Features) -> Reference:
 def extract(
     images: Pixels, detector: Detector, chosen: NDArray[np.int64] | None = None, batch: int = BATCH
 ) -> Features:
-    """Features (N, d) of images (N, C, H, W), or of those `chosen`, `batch` at a time."""
+    """Features (N, d) of images (N, C, H, W), or of those `chosen`, `batch` at a time.
+
+    Raises ValueError where the detector gives others, or some that are not finite.
+    """
     chosen = np.arange(len(images)) if chosen is None else chosen
     parts = (chosen[start : start + batch] for start in range(0, len(chosen), batch))
-    return np.concatenate(
+    features = np.concatenate(
         [detector.features(torch.from_numpy(images[part])).cpu().numpy() for part in parts]
     )
+    if features.ndim != 2 or len(features) != len(chosen):
+        raise ValueError(
+            f"detector {detector.name!r} must give features (N, d), N = {len(chosen)}, it gave"
+            f" {features.shape}"
+        )
+    if broken := np.count_nonzero(~np.isfinite(features).all(axis=1)):
+        raise ValueError(
+            f"detector {detector.name!r} gave features that are not finite for {broken} of"
+            f" {len(chosen)} images"
+        )
+    return features
 
 
 def statistics(features: Features) -> tuple[Matrix, Matrix]:
@@ -145,9 +163,9 @@ def frechet_distance(mean: Matrix, covariance: Matrix, reference: Reference) -> 
     product = reference.root @ covariance @ reference.root
     root_trace = np.sqrt(np.linalg.eigvalsh(product).clip(min=0)).sum()
     shift = mean - reference.mean
-    return float(
-        shift @ shift + np.trace(covariance) + np.trace(reference.covariance) - 2 * root_trace
-    )
+    traces = np.trace(covariance) + np.trace(reference.covariance)
+    # Rounding may take equal features below 0.
+    return max(0.0, float(shift @ shift + traces - 2 * root_trace))
 
 
 def jackknife(features: Features, reference: Reference, groups: int = JACKKNIFE_GROUPS) -> float:
@@ -173,22 +191,49 @@ def jackknife(features: Features, reference: Reference, groups: int = JACKKNIFE_
 
 
 def kernel_distance(features: Features, real: Features) -> float:
-    """KID (1801.01401) by torch-fidelity: the mean over subsets of at most 1000, with one seed."""
-    import_torchvision()
-    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+    """KID (1801.01401): the mean of MMD² over torch-fidelity's subsets of at most 1000.
 
-    metrics = kid_features_to_metric(
-        *(torch.from_numpy(np.array(each)) for each in (features, real)),
-        kid_subsets=KID_SUBSETS,
-        kid_subset_size=min(KID_SUBSET_SIZE, len(features), len(real)),
-        rng_seed=KID_SEED,
-        verbose=False,
-    )
-    return float(metrics[KEY_METRIC_KID_MEAN])
+    In features far off centre the kernel's values (x·y/d + 1)³ agree in all digits. With c the mean
+    of the real ones, x = c + u and y = c + v, a = |c|²/d + 1 and s = (c·u + c·v + u·v)/d, the
+    kernel is (a + s)³. Terms without both u and v leave the estimate as it is: a³ and
+    3a²(c·u + c·v)/d are left out.
+    """
+    random = np.random.RandomState(KID_SEED)  # torch-fidelity's, for its subsets
+    size, dimension = min(KID_SUBSET_SIZE, len(features), len(real)), features.shape[1]
+    centre = real.mean(axis=0, dtype=np.float64)
+    constant = centre @ centre / dimension + 1
+
+    def kernel(u: Matrix, v: Matrix) -> Matrix:
+        inner: Matrix = (u / dimension) @ v.T
+        s = inner + (u @ centre)[:, None] / dimension
+        s += v @ centre / dimension
+        value: Matrix = s + 3 * constant
+        value *= s
+        value *= s
+        inner *= 3 * constant**2
+        value += inner
+        return value
+
+    def subset(of: Features) -> Matrix:
+        chosen: Matrix = of[random.choice(len(of), size, replace=False)] - centre
+        return chosen
+
+    def within(u: Matrix) -> float:
+        pairs = kernel(u, u)
+        return float((pairs.sum() - np.trace(pairs)) / (size * (size - 1)))
+
+    def estimate(u: Matrix, v: Matrix) -> float:
+        return within(u) + within(v) - 2 * float(kernel(u, v).mean())
+
+    return float(np.mean([estimate(subset(features), subset(real)) for _ in range(KID_SUBSETS)]))
 
 
 def precision_recall(features: Features, real: Features) -> tuple[float, float]:
-    """Improved precision and recall (1904.06991) by torch-fidelity, with 3 neighbours."""
+    """Improved precision and recall (1904.06991) by torch-fidelity, with 3 neighbours.
+
+    It takes distances from inner products, which lose small ones between large features: these are
+    centred, and in float64.
+    """
     import_torchvision()
     from torch_fidelity.metric_prc import (
         KEY_METRIC_PRECISION,
@@ -196,8 +241,9 @@ def precision_recall(features: Features, real: Features) -> tuple[float, float]:
         prc_features_to_metric,
     )
 
+    centre = real.mean(axis=0, dtype=np.float64)
     metrics = prc_features_to_metric(
-        *(torch.from_numpy(np.array(each)) for each in (features, real)),
+        *(torch.from_numpy(each - centre) for each in (features, real)),
         prc_neighborhood=NEIGHBOURS,
         prc_batch_size=2000,
         save_cpu_ram=True,
