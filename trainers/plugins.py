@@ -7,6 +7,7 @@ imported when the entry is first used: naming a network costs nothing, building 
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +33,12 @@ def _plugins(group: str) -> dict[str, EntryPoint]:
 def registered_names(what: str, builtin: Mapping[str, Any]) -> list[str]:
     """Every registered name of this sort, built-ins first."""
     return [*builtin, *(name for name in _plugins(GROUPS[what]) if name not in builtin)]
+
+
+def loaded_packages() -> set[str]:
+    """The top-level packages of the plug-ins that this process has loaded."""
+    entries = (entry for group in GROUPS.values() for entry in _plugins(group).values())
+    return {entry.module.partition(".")[0] for entry in entries if entry.module in sys.modules}
 
 
 def lookup(what: str, builtin: Mapping[str, Any], name: str) -> Any:

@@ -72,6 +72,7 @@ def submit(
                 "sweep": outcome.plan.sweep.name,
                 "states": dict(Counter(outcome.states.values())),
                 "failed": [trial.key for trial in outcome.failed],
+                "left_out": list(outcome.left_out),
             }
         )
     else:
@@ -110,6 +111,8 @@ def _print_outcome(outcome: Outcome, store: Store) -> None:
         click.echo(f"  failed  {trial.key}  {label(trial)}: {reason}", err=True)
     if outcome.failed:
         click.echo(f"  see     {command('logs', outcome.failed[0].key)}", err=True)
+    for told in outcome.left_out:
+        click.echo(f"  left out  {told}", err=True)
     if outcome.interrupted:
         click.echo("submit again to go on with what was stopped")
     if counts[State.FINISHED]:

@@ -9,6 +9,7 @@ import secrets
 import time
 from typing import Protocol
 
+from sched_lab.errors import OutOfReach
 from sched_lab.run.queue import Queue
 from sched_lab.run.worker import Orders, Report, work
 
@@ -42,8 +43,11 @@ class Listener(Protocol):
     def started(self, key: str) -> None:
         """The trial has been given to a worker."""
 
-    def reported(self, key: str, report: Report) -> None:
-        """The trial's worker has said this; with `report.done` it was its last word."""
+    def reported(self, key: str, report: Report) -> bool:
+        """The trial's worker has said this; with `report.done` it was its last word.
+
+        False where the store does not bear it out.
+        """
 
     def prune(self, key: str) -> None:
         """Early stopping wants the trial to end."""
@@ -54,10 +58,13 @@ class Listener(Protocol):
     def stopping(self) -> bool:
         """Whether the user wants no further trial to start."""
 
+    def left_out(self, told: str) -> None:
+        """A node of the cluster gets no trial any more: which one and why."""
+
 
 def execute_inline(queue: Queue, orders: Orders, listener: Listener) -> None:
     """Run the trials one after another in this process: for debugging, and where Ray is not
-    wanted.
+    wanted. Raises OutOfReach where it cannot prove what a worker must.
     """
     while not listener.stopping():
         trial = queue.take()
@@ -69,3 +76,5 @@ def execute_inline(queue: Queue, orders: Orders, listener: Listener) -> None:
         listener.started(trial.key)
         for report in work(trial.key, trial.spec, orders):
             listener.reported(trial.key, report)
+            if report.unfit:
+                raise OutOfReach(f"this machine {report.unfit}")

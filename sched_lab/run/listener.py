@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from sched_lab.trainers.results import Failure, State
 
 PATIENCE = 30.0  # seconds in which MLflow must take a further trial's results
 HURRY = 2.0  # the same after an error
+SEEN_WITHIN = 5.0  # seconds in which the store must show a result that another node wrote
 MANY = 20  # results whose delivery takes long enough to say so
 
 
@@ -121,6 +123,8 @@ class SweepListener:
         self._delivery = delivery
         self._failures: dict[str, list[Failure]] = defaultdict(list)
         self._paused: dict[str, str] = {}  # the reason, by key
+        self.nodes_left_out: list[str] = []
+        """Those that get no trial any more, each with the reason."""
         self.stop = Stop(plan.store, plan.sweep.name)
         self.board = Board(plan.store, plan.sweep.name, plan.done, plan.to_run, self._trouble)
 
@@ -130,17 +134,28 @@ class SweepListener:
         if self._queue.elsewhere:
             yield f"{len(self._queue.elsewhere)} of the trials are run by another submit"
         yield from sorted(set(self._paused.values()))
+        yield from (f"left out: {told}" for told in self.nodes_left_out)
 
     def started(self, key: str) -> None:
         self.stop.running.add(key)
         self.board.started(key)
         self._delivery.follow(self.board.trials[key], running=True)
 
-    def reported(self, key: str, report: Report) -> None:
+    def reported(self, key: str, report: Report) -> bool:
+        if report.state == State.FINISHED and not self._shows(key):
+            self.lost(key, f"finished, and {self._store.trial(key)} has no result that says so")
+            return False
         self._pause(key, report.reason if report.state == State.PAUSED else "")
-        if not report.done:
+        if report.done:
+            self.stop.running.discard(key)
+            self._ended(key, report)
+        return True
+
+    def _ended(self, key: str, report: Report) -> None:
+        if report.unfit:
+            self._queue.again(key)
+            self.board.left(key)
             return
-        self.stop.running.discard(key)
         if report.state == State.ELSEWHERE:
             self._queue.occupied(key)
             self.board.left(key)
@@ -155,6 +170,20 @@ class SweepListener:
             result = self._store.result(key)
             self.board.ended(key, report.state, result.scores if result else {})
 
+    def _shows(self, key: str) -> bool:
+        """Whether the store holds a finished trial's result, at the latest after `SEEN_WITHIN`."""
+        deadline = time.monotonic() + SEEN_WITHIN
+        while True:
+            result = self._store.result(key)
+            if result is not None or time.monotonic() > deadline:
+                return result is not None and result.state == State.FINISHED
+            with suppress(OSError):
+                os.listdir(self._store.trial(key))  # has NFS look again
+            time.sleep(0.2)
+
+    def left_out(self, told: str) -> None:
+        self.nodes_left_out.append(redacted(told))
+
     def _is_retried(self, key: str, failure: Failure) -> bool:
         self._failures[key].append(failure)
         return is_retried(self._run, self._failures[key]) and not self.stop.is_asked
@@ -167,10 +196,12 @@ class SweepListener:
         reason, failure = _cause(told)
         while True:
             try:
-                return self.reported(key, record_lost_process(self._store, key, reason, failure))
+                self.reported(key, record_lost_process(self._store, key, reason, failure))
+                return
             except OSError as error:
                 if not disk_is_full(error) or self.stop.is_asked:
-                    return self.reported(key, Report(0, math.nan, State.FAILED, reason, failure))
+                    self.reported(key, Report(0, math.nan, State.FAILED, reason, failure))
+                    return
                 self._pause(key, f"no space left for {self._store.root}: free some to go on")
                 time.sleep(1.0)
 

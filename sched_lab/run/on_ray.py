@@ -9,39 +9,63 @@ from __future__ import annotations
 import logging
 import math
 import os
-import secrets
 import socket
+import sys
 import tempfile
+import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.job_config import JobConfig
 from ray.tune.experiment import Trial as TuneTrial
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sched_lab import __version__, names
+from sched_lab import names
 from sched_lab.errors import OutOfReach
+from sched_lab.run import proof
 from sched_lab.run.executors import Listener
+from sched_lab.run.proof import differences, objection
 from sched_lab.run.queue import Queue
-from sched_lab.run.worker import Orders, Report, work
+from sched_lab.run.worker import Orders, Report
+from sched_lab.store.folder import Store
 from sched_lab.sweep.grid import Trial
 from sched_lab.sweep.spec import Resources, RunSpec
 from sched_lab.sweep.stages import comparable
+from sched_lab.trainers.results import State
 from sched_lab.trainers.scoring.weights import INCEPTION_VARIABLE
 from sched_lab.trainers.spec import TrialSpec
 
+NODE_LABEL = "ray.io/node-id"
+LOOK_SECONDS = 2.0  # between looks at which nodes there are
+ANSWER_SECONDS = 60.0  # in which a node must prove that it is the same, before anything runs
+RETURN_SECONDS = 60.0  # in which a node must come back when the last one has gone
+
 
 class TrialActor(tune.Trainable):
-    """A worker process that runs one trial after another; a step is one report."""
+    """A worker process that runs one trial after another; a step is one report.
+
+    Ray carries this class to other nodes as it is here. It imports sched-lab there only once the
+    node has proved that it is the same.
+    """
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        if not config["without"]:
+            return tune.PlacementGroupFactory([config["takes"]])
+        elsewhere = {NODE_LABEL: f"!in({','.join(config['without'])})"}
+        return tune.PlacementGroupFactory([config["takes"]], bundle_label_selector=[elsewhere])
 
     def setup(self, config: dict[str, Any]) -> None:
-        spec = TrialSpec.model_validate_json(config["spec"])
-        self._reports = work(config["key"], spec, Orders(**config["orders"]))
+        self._node = ray.get_runtime_context().get_node_id()
+        orders = config["orders"]
+        different = differences(orders["evidence"])
+        self._reports = _refusal(different) if different else _work(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -49,11 +73,24 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        report = next(self._reports)
-        return {**asdict(report), "done": report.done}
+        return next(self._reports) | {"node": self._node}
 
     def cleanup(self) -> None:
         self._reports.close()
+
+
+def _work(config: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+    from sched_lab.run.worker import Orders, work
+    from sched_lab.trainers.spec import TrialSpec
+
+    spec = TrialSpec.model_validate_json(config["spec"])
+    with closing(work(config["key"], spec, Orders(**config["orders"]))) as reports:
+        for report in reports:
+            yield {**asdict(report), "done": report.done}
+
+
+def _refusal(unfit: str) -> Generator[dict[str, Any], None, None]:
+    yield {"step": 0, "score": math.nan, "state": "elsewhere", "unfit": unfit, "done": True}
 
 
 class _Unsaved:
@@ -66,15 +103,18 @@ class _Unsaved:
 class _FromQueue(_Unsaved, tune.search.Searcher):
     """Has Tune run what the queue hands out, until the queue is over or the user wants to stop."""
 
-    def __init__(self, queue: Queue, listener: Listener) -> None:
+    def __init__(self, queue: Queue, nodes: Nodes, over: Callable[[], bool]) -> None:
         super().__init__()
-        self._queue, self._listener = queue, listener
+        self._queue, self._nodes, self._over = queue, nodes, over
 
     def suggest(self, trial_id: str) -> Any:
-        trial = None if self._listener.stopping() else self._queue.take()
-        if trial is not None:
-            return {"key": trial.key, "spec": trial.spec.model_dump_json()}
-        return self.FINISHED if self._queue.over or self._listener.stopping() else None
+        if self._over():
+            return self.FINISHED
+        trial = self._queue.take()
+        if trial is None:
+            return self.FINISHED if self._queue.over else None
+        spec = trial.spec.model_dump_json()
+        return {"key": trial.key, "spec": spec, "without": sorted(self._nodes.left_out)}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -88,8 +128,11 @@ class _FromQueue(_Unsaved, tune.search.Searcher):
 class _Relay(_Unsaved, tune.Callback):
     """Passes what Tune says of its trials on to the listener."""
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+    def __init__(self, listener: Listener, nodes: Nodes) -> None:
+        self._listener, self._nodes = listener, nodes
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        self._nodes.look(trials)
 
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
@@ -104,8 +147,18 @@ class _Relay(_Unsaved, tune.Callback):
         result: dict[str, Any],
         **info: Any,
     ) -> None:
-        report = Report(**{name: result[name] for name in Report.__dataclass_fields__})
-        self._listener.reported(trial.config["key"], report)
+        told = {name: result[name] for name in Report.__dataclass_fields__ if name in result}
+        report = Report(**told | {"state": State(result["state"])})
+        if report.unfit:
+            self._leave_out(result["node"], report.unfit)
+        if not self._listener.reported(trial.config["key"], report):
+            why = f"says that {trial.config['key']} finished, and its result is not in the store"
+            self._leave_out(result["node"], f"{why}: share that folder")
+
+    def _leave_out(self, node: str, why: str) -> None:
+        if node not in self._nodes.left_out:
+            self._nodes.leave_out(node, why)
+            self._listener.left_out(self._nodes.left_out[node])
 
     def on_trial_error(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
@@ -119,16 +172,16 @@ class _Relay(_Unsaved, tune.Callback):
 
 
 class _UntilStopped(_Unsaved, tune.Stopper):
-    """Starts no further trial once the listener says that the user wants to stop."""
+    """Starts no further trial once it is over, whatever the queue holds."""
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+    def __init__(self, over: Callable[[], bool]) -> None:
+        self._over = over
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self._listener.stopping()
+        return self._over()
 
 
 class _AmongAlike(_Unsaved, tune.schedulers.TrialScheduler):
@@ -223,7 +276,12 @@ def cluster(address: str | None) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"env_vars": weights} if address and weights else None,
+            # Else Ray puts the working folder first on the workers' path: a `numpy.py` there would
+            # be imported by them, and by no one else.
+            job_config=JobConfig(_client_job=True),
         )
+        for module in (proof, sys.modules[__name__]):
+            ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
     except Exception as error:  # Ray raises plain ones too
         reason = str(error).partition("\n")[0]
         raise OutOfReach(
@@ -244,86 +302,129 @@ def _knock(address: str, seconds: float = 5.0) -> None:
         raise OutOfReach(f"there is no Ray cluster at {address}: {error}") from error
 
 
-def _nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+class Nodes:
+    """The cluster's nodes, less those that could not prove what a worker must."""
 
+    def __init__(self) -> None:
+        self.left_out: dict[str, str] = {}
+        """Which and why, by the node's id."""
+        self.takes: dict[str, float] = {}
+        """What each trial takes of a node, by Ray's names; see `fit`."""
+        self.lacking = ""
+        """Why no node is left that can run a trial; empty while there is one."""
+        self._were_fit: set[str] = set()
+        self._looked = self._last_fit = time.monotonic()
 
-def fitting(wanted: Resources) -> dict[str, float]:
-    """What each trial takes: as asked, else a GPU where there is one and a core where there is
-    none.
+    def _trusted(self) -> list[dict[str, Any]]:
+        """The living nodes that are not left out."""
+        return [node for node in _nodes() if node["Alive"] and node["NodeID"] not in self.left_out]
 
-    Raises OutOfReach when no node of the cluster has that much.
-    """
-    nodes = [node["Resources"] for node in _nodes()]
-    has_gpu = any(node.get("GPU", 0) >= 1 for node in nodes)
-    cpu = 1.0 if wanted.cpu is None else wanted.cpu
-    gpu = (1.0 if has_gpu else 0.0) if wanted.gpu is None else wanted.gpu
-    if not any(node.get("CPU", 0) >= cpu and node.get("GPU", 0) >= gpu for node in nodes):
-        most = ", ".join(
-            f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes
-        )
-        raise OutOfReach(
-            f"a trial asks for {cpu:g} CPU and {gpu:g} GPU at once; the nodes have"
-            f" {most or 'nothing'}"
-        )
-    return {"cpu": cpu, "gpu": gpu}
-
-
-def check_nodes(root: Path) -> None:
-    """Raise OutOfReach unless every node of the cluster has this version of sched-lab and shares
-    the store's folder.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    token = root / f".shared-{secrets.token_hex(4)}"
-    token.write_text(__version__, "utf-8")
-    probe = ray.remote(num_cpus=0, max_retries=0)(_version_here)
-    try:
-        for node in _nodes():
+    def check(self, orders: Orders) -> None:
+        """Leave out the nodes that cannot prove what a worker must."""
+        task = ray.remote(num_cpus=0, max_retries=0)(objection)
+        token_file = str(Store.at(orders.root).token_file(orders.sweep))
+        asked = {}
+        for node in self._trusted():
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            probe = task.options(scheduling_strategy=here)
+            asked[probe.remote(orders.evidence, token_file, orders.token)] = node["NodeID"]
+        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
+        for answer, node in asked.items():
             try:
-                found, shared = ray.get(probe.options(scheduling_strategy=here).remote(str(token)))
+                why = ray.get(answer) if answer in answered else "does not answer"
             except ray.exceptions.RayError as error:
-                reason = str(error).strip().rpartition("\n")[2]
-                raise OutOfReach(
-                    f"node {node['NodeManagerAddress']} can't run sched-lab: {reason}"
-                ) from error
-            if found != __version__:
-                raise OutOfReach(
-                    f"node {node['NodeManagerAddress']} has sched-lab {found}, this is"
-                    f" {__version__}"
-                )
-            if not shared:
-                raise OutOfReach(
-                    f"node {node['NodeManagerAddress']} does not see the store {root}: share that"
-                    " folder"
-                )
-    finally:
-        token.unlink()
+                why = f"can't run a task: {str(error).strip().splitlines()[-1]}"
+            if why:
+                self.leave_out(node, why)
+
+    def fit(self, wanted: Resources) -> dict[str, float]:
+        """What each trial takes: as asked, else a GPU where there is one and a core where there is
+        none.
+
+        Raises OutOfReach when no node has that much.
+        """
+        nodes = [node["Resources"] for node in self._trusted()]
+        if not nodes:
+            raise OutOfReach(f"no node can run a trial: {self._reasons()}")
+        has_gpu = any(node.get("GPU", 0) >= 1 for node in nodes)
+        cpu = 1.0 if wanted.cpu is None else wanted.cpu
+        gpu = (1.0 if has_gpu else 0.0) if wanted.gpu is None else wanted.gpu
+        self.takes = {"CPU": cpu, "GPU": gpu}
+        if not self.slots:
+            most = ", ".join(
+                f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes
+            )
+            raise OutOfReach(
+                f"a trial asks for {cpu:g} CPU and {gpu:g} GPU at once; the nodes have {most}"
+            )
+        return self.takes
+
+    @property
+    def slots(self) -> int:
+        """How many trials the nodes can run at once."""
+        return sum(map(self._room, self._trusted()))
+
+    def _room(self, node: dict[str, Any]) -> int:
+        taken = [(name, amount) for name, amount in self.takes.items() if amount]
+        return int(min(node["Resources"].get(name, 0) / amount for name, amount in taken))
+
+    def leave_out(self, node: str, why: str) -> None:
+        """Give the node no trial any more."""
+        address = next(each["NodeManagerAddress"] for each in _nodes() if each["NodeID"] == node)
+        self.left_out[node] = f"node {address} ({node[:8]}) {why}"
+
+    def look(self, trials: Sequence[TuneTrial]) -> None:
+        """Set `lacking` where nothing runs and nothing will."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        fit = {node["NodeID"] for node in self._trusted() if self._room(node)}
+        self._were_fit |= fit
+        if fit or any(trial.status == TuneTrial.RUNNING for trial in trials):
+            self._last_fit = now
+        gone = bool(self._were_fit - self.left_out.keys())  # and may come back
+        if now - self._last_fit > RETURN_SECONDS * gone:
+            left = "; those that could have left the cluster" if gone else ""
+            self.lacking = f"no node is left that can run a trial: {self._reasons()}{left}"
+
+    def _reasons(self) -> str:
+        return "; ".join(self.left_out.values())
 
 
-def _version_here(token: str) -> tuple[str, bool]:
-    return __version__, Path(token).exists()
+def _nodes() -> list[dict[str, Any]]:
+    """All nodes that the cluster has or had."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return nodes
 
 
 def execute(
-    queue: Queue, *, run: RunSpec, orders: Orders, per_trial: dict[str, float], listener: Listener
+    queue: Queue, *, run: RunSpec, orders: Orders, nodes: Nodes, listener: Listener
 ) -> None:
     """Run what the queue holds, until the listener says stop; what becomes of each trial goes to
     the listener.
+
+    Raises OutOfReach when no node is left that can run a trial.
     """
+
+    def over() -> bool:
+        return bool(nodes.lacking) or listener.stopping()
+
+    for named in nodes.left_out.values():
+        listener.left_out(named)
     # Tune asks for so many trials ahead of those that run; fewer would cost actors that could be
     # used again.
-    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(_slots(per_trial)))
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(nodes.slots))
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the listener hears of every failure
     with tempfile.TemporaryDirectory(
         prefix="sched-lab-tune-", ignore_cleanup_errors=True
     ) as scratch:
         tune.Tuner(
-            tune.with_resources(TrialActor, per_trial),
-            param_space={"orders": asdict(orders)},
+            TrialActor,
+            param_space={"orders": asdict(orders), "takes": nodes.takes},
             tune_config=tune.TuneConfig(
                 num_samples=-1,
-                search_alg=_FromQueue(queue, listener),
+                search_alg=_FromQueue(queue, nodes, over),
                 reuse_actors=True,
                 scheduler=(
                     None
@@ -335,19 +436,10 @@ def execute(
             run_config=tune.RunConfig(
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[_Relay(listener)],
-                stop=_UntilStopped(listener),
+                callbacks=[_Relay(listener, nodes)],
+                stop=_UntilStopped(over),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
-
-
-def _slots(per_trial: dict[str, float]) -> int:
-    """How many trials the cluster can run at once."""
-    whole = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return max(
-        1,
-        int(
-            min(whole.get(name.upper(), 0) / amount for name, amount in per_trial.items() if amount)
-        ),
-    )
+    if nodes.lacking:
+        raise OutOfReach(nodes.lacking)

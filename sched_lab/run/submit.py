@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from rich.console import Console
 
@@ -19,6 +20,7 @@ from sched_lab.run.executors import execute_inline, ray_environment
 from sched_lab.run.listener import HURRY, PATIENCE, Delivery, SweepListener
 from sched_lab.run.plan import Plan, against, check_can_run
 from sched_lab.run.progress import Board, shown
+from sched_lab.run.proof import evidence
 from sched_lab.run.queue import Queue
 from sched_lab.run.worker import Orders, complete_journal
 from sched_lab.store.records import CellRow
@@ -26,7 +28,12 @@ from sched_lab.sweep.grid import Trial
 from sched_lab.sweep.spec import Sweep
 from sched_lab.text import flat_params
 from sched_lab.tracking.tracker import Tracker
+from sched_lab.trainers.files import replacing
+from sched_lab.trainers.plugins import loaded_packages
 from sched_lab.trainers.results import JOURNAL_FILE, State
+
+if TYPE_CHECKING:
+    from sched_lab.run.on_ray import Nodes
 
 Abandon = Callable[[str], NoReturn]
 """Ends this process, whose main thread waits inside a dead Ray; given the reason."""
@@ -47,6 +54,8 @@ class Outcome:
     """Why MLflow lacks results; empty when it has all. The store has them: submit again."""
     stuck: bool
     """Whether a request to MLflow is unanswered, in a thread that ends with the process only."""
+    left_out: tuple[str, ...] = ()
+    """The nodes of the cluster that got no trial any more, each with the reason."""
 
     @property
     def failed(self) -> list[Trial]:
@@ -100,11 +109,11 @@ def _stage(
         store.write_sweep(sweep.name, plan.source.text, sheet)
         executor = stack.enter_context(ThreadPoolExecutor(1))
         connecting = executor.submit(Tracker, store, sweep.name)  # while Ray starts
-        device = "cpu" if sweep.resources.gpu == 0 else "auto"
+        orders = _orders(plan)
         if to_run and not inline:
             console.print(f"{'joining' if address else 'starting'} Ray …", highlight=False)
-            per_trial = stack.enter_context(_ray(plan, address))
-            device = "auto" if per_trial["gpu"] else "cpu"
+            nodes = stack.enter_context(_ray(plan, orders, address))
+            orders = replace(orders, device="cuda" if nodes.takes["GPU"] else "cpu")
         tracker = connecting.result()
         tracker.open(sweep.description, plan.source.text, sheet, plan.ranked_by)
         queue = Queue(
@@ -115,7 +124,6 @@ def _stage(
         stack.enter_context(_interruptible(store.stop_file(sweep.name), listener.board))
         stack.enter_context(_delivered(plan, delivery, listener))
         stack.enter_context(shown(listener.board, console))
-        orders = _orders(plan, device)
         if inline:
             execute_inline(queue, orders, listener)
         elif to_run:
@@ -128,29 +136,47 @@ def _stage(
                     abandon(reason)
 
             stack.enter_context(ray_watch.watched(address is None, listener.stop.enforce, give_up))
-            on_ray.execute(
-                queue, run=sweep.run, orders=orders, per_trial=per_trial, listener=listener
-            )
+            on_ray.execute(queue, run=sweep.run, orders=orders, nodes=nodes, listener=listener)
     states = _states(plan, listener.board)
-    return Outcome(plan, states, listener.stop.is_asked, delivery.undelivered, delivery.is_stuck)
+    return Outcome(
+        plan,
+        states,
+        listener.stop.is_asked,
+        delivery.undelivered,
+        delivery.is_stuck,
+        tuple(listener.nodes_left_out),
+    )
 
 
 @contextmanager
-def _ray(plan: Plan, address: str | None) -> Iterator[dict[str, float]]:
-    """Ray meanwhile; gives the CPU and GPU that each trial takes. Raises OutOfReach."""
+def _ray(plan: Plan, orders: Orders, address: str | None) -> Iterator[Nodes]:
+    """Ray meanwhile, and the nodes on which it may run trials. Raises OutOfReach."""
     os.environ |= ray_environment(address)
     from sched_lab.run import on_ray
 
     with on_ray.cluster(address):
+        nodes = on_ray.Nodes()
         if address:
-            on_ray.check_nodes(plan.store.root)
-        yield on_ray.fitting(plan.sweep.resources)
+            nodes.check(orders)
+        nodes.fit(plan.sweep.resources)
+        yield nodes
 
 
-def _orders(plan: Plan, device: str) -> Orders:
-    sweep = plan.sweep
-    threads = max(1, int(sweep.resources.cpu or 1))
-    return Orders(sweep.name, str(plan.store.root), threads, device, sweep.run.checkpoint_every)
+def _orders(plan: Plan) -> Orders:
+    """What workers are told; writes the token that they must find in the store."""
+    sweep, token = plan.sweep, secrets.token_hex(16)
+    with replacing(plan.store.token_file(sweep.name)) as part:
+        part.write_text(token, encoding="utf-8")
+    asked = sweep.resources.gpu
+    return Orders(
+        sweep=sweep.name,
+        root=str(plan.store.root),
+        threads=max(1, int(sweep.resources.cpu or 1)),
+        device="auto" if asked is None else "cuda" if asked else "cpu",
+        checkpoint_seconds=sweep.run.checkpoint_every,
+        evidence=evidence(["sched_lab", *sorted(loaded_packages())]),
+        token=token,
+    )
 
 
 def cells(plan: Plan) -> list[CellRow]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from sched_lab import names
 from sched_lab.errors import OutOfReach
 from sched_lab.redaction import Redacting, redacted
+from sched_lab.run.proof import Evidence, objection
 from sched_lab.store.folder import Store
 from sched_lab.store.journal import Journal, last_state, read
 from sched_lab.trainers.failures import FailureKind, disk_is_full, gpu_is_lost, kind_of
@@ -35,7 +36,7 @@ from sched_lab.trainers.results import (
     TrialResult,
     write_result,
 )
-from sched_lab.trainers.spec import TrialSpec
+from sched_lab.trainers.spec import TrialSpec, trial_key
 
 if TYPE_CHECKING:
     from sched_lab.trainers.trial import Event
@@ -52,6 +53,10 @@ class Orders:
     threads: int
     device: str
     checkpoint_seconds: float
+    evidence: Evidence
+    """What the driver found of itself, and each worker must find."""
+    token: str
+    """What stands in the store's token file while the driver is at work."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class Report:
     state: State
     reason: str = ""
     failure: Failure = ""
+    unfit: str = ""
+    """Why this worker must run no trial of the sweep; it left the trial untouched."""
 
     @property
     def done(self) -> bool:
@@ -76,10 +83,14 @@ def work(key: str, spec: TrialSpec, orders: Orders) -> Generator[Report, None, N
     when the GPU is lost.
 
     A trial that the user stops ends as `stopped`, with a checkpoint and no result. It goes on when
-    it is submitted again. One that another process runs ends as `elsewhere`, untouched. While the
-    disk is full the trial is `paused`.
+    it is submitted again. One that another process runs ends as `elsewhere`, untouched, and so does
+    one for which this process is `unfit`. While the disk is full the trial is `paused`.
     """
     store = Store.at(orders.root)
+    # At each claim, not once a process: code, images and mounts change while a process lives.
+    if unfit := _unfit(key, spec, orders, store):
+        yield Report(0, math.nan, State.ELSEWHERE, unfit=unfit)
+        return
     failed: Exception | None = None
     last: Report | None = None
     while last is None:
@@ -148,6 +159,28 @@ def record_end(
     write_result(store.trial(key), result)
     _write_end(store, result)
     return _report(result)
+
+
+def _unfit(key: str, spec: TrialSpec, orders: Orders, store: Store) -> str:
+    """Why this process must not run the trial; empty where it may."""
+    token_file = store.token_file(orders.sweep)
+    if why := objection(orders.evidence, str(token_file), orders.token):
+        return why
+    if orders.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            return (
+                f"has a GPU for a trial, and its PyTorch {torch.__version__} sees none: install one"
+                " built for that GPU, or set resources.gpu to 0"
+            )
+    try:
+        seen = trial_key(spec, spec.data.fingerprint(store.cache))
+    except (OSError, ValueError) as error:
+        return f"can't read the images: {error}"
+    if seen != key:
+        return "reads other images than the sweep was planned with: share them, and submit again"
+    return ""
 
 
 def _elsewhere() -> Report:

@@ -77,6 +77,10 @@ class Store:
         """The file whose presence asks a sweep's trials to checkpoint and stop."""
         return self.sweep(name) / STOP_FILE
 
+    def token_file(self, name: str) -> Path:
+        """The file in which the submit at work on a sweep keeps what only it knows."""
+        return self.sweep(name) / "token"
+
     def result(self, key: str) -> TrialResult | None:
         """What a trial came to; None while it has not ended, or where its file does not fit."""
         file = self.trial(key) / RESULT_FILE
