@@ -25,6 +25,10 @@ class OutOfReach(Exception):
     """Something that a sweep needs is not there: a resource, a server, a cluster, a store."""
 
 
+class StoreError(ValueError):
+    """A place that can be no store: what was given, and what is wrong with it."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong: where, which value, which rule. Lines and columns count from 1 and

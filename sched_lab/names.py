@@ -34,7 +34,7 @@ __all__ = [
 
 # Tags of a run.
 TRIAL_KEY = "sched_lab.trial_key"
-SWEEP = "sched_lab.sweep"
+SWEEP = "sched_lab.sweep"  # its name: of its runs and of its experiment
 STATE = "sched_lab.state"
 REASON = "sched_lab.reason"
 STORE = "sched_lab.store"  # the store that writes the run: what its STORE_FILE holds

@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from sched_lab import __version__
-from sched_lab.errors import ExitCode, OutOfReach, SweepError
+from sched_lab.errors import ExitCode, OutOfReach, StoreError, SweepError
 from sched_lab.redaction import redacted
 
 COMMANDS = (
@@ -103,7 +103,7 @@ def main() -> NoReturn:
         sys.exit(ExitCode.WRONG_INPUT)
     except click.ClickException as error:
         _fail(error.format_message(), ExitCode.WRONG_INPUT, debug, getattr(error, "ctx", None))
-    except SweepError as error:
+    except (SweepError, StoreError) as error:
         _fail(str(error), ExitCode.WRONG_INPUT, debug)
     except OutOfReach as error:
         _fail(str(error), ExitCode.OUT_OF_REACH, debug)

@@ -8,21 +8,27 @@ import hashlib
 import os
 import platform
 import re
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 from filelock import FileLock, Timeout
 
 from sched_lab import names
-from sched_lab.errors import OutOfReach
+from sched_lab.errors import OutOfReach, StoreError
+from sched_lab.store.database import (
+    ARTIFACTS,
+    DATABASE,
+    database_file,
+    database_uri,
+    not_writable,
+)
 from sched_lab.store.records import CellRow, Holder, Sheet, TrialResult, read_record, warn
 from sched_lab.trainers.files import replacing, write_json
 from sched_lab.trainers.results import RESULT_FILE
 
-_SQLITE = "sqlite:///"
 STOP_FILE = "stop"
 _SUBMIT_LOCK, _SUBMIT_FILE, _TRIAL_LOCK = "submit.lock", "submit.json", "claim.lock"
 _UNNAMED = Holder(pid=0, host="a host that is not named")
@@ -39,18 +45,60 @@ class Store:
     def at(cls, folder: str | Path | None = None, tracking_uri: str | None = None) -> Store:
         """The store in `folder`, else in $SCHED_LAB_STORE, else in ./lab; its own SQLite unless a
         URI is given.
+
+        Raises StoreError where no folder is or can be made there.
         """
-        root = Path(folder or os.environ.get("SCHED_LAB_STORE") or "lab").expanduser().absolute()
-        return cls(root, tracking_uri or database_uri(root / "mlflow.db"))
+        if folder is None:
+            folder = os.environ.get("SCHED_LAB_STORE") or "lab"
+        root = _place(str(folder))
+        own = root / DATABASE
+        other = database_file(tracking_uri or "")
+        if not tracking_uri or (other and other.resolve() == own.resolve()):
+            tracking_uri = database_uri(own)
+        return cls(root, tracking_uri)
 
     @property
     def local_tracking(self) -> bool:
         """Whether the runs stand in the store's own database."""
-        return self.tracking_uri == Store.at(self.root).tracking_uri
+        return self.tracking_uri == database_uri(self.root / DATABASE)
+
+    def identities(self) -> list[str]:
+        """The name that the store was given when it was first used: random, so that no two have
+        the same. After it, where the store is a copy, those of the stores that it comes from.
+
+        Did a copy keep its name, it would take the original's runs on a server for its own. It is
+        known by the file's number on its disk, which a move there keeps. Raises OSError.
+        """
+        file = self.root / names.STORE_FILE
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):
+            text = file.read_text("utf-8") if file.exists() else ""
+            known = [each.partition("@")[0] for each in text.split()]
+            written_as = text.rpartition("@")[2] if "@" in text else ""
+            if not known or written_as not in ("", str(file.stat().st_ino)):
+                known.append(secrets.token_hex(8))
+                written_as = ""
+            if not written_as:  # also by an earlier version
+                with replacing(file) as part:
+                    part.touch()
+                    text = f"{' '.join(known)}@{part.stat().st_ino}"
+                    part.write_text(text, encoding="utf-8")
+        return known[::-1]
+
+    def check_writable(self, sweep: str = "", keys: Iterable[str] = ()) -> None:
+        """Raise OutOfReach where this process may not write the store, this sweep or these
+        trials.
+        """
+        folders = [self.root, self.sweep(sweep)] if sweep else [self.root]
+        for folder in (*folders, *map(self.trial, keys)):
+            entries = list(os.scandir(folder)) if folder.is_dir() else []
+            for path in (folder, *map(Path, entries)):
+                if path.exists() and not os.access(path, os.W_OK):
+                    raise OutOfReach(not_writable(path))
 
     @property
     def artifacts(self) -> Path:
-        return self.root / "artifacts"
+        return self.root / ARTIFACTS
 
     @property
     def cache(self) -> Path:
@@ -181,15 +229,31 @@ def locked(path: Path) -> bool:
         return True
 
 
-def database_uri(file: Path) -> str:
-    """The address of an SQLite database, whatever its path holds."""
-    # SQLAlchemy gives a meaning to these two characters alone
-    return _SQLITE + str(file).replace("%", "%25").replace("?", "%3F")
+def _place(given: str) -> Path:
+    """The absolute path of a store's folder. Raises StoreError where none is or can be made."""
 
+    def refuse(rule: str) -> StoreError:
+        return StoreError(f"--store {given!r}: {rule}")
 
-def database_file(uri: str) -> Path | None:
-    """The file of an SQLite database; None for any other address."""
-    return Path(unquote(uri.removeprefix(_SQLITE))) if uri.startswith(_SQLITE) else None
+    if not given.strip() or "\0" in given:
+        raise refuse("must be the path of a folder")
+    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", given):
+        raise refuse(
+            f"must be a folder that every node sees: {scheme[0]}/… is an address, and object stores"
+            " are not supported; mount it, or give a path"
+        )
+    try:
+        root = Path(given).expanduser().absolute()
+        there = next(path for path in (root, *root.parents) if path.exists())
+    except (RuntimeError, OSError) as error:  # no such user, a name too long
+        raise refuse(f"must be the path of a folder ({error})") from None
+    if not there.is_dir():
+        raise refuse(f"must be a folder, and {there} is a file")
+    if root.is_symlink() and there != root:
+        raise refuse(f"is a link to {os.readlink(root)}, which does not exist")
+    if there != root and not os.access(there, os.W_OK | os.X_OK):
+        raise refuse(f"can't be made: {not_writable(there)}")
+    return root
 
 
 def safe_name(name: str) -> str:

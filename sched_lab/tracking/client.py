@@ -7,21 +7,28 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock
 
 from sched_lab.errors import OutOfReach
 from sched_lab.redaction import redacted
-from sched_lab.store.folder import database_file
+from sched_lab.store import database
+from sched_lab.store.database import database_file, database_uri
+from sched_lab.trainers.files import replacing
 from sched_lab.trainers.results import State
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
     from mlflow.store.entities import PagedList
 
 PAGE = 1000  # entries a query: a loaded server still answers within a request's time limit
@@ -96,21 +103,168 @@ def mlflow_session(uri: str) -> Iterator[None]:
         try:
             yield
         except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-            raise OutOfReach(
-                redacted(f"the MLflow tracking server {uri} can't be used: {error}")
-            ) from None
+            raise OutOfReach(in_words(error, uri)) from None
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of a tracking server or database. Raises OutOfReach when it does not answer."""
+    """A client that writes to a tracking server or database, which is made where there is none.
+
+    Raises OutOfReach when it does not answer or can't be written.
+    """
+    with mlflow_session(uri), _creating_tables_alone(uri):
+        from mlflow.exceptions import MlflowException
+
+        file = database_file(uri)
+        try:
+            return _client(uri)
+        except MlflowException as error:
+            if file is None or not database.is_own(file) or not _is_earlier(error):
+                raise
+        with replacing(file) as part:
+            shutil.copyfile(file, part)
+            _migrate(part)
+        return _client(uri)
+
+
+def connect_to_read(uri: str) -> tuple[MlflowClient, str]:
+    """A client that writes nothing, and the address that it reads: of a database that can't be
+    read where it lies as it is, that of a private copy.
+
+    Raises FileNotFoundError where there is no database or nothing in it, and OutOfReach when it
+    does not answer.
+    """
+    file = database_file(uri)
+    with mlflow_session(uri):
+        if file is None:
+            return _connected(uri, 0)
+        readable = database.readable(file)
+        return _connected(database_uri(readable), readable.stat().st_ino)
+
+
+@lru_cache(maxsize=8)
+def _connected(uri: str, number: int) -> tuple[MlflowClient, str]:
+    """One client an address, and file there: to connect takes as long as to fetch an artifact."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _client(uri), uri
+    except MlflowException as error:
+        file = database_file(uri)
+        if file is None or not _is_earlier(error):
+            raise
+    copy = database.private_copy(file)
+    _migrate(copy)
+    return _client(database_uri(copy)), database_uri(copy)
+
+
+def _client(uri: str) -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises
-    with mlflow_session(uri), _creating_tables_alone(uri):
-        from mlflow import MlflowClient
+    from mlflow import MlflowClient
 
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
+    _resolve_locations()
+    file = database_file(uri)
+    if file is not None:
+        _open(file, uri)
+    client = MlflowClient(uri)
+    if file is not None:
+        _keep_apart(client, uri)
+    client.search_experiments(max_results=1)
     return client
+
+
+def _resolve_locations() -> None:
+    """Have MLflow find the artifacts of a store's own database in the store's present place."""
+    from mlflow.store.artifact import artifact_repository_registry as registry
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+
+    def repository(
+        artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
+    ) -> Any:
+        file = database_file(tracking_uri or "")
+        if file is None or not database.is_own(file):
+            return MlflowArtifactsRepository(artifact_uri, tracking_uri, registry_uri)
+        return LocalArtifactRepository(database.artifact_folder(file, artifact_uri).as_uri())
+
+    registered: Any = registry._artifact_repository_registry
+    registered.register(database.SCHEME, repository)
+
+
+def _keep_apart(client: MlflowClient, uri: str) -> None:
+    """Have a client find the artifacts of its own database's runs.
+
+    MLflow remembers where a run's artifacts lie by the run alone. A store and its copy have the
+    same runs, and what is meant for the one would go to the other.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    @lru_cache(maxsize=PAGE)
+    def repository(run_id: str, **resource: str) -> Any:
+        return get_artifact_repository(client.get_run(run_id).info.artifact_uri, tracking_uri=uri)
+
+    tracking: Any = client._tracking_client
+    tracking._get_artifact_repo = repository
+
+
+_databases: dict[str, int] = {}  # the number on its disk of each database that was opened, by URI
+
+
+def _open(file: Path, uri: str) -> None:
+    """Have MLflow open a database, and anew where another has taken the file's place: it keeps
+    connections, which would write to the file that is gone.
+
+    To open one by itself, MLflow makes a folder of the path as its address spells it.
+    """
+    from mlflow.store.db import utils
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from mlflow.tracking._tracking_service.utils import _tracking_store_registry as stores
+
+    database_utils: Any = utils  # without annotations
+    number = file.stat().st_ino
+    if _databases.get(uri) != number:
+        if engine := SqlAlchemyStore._engine_map.get(uri):
+            engine.dispose()
+        SqlAlchemyStore._engine_map[uri] = database_utils.create_sqlalchemy_engine(uri)
+        stores._get_store_with_resolved_uri.cache_clear()
+        _databases[uri] = number
+
+
+def _is_earlier(error: MlflowException) -> bool:
+    """Whether MLflow found the tables of another version of its own."""
+    return "out-of-date database schema" in str(error)
+
+
+def _migrate(file: Path) -> None:
+    """Bring a database of an earlier MLflow to the tables of this one."""
+    from mlflow.store.db import utils
+    from sqlalchemy import NullPool, create_engine
+
+    database_utils: Any = utils  # without annotations
+    database_utils._upgrade_db(create_engine(database_uri(file), poolclass=NullPool))
+
+
+def in_words(error: BaseException, uri: str) -> str:
+    """What keeps MLflow from its work at this address: without SQL, and with what to do."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(
+        told := getattr(cause, "orig", cause), sqlite3.Error
+    ):
+        cause = cause.__cause__ or cause.__context__
+    file = database_file(uri)
+    if cause is None or file is None:
+        without_sql = str(error).partition("\n[SQL:")[0]
+        return redacted(f"the MLflow tracking server {uri} can't be used: {without_sql}")
+    name = getattr(told, "sqlite_errorname", "")
+    if database.is_damage(told):
+        return f"{file} is damaged ({told}): {database.REBUILT}"
+    if name == "SQLITE_FULL":
+        return f"no space left for {file}: free some and submit again"
+    if name.startswith("SQLITE_READONLY") and file.exists():
+        return database.not_writable(file)
+    if name == "SQLITE_BUSY":
+        return f"{file} is in use by another process: try again when that has ended"
+    return f"{file} can't be used: {told}"
 
 
 def is_database(uri: str) -> bool:
@@ -176,9 +330,10 @@ def _creating_tables_alone(uri: str) -> Iterator[None]:
     """Let no other process create MLflow's tables: two at once leave a database that can't be
     used.
     """
-    if database := database_file(uri):
-        database.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{database}.lock"):
+    if file := database_file(uri):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):
+            database.prepare(file)
             yield
     elif uri.startswith(POSTGRESQL):
         from sqlalchemy import NullPool, create_engine, func, select

@@ -9,12 +9,16 @@ import socket
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import mkdtemp
 
 import click
+from filelock import FileLock
 
 from sched_lab.errors import OutOfReach
 from sched_lab.redaction import redacted
-from sched_lab.store.folder import Store, database_uri
+from sched_lab.store import database
+from sched_lab.store.database import database_uri
+from sched_lab.store.folder import Store
 from sched_lab.tracking.client import is_database
 
 LOOPBACK = "127.0.0.1"
@@ -43,8 +47,9 @@ def serve(store: Store, host: str, port: int) -> None:
             f"http://{address}" for address in addresses
         ),
         **os.environ,
-        "MLFLOW_BACKEND_STORE_URI": store.tracking_uri,
-        "MLFLOW_DEFAULT_ARTIFACT_ROOT": store.artifacts.as_uri(),
+        "MLFLOW_BACKEND_STORE_URI": _served(store),
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": f"{database.RELATIVE}/",
+        "MLFLOW_ARTIFACTS_DESTINATION": store.artifacts.as_uri(),
     }
     arguments = ["server", "--host", host, "--port", str(port), "--workers", "1"]
     if not _is_loopback(host):
@@ -57,6 +62,22 @@ def serve(store: Store, host: str, port: int) -> None:
     )
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, "-m", "mlflow", *arguments], environment)
+
+
+def _served(store: Store) -> str:
+    """The address of the database to serve: a private copy where the store can't be written."""
+    if not store.local_tracking:
+        return store.tracking_uri
+    file = store.root / database.DATABASE
+    if not (os.access(file, os.W_OK) and os.access(store.root, os.W_OK)):
+        return database_uri(database.private_copy(file))
+    with FileLock(f"{file}.lock"):
+        database.prepare(file)
+    if "%" in store.tracking_uri:  # of which MLflow would make a folder
+        link = Path(mkdtemp(prefix="sched-lab-"), "store")
+        link.symlink_to(store.root)
+        return database_uri(link / file.name)
+    return store.tracking_uri
 
 
 def _check_free(host: str, port: int) -> None:

@@ -6,7 +6,6 @@ import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +28,10 @@ from sched_lab.names import (
     TRIAL_KEY,
 )
 from sched_lab.redaction import redacted
-from sched_lab.store.folder import database_file
+from sched_lab.store import database
 from sched_lab.store.records import CellRow, SubmittedCells, first_rule
-from sched_lab.tracking.client import connect, is_database, mlflow_session, paged
+from sched_lab.tracking.client import connect_to_read, is_database, mlflow_session, paged
+from sched_lab.tracking.runs import find_experiment
 from sched_lab.trainers.plugins import nearest
 
 if TYPE_CHECKING:
@@ -80,8 +80,12 @@ def read_sweep_run(name: str, tracking_uri: str) -> SweepRun:
     """
     where = redacted(tracking_uri)
     with mlflow_session(tracking_uri):
-        client = _client(tracking_uri)
-        experiment = client.get_experiment_by_name(name)
+        client, readable = _client(tracking_uri)
+        experiment = find_experiment(client, name)
+        if experiment and experiment.lifecycle_stage == "deleted":
+            raise UnknownSweepError(
+                f"sweep {name!r} in {where} was deleted in MLflow: submit it again to restore it"
+            )
         found = _search(client, [experiment.experiment_id], ROLE_SWEEP) if experiment else []
         if not experiment or not found:
             others = nearest(name, sweep_names(tracking_uri))
@@ -100,7 +104,7 @@ def read_sweep_run(name: str, tracking_uri: str) -> SweepRun:
                 " submit it again"
             ) from error
         if is_database(tracking_uri):
-            trials = _from_database(tracking_uri, experiment.experiment_id)
+            trials = _from_database(readable, experiment.experiment_id)
         else:
             trials = _from_server(client, experiment.experiment_id)
         return SweepRun(
@@ -116,7 +120,7 @@ def read_sweep_run(name: str, tracking_uri: str) -> SweepRun:
 def sweep_names(tracking_uri: str) -> list[str]:
     """The sweeps in this store, sorted. Raises UnknownSweepError and OutOfReach."""
     with mlflow_session(tracking_uri):
-        client = _client(tracking_uri)
+        client, _ = _client(tracking_uri)
         experiments = paged(
             lambda length, token: client.search_experiments(max_results=length, page_token=token)
         )
@@ -127,7 +131,7 @@ def sweep_names(tracking_uri: str) -> list[str]:
 def sample_grid(run_id: str, tracking_uri: str, folder: Path) -> Path | None:
     """The run's last grid of samples, a PNG copied into `folder`; None when it has none."""
     with mlflow_session(tracking_uri):
-        client = _client(tracking_uri)
+        client, _ = _client(tracking_uri)
         files = [item.path for item in client.list_artifacts(run_id, SAMPLES_FOLDER)]
         grids = [path for path in files if path.endswith(".png")]
         if not grids:
@@ -139,22 +143,16 @@ def sample_grid(run_id: str, tracking_uri: str, folder: Path) -> Path | None:
 def artifact_text(run_id: str, path: str, tracking_uri: str) -> str:
     """A text artifact of a run; empty when it has none of that name."""
     with mlflow_session(tracking_uri):
-        return _text(_client(tracking_uri), run_id, path)
+        return _text(_client(tracking_uri)[0], run_id, path)
 
 
-def _client(tracking_uri: str) -> MlflowClient:
-    database = database_file(tracking_uri)
-    if database is not None and not database.exists():  # MLflow would create an empty one
+def _client(tracking_uri: str) -> tuple[MlflowClient, str]:
+    try:
+        return connect_to_read(tracking_uri)
+    except FileNotFoundError:
         raise UnknownSweepError(
-            f"no sweep in {redacted(tracking_uri)}: the database does not exist"
-        )
-    return _connected(tracking_uri)
-
-
-@lru_cache(maxsize=8)
-def _connected(tracking_uri: str) -> MlflowClient:
-    """One client an address: to connect takes as long as to fetch an artifact."""
-    return connect(tracking_uri)
+            f"no sweep in {redacted(tracking_uri)}: the database does not exist; {database.REBUILT}"
+        ) from None
 
 
 def _text(client: MlflowClient, run_id: str, path: str) -> str:

@@ -4,24 +4,26 @@ each has come.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from sched_lab import names
+from sched_lab.errors import OutOfReach
+from sched_lab.store import database
 from sched_lab.store.folder import Store
 from sched_lab.sweep.grid import Trial
 from sched_lab.tracking.client import LONGEST_NAME, garbage_collection_disabled, is_server, paged
-from sched_lab.trainers.files import replacing
 from sched_lab.trainers.results import State
 from sched_lab.trainers.spec import TrialSpec
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment as MlflowExperiment
     from mlflow.entities import Run
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,13 @@ class Experiment:
     client: MlflowClient
     id: str
     store: Store
-    store_id: str
+    identities: Sequence[str]
+    """Of the store: its own name, then those of the stores that it was copied from."""
     sweep: str
+
+    @property
+    def store_id(self) -> str:
+        return self.identities[0]
 
 
 @dataclass
@@ -56,18 +63,78 @@ class TrialProgress:
         return self.state != State.RUNNING
 
 
-def open_experiment(client: MlflowClient, store: Store, store_id: str, sweep: str) -> Experiment:
-    """The sweep's experiment: found, restored where it was deleted, or created."""
-    found = client.get_experiment_by_name(sweep)
-    if found is not None:
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        return Experiment(client, str(found.experiment_id), store, store_id, sweep)
-    folder = (store.artifacts / store.sweep(sweep).name).as_uri()
-    location = None if is_server(store.tracking_uri) else folder  # a server decides itself
-    tags = {names.EXPERIMENT_KIND: "custom_model_development"}
-    created = client.create_experiment(sweep, location, tags)
-    return Experiment(client, str(created), store, store_id, sweep)
+def open_experiment(
+    client: MlflowClient, store: Store, identities: Sequence[str], sweep: str
+) -> Experiment:
+    """The sweep's experiment: found, restored where it was deleted, or created.
+
+    Raises OutOfReach where another sweep's experiment was given its name.
+    """
+    folder = store.sweep(sweep).name
+    found = find_experiment(client, sweep)
+    if found is None:
+        taken = client.get_experiment_by_name(sweep)
+        if taken is not None:
+            other = taken.tags.get(names.SWEEP, "another sweep")
+            raise OutOfReach(
+                f"the experiment of {other} was renamed to {sweep!r} in MLflow: give it back its"
+                " name"
+            )
+        tags = {names.EXPERIMENT_KIND: "custom_model_development", names.SWEEP: sweep}
+        created = client.create_experiment(sweep, _location(store, folder), tags)
+        return Experiment(client, str(created), store, identities, sweep)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    if found.name != sweep:
+        _log.warning("the experiment of %s is called %s in MLflow", sweep, found.name)
+    if store.local_tracking and not found.artifact_location.startswith(database.RELATIVE):
+        database.place_experiment(store.root / database.DATABASE, found.experiment_id, folder)
+    if found.tags.get(names.SWEEP) != sweep:
+        client.set_experiment_tag(found.experiment_id, names.SWEEP, sweep)
+    return Experiment(client, str(found.experiment_id), store, identities, sweep)
+
+
+def _location(store: Store, folder: str) -> str | None:
+    """Where a new experiment's artifacts lie."""
+    if is_server(store.tracking_uri):
+        return None  # it decides itself
+    if store.local_tracking:
+        return database.location(folder)
+    return (store.artifacts / folder).as_uri()  # a database that may hold other stores' runs
+
+
+def find_experiment(client: MlflowClient, sweep: str) -> MlflowExperiment | None:
+    """The experiment of a sweep, deleted or not, whatever its name is by now; None where there is
+    none.
+
+    It bears the sweep's name in a tag. One of an earlier version is known by its own name, else by
+    the sweep's run in it.
+    """
+    from mlflow.entities import ViewType
+
+    def experiments(filter_string: str = "") -> list[MlflowExperiment]:
+        return list(
+            paged(
+                lambda length, token: client.search_experiments(
+                    ViewType.ALL, length, filter_string, page_token=token
+                )
+            )
+        )
+
+    if "'" not in sweep and (tagged := experiments(f"tags.`{names.SWEEP}` = '{sweep}'")):
+        return min(tagged, key=lambda each: (each.lifecycle_stage != "active", each.name != sweep))
+    named = client.get_experiment_by_name(sweep)
+    if named is not None and named.tags.get(names.SWEEP, sweep) == sweep:
+        return named
+    untagged = [each.experiment_id for each in experiments() if names.SWEEP not in each.tags]
+    runs = paged(
+        lambda length, token: client.search_runs(
+            untagged, f"tags.`{names.ROLE}` = '{names.ROLE_SWEEP}'", ViewType.ALL, length,
+            page_token=token,
+        )
+    )  # fmt: skip
+    ids = [run.info.experiment_id for run in runs if run.data.tags.get(names.SWEEP) == sweep]
+    return client.get_experiment(ids[0]) if ids else None
 
 
 def writable_runs(experiment: Experiment, among: str = "") -> list[tuple[str, bool, TrialProgress]]:
@@ -76,7 +143,11 @@ def writable_runs(experiment: Experiment, among: str = "") -> list[tuple[str, bo
     """
     with garbage_collection_disabled():
         found = [
-            (_rank(experiment, run), run.data.tags.get(names.TRIAL_KEY, ""), _progress(run))
+            (
+                _rank(experiment, run),
+                run.data.tags.get(names.TRIAL_KEY, ""),
+                _progress(experiment, run),
+            )
             for run in _search(experiment, f"tags.`{names.ROLE}` != ''{among}")
             if _may_write(experiment, run)
         ]
@@ -90,7 +161,7 @@ def find_or_create_run(
     runs = _search(experiment, f"tags.`{names.TRIAL_KEY}` = '{trial.key}'")
     writable = [run for run in runs if _may_write(experiment, run)]
     if writable:
-        return _progress(max(writable, key=lambda run: _rank(experiment, run)))
+        return _progress(experiment, max(writable, key=lambda run: _rank(experiment, run)))
     tags = {
         names.ROLE: names.ROLE_TRIAL,
         names.TRIAL_KEY: trial.key,
@@ -112,19 +183,6 @@ def run_name(spec: TrialSpec) -> str:
     return f"{spec.resolution}px b={spec.b:g} {spec.schedule} seed={spec.seed}"[:LONGEST_NAME]
 
 
-def store_identity(store: Store) -> str:
-    """The name that a store was given when it was first used: random, so that no two have the
-    same.
-    """
-    file = store.root / names.STORE_FILE
-    store.root.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
-        if not file.exists():
-            with replacing(file) as part:
-                part.write_text(secrets.token_hex(8), "utf-8")
-        return file.read_text("utf-8")
-
-
 def _search(experiment: Experiment, filter_string: str) -> Iterator[Run]:
     return paged(
         lambda length, token: experiment.client.search_runs(
@@ -141,7 +199,9 @@ def _may_write(experiment: Experiment, run: Run) -> bool:
 
 
 def _is_ours(experiment: Experiment, run: Run) -> bool:
-    return run.data.tags.get(names.STORE, experiment.store_id) == experiment.store_id
+    # A copied store has a copied database, too: what was the original's there is its own.
+    ours = experiment.identities if experiment.store.local_tracking else [experiment.store_id]
+    return run.data.tags.get(names.STORE, experiment.store_id) in ours
 
 
 def _rank(experiment: Experiment, run: Run) -> tuple[bool, int, int, str]:
@@ -151,10 +211,21 @@ def _rank(experiment: Experiment, run: Run) -> tuple[bool, int, int, str]:
     return _is_ours(experiment, run), _delivered(run)[1], len(run.data.tags), run.info.run_id
 
 
-def _progress(run: Run) -> TrialProgress:
-    state = run.data.tags.get(names.STATE, State.RUNNING)
-    has_params = bool(run.data.params)
-    return TrialProgress(run.info.run_id, state, *_delivered(run), has_params, fresh=False)
+def _progress(experiment: Experiment, run: Run) -> TrialProgress:
+    state, delivered = run.data.tags.get(names.STATE, State.RUNNING), _delivered(run)
+    if _has_lost_artifacts(experiment.store, run):  # its journal is delivered anew
+        state, delivered = State.RUNNING, ("", 0)
+    return TrialProgress(run.info.run_id, state, *delivered, bool(run.data.params), fresh=False)
+
+
+def _has_lost_artifacts(store: Store, run: Run) -> bool:
+    """Whether a run of the store's own database had artifacts that are not in the store: an earlier
+    version may have put them elsewhere.
+    """
+    if not store.local_tracking or run.info.status not in ("FINISHED", "FAILED"):
+        return False
+    file = store.root / database.DATABASE
+    return not database.artifact_folder(file, run.info.artifact_uri).is_dir()
 
 
 def _delivered(run: Run) -> tuple[str, int]:

@@ -21,7 +21,6 @@ from sched_lab.tracking.runs import (
     TrialProgress,
     find_or_create_run,
     open_experiment,
-    store_identity,
     writable_runs,
 )
 from sched_lab.tracking.sweep_run import create_sweep_run, record_submission, record_sweep_end
@@ -38,10 +37,10 @@ class Tracker:
         self._parent = ""  # the id of the sweep's own run
         self._runs: dict[str, TrialProgress] = {}  # by trial key
         self._stages: dict[str, str] = {}  # by trial key
-        store_id = store_identity(store)
+        identities = store.identities()
         with mlflow_session(store.tracking_uri):
             client = connect(store.tracking_uri)
-            self._experiment = retrying(lambda: open_experiment(client, store, store_id, sweep))
+            self._experiment = retrying(lambda: open_experiment(client, store, identities, sweep))
             retrying(self._adopt_runs)
 
     def open(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 import tarfile
 from pathlib import Path
 
@@ -32,12 +31,6 @@ def lab(tmp_path: Path) -> Path:
     """A folder with the store as `lab`, and its sweep's file."""
     with tarfile.open(ROOT / "tests/data/store-0.1.0.tar.xz") as archive:
         archive.extractall(tmp_path / "lab", filter="data")
-    moved = f"replace(%s, '/srv/lab', '{tmp_path / 'lab'}')"
-    database = sqlite3.connect(tmp_path / "lab/mlflow.db")
-    for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
-        database.execute(f"UPDATE {table} SET {column} = {moved % column}")  # they are absolute
-    database.commit()
-    database.close()
     shutil.move(tmp_path / "lab/sweep.yaml", tmp_path)
     return tmp_path
 

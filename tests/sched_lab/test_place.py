@@ -1,0 +1,333 @@
+"""A store is one folder, wherever it lies: what it holds is found from its present place, and
+nothing outside it is ever written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sched_lab import names
+from sched_lab.errors import OutOfReach, StoreError
+from sched_lab.store import database
+from sched_lab.store.folder import Store
+from sched_lab.store.journal import Journal
+from sched_lab.store.records import CellRow
+from sched_lab.sweep.grid import Trial
+from sched_lab.tracking.client import connect
+from sched_lab.tracking.reader import (
+    UnknownSweepError,
+    artifact_text,
+    read_sweep_run,
+    sample_grid,
+)
+from sched_lab.tracking.tracker import Tracker
+from sched_lab.trainers.results import State
+from sched_lab.trainers.spec import TrialSpec
+
+SWEEP = "tracked"
+PLACES = ("plain", "50% off%41 a#b?mode=memory", "Größe-数 'quoted\"")
+
+
+def submit(store: Store, *keys: str, sweep: str = SWEEP) -> None:
+    """Run these trials as a submit would, and bring MLflow up to date."""
+    for key in keys:
+        if store.result(key) is None and not store.trial(key).exists():
+            grid = store.trial(key) / names.SAMPLES_FOLDER / "step-000001.png"
+            grid.parent.mkdir(parents=True)
+            Image.fromarray(np.full((4, 4), len(key), np.uint8)).save(grid)
+            with Journal(store.trial(key) / names.JOURNAL_FILE) as journal:
+                journal.write(state=State.RUNNING)
+                journal.write(step=1, metrics={"fd": 1.0}, file=f"samples/{grid.name}")
+                journal.write(state=State.FINISHED, reason="")
+    cells = [CellRow(key=key, settings={}, params={"resolution": "8"}) for key in keys]
+    with store.held(sweep):
+        store.write_sweep(sweep, f"name: {sweep}", cells)
+    tracker = Tracker(store, sweep)
+    tracker.open("", f"name: {sweep}", cells, "fd")
+    assert all(tracker.deliver(Trial(key, TrialSpec(), {})) for key in keys)
+    tracker.close(State.FINISHED)
+
+
+def check(store: Store, *keys: str, sweep: str = SWEEP) -> None:
+    """Everything that a report reads is there, once."""
+    found = read_sweep_run(sweep, store.tracking_uri)
+    assert [cell.key for cell in found.cells] == list(keys)
+    assert found.yaml == f"name: {sweep}"
+    for key in keys:
+        run = found.trials[key]
+        assert (run.tags[names.STATE], run.metrics["fd"]) == ("finished", 1.0)
+        assert artifact_text(run.id, names.SPEC_FILE, store.tracking_uri)
+        folder = store.root.parent / "fetched"
+        folder.mkdir(exist_ok=True)
+        assert sample_grid(run.id, store.tracking_uri, folder) is not None
+        shutil.rmtree(folder)
+
+
+def run_count(store: Store, sweep: str = SWEEP) -> int:
+    with closing(sqlite3.connect(store.root / "mlflow.db")) as connection:
+        query = "SELECT count(*) FROM tags WHERE key = ? AND value = ?"
+        (number,) = connection.execute(query, (names.SWEEP, sweep)).fetchone()
+    return int(number)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """The digest of each file below a folder, by its path; links are not followed."""
+    return {
+        str(Path(parent, name).relative_to(folder)): hashlib.sha256(
+            Path(parent, name).read_bytes()
+        ).hexdigest()
+        for parent, _, files in os.walk(folder)
+        for name in files
+        if not Path(parent, name).is_symlink()
+    }
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, in which nothing may appear."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_copy_is_continued_alone_and_a_move_loses_nothing(
+    store: Store, tmp_path: Path, place: str
+) -> None:
+    submit(store, "a", "b")
+    before = contents(store.root)
+    copy = Store.at(shutil.copytree(store.root, tmp_path / place))
+    check(copy, "a", "b")
+    submit(copy, "a", "c")
+    check(copy, "a", "c")
+    assert run_count(copy) == 4  # the sweep's own, and a, b, c
+    assert contents(store.root) == before
+    check(store, "a", "b")
+    moved = Store.at(shutil.move(copy.root, tmp_path / f"{place} moved"))
+    check(moved, "a", "c")
+    submit(moved, "a", "c", "d")
+    check(moved, "a", "c", "d")
+    assert run_count(moved) == 5
+    assert contents(store.root) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["lab", "work", f"{place} moved"]
+    )
+    assert contents(tmp_path / "work") == {}
+
+
+def test_a_store_reached_by_several_paths_at_once_is_one(store: Store, tmp_path: Path) -> None:
+    """As from a container and from its host, or through a link."""
+    (tmp_path / "link").symlink_to(store.root)
+    linked = Store.at(tmp_path / "link")
+    tracker = Tracker(store, SWEEP)
+    submit(linked, "a")
+    tracker.open("", "", [], "fd")
+    submit(store, "a", "b")
+    submit(linked, "a", "b", "c")
+    check(store, "a", "b", "c")
+    check(linked, "a", "b", "c")
+    assert run_count(store) == 4
+    same = Store.at(linked.root, store.tracking_uri)
+    assert same.local_tracking
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lab", "link", "work"]
+
+
+@pytest.mark.parametrize("sweep", ["Default", "..", ".", "a/../../b", "%2e%2e", "x" * 200])
+def test_whatever_a_sweep_is_called_its_artifacts_lie_in_the_store(
+    store: Store, tmp_path: Path, sweep: str
+) -> None:
+    submit(store, "a", sweep=sweep)
+    check(store, "a", sweep=sweep)
+    written = [path for path in contents(tmp_path) if not path.startswith("lab/")]
+    assert written == []
+    specs = [path for path in contents(store.artifacts) if path.endswith(names.SPEC_FILE)]
+    assert len(specs) == 1
+
+
+@pytest.mark.parametrize("uri", ["mlflow-artifacts:/../x", "mlflow-artifacts:/a/%2e%2e/%2e%2e/x"])
+def test_a_location_that_leads_out_of_the_store_is_refused(store: Store, uri: str) -> None:
+    with pytest.raises(ValueError, match="leads out of"):
+        database.artifact_folder(store.root / "mlflow.db", uri)
+
+
+def earlier(store: Store, old: str) -> None:
+    """Give a store the absolute locations that earlier versions wrote."""
+    with closing(sqlite3.connect(store.root / "mlflow.db")) as connection, connection:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            connection.execute(
+                f"UPDATE {table} SET {column} = replace({column}, 'mlflow-artifacts:', ?)", (old,)
+            )
+        connection.execute("DELETE FROM experiment_tags WHERE key = ?", (names.SWEEP,))
+
+
+def locations(store: Store) -> set[str]:
+    with closing(sqlite3.connect(store.root / "mlflow.db")) as connection:
+        rows = connection.execute("SELECT artifact_uri FROM runs").fetchall()
+    return {uri.partition(":")[0] for (uri,) in rows}
+
+
+@pytest.mark.parametrize("old", ["file:///srv/lab/artifacts", "/srv/lab/artifacts", "original"])
+def test_an_earlier_store_is_read_as_it_is_and_mended_when_it_is_written(
+    store: Store, tmp_path: Path, old: str
+) -> None:
+    submit(store, "a", "b")
+    copy = Store.at(shutil.copytree(store.root, tmp_path / "copy"))
+    for each in (store, copy):
+        earlier(each, store.artifacts.as_uri() if old == "original" else old)
+    before = contents(store.root), contents(copy.root)
+    check(copy, "a", "b")
+    assert (contents(store.root), contents(copy.root)) == before
+    submit(copy, "a", "b", "c")
+    check(copy, "a", "b", "c")
+    assert locations(copy) == {"mlflow-artifacts"}
+    assert contents(store.root) == before[0]
+    assert not Path("/srv/lab").exists()
+
+
+def test_artifacts_that_an_earlier_version_put_elsewhere_are_delivered_again(store: Store) -> None:
+    submit(store, "a", "b")
+    shutil.rmtree(next(store.artifacts.glob(f"{SWEEP}/*/artifacts/{names.SPEC_FILE}")).parent)
+    submit(store, "a", "b")
+    check(store, "a", "b")
+    assert run_count(store) == 3
+
+
+def test_other_tools_experiments_in_a_stores_database_keep_their_places(
+    store: Store, tmp_path: Path
+) -> None:
+    submit(store, "a")
+    client = connect(store.tracking_uri)
+    theirs = client.create_experiment("theirs", (tmp_path / "theirs").as_uri())
+    run = client.create_run(theirs)
+    earlier(store, "file:///srv/lab/artifacts")
+    submit(store, "a")
+    check(store, "a")
+    place = client.get_run(run.info.run_id).info.artifact_uri
+    assert place.startswith((tmp_path / "theirs").as_uri())
+
+
+@pytest.mark.parametrize("tagged", [True, False], ids=["now", "earlier"])
+def test_an_experiment_renamed_in_mlflow_is_found(
+    store: Store, tagged: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    submit(store, "a")
+    if not tagged:
+        earlier(store, store.artifacts.as_uri())
+    client = connect(store.tracking_uri)
+    experiment = client.get_experiment_by_name(SWEEP)
+    client.rename_experiment(experiment.experiment_id, "better name")
+    check(store, "a")
+    submit(store, "a", "b")
+    check(store, "a", "b")
+    assert "the experiment of tracked is called better name in MLflow" in caplog.text
+    assert len(client.search_experiments()) == 2  # with MLflow's own
+    client.create_experiment(SWEEP)  # by another tool
+    check(store, "a", "b")
+
+
+def test_a_name_that_another_sweeps_experiment_was_given_is_not_taken_over(store: Store) -> None:
+    submit(store, "a")
+    client = connect(store.tracking_uri)
+    client.rename_experiment(client.get_experiment_by_name(SWEEP).experiment_id, "other")
+    with pytest.raises(OutOfReach, match="experiment of tracked was renamed to 'other' in MLflow"):
+        Tracker(store, "other")
+
+
+def test_a_deleted_experiment_says_so_and_comes_back(store: Store) -> None:
+    submit(store, "a")
+    client = connect(store.tracking_uri)
+    client.delete_experiment(client.get_experiment_by_name(SWEEP).experiment_id)
+    with pytest.raises(UnknownSweepError, match=r"'tracked' .* was deleted in MLflow: submit it"):
+        read_sweep_run(SWEEP, store.tracking_uri)
+    submit(store, "a", "b")
+    check(store, "a", "b")
+    assert run_count(store) == 3
+
+
+def test_a_copy_is_another_store_and_a_moved_one_is_not(store: Store, tmp_path: Path) -> None:
+    (name,) = store.identities()
+    (store.root / names.STORE_FILE).write_text(name, "utf-8")  # as an earlier version wrote it
+    assert store.identities() == [name]
+    copy = Store.at(shutil.copytree(store.root, tmp_path / "copy"))
+    assert copy.identities()[1:] == [name]
+    assert copy.identities() == copy.identities()
+    second = Store.at(shutil.copytree(copy.root, tmp_path / "second"))
+    assert second.identities()[1:] == copy.identities()
+    moved = Store.at(shutil.move(store.root, tmp_path / "moved"))
+    assert moved.identities() == [name]
+
+
+def test_a_copy_leaves_the_originals_runs_on_a_shared_server_alone(
+    store: Store, tmp_path: Path
+) -> None:
+    shared = f"sqlite:///{tmp_path / 'shared.db'}"
+    original = Store.at(store.root, shared)
+    tracker = Tracker(original, SWEEP)
+    tracker.open("", "", [], "fd")
+    with Journal(original.trial("a") / names.JOURNAL_FILE) as journal:
+        journal.write(state=State.RUNNING)
+    tracker.deliver(Trial("a", TrialSpec(), {}))
+    copy = Store.at(shutil.copytree(original.root, tmp_path / "copy"), shared)
+    with original.claimed("a"):  # the original runs it still
+        Tracker(copy, SWEEP).close(State.STOPPED)
+    client = connect(shared)
+    experiment = client.get_experiment_by_name(SWEEP).experiment_id
+    (run,) = client.search_runs([experiment], f"tags.`{names.ROLE}` = 'trial'")
+    assert run.info.status == "RUNNING"
+
+
+def s3(folder: Path) -> str:
+    return "s3://bucket/lab"
+
+
+def a_file(folder: Path) -> str:
+    (folder / "file").touch()
+    return str(folder / "file")
+
+
+def below_a_file(folder: Path) -> str:
+    return f"{a_file(folder)}/lab/deep"
+
+
+def a_dead_link(folder: Path) -> str:
+    (folder / "link").symlink_to(folder / "gone")
+    return str(folder / "link")
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        (s3, "object stores are not supported"),
+        (lambda folder: "gs://bucket", "object stores are not supported"),
+        (lambda folder: f"file://{folder}", "is an address"),
+        (lambda folder: "http://host:5000", "is an address"),
+        (a_file, "must be a folder, and .*/file is a file"),
+        (below_a_file, "must be a folder, and .*/file is a file"),
+        (a_dead_link, "is a link to .*/gone, which does not exist"),
+        (lambda folder: "", "must be the path of a folder"),
+        (lambda folder: "  ", "must be the path of a folder"),
+        (lambda folder: "a\0b", "must be the path of a folder"),
+        (lambda folder: "~nobody-of-this-name/lab", "must be the path of a folder"),
+        (lambda folder: "x" * 300, "must be the path of a folder"),
+    ],
+)
+def test_a_place_that_can_be_no_store_is_refused(
+    tmp_path: Path, given: Callable[[Path], str], rule: str
+) -> None:
+    value = given(tmp_path)
+    before = list(tmp_path.rglob("*"))
+    with pytest.raises(StoreError, match=rule) as caught:
+        Store.at(value)
+    assert repr(value) in str(caught.value)
+    assert list(tmp_path.rglob("*")) == before
