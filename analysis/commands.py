@@ -79,6 +79,7 @@ def _print_answer(written: WrittenReport, store: str | None) -> None:
     from rich.console import Console
 
     from sched_lab.analysis.text.render import terminal
+    from sched_lab.text import counted
 
     console = Console(markup=False, emoji=False)
     for warning in written.analysis.main.warnings:
@@ -89,8 +90,8 @@ def _print_answer(written: WrittenReport, store: str | None) -> None:
     if written.analysis.others:
         apart = sum(len(other.runs) for other in written.analysis.others)
         click.echo(
-            f"answer of: {written.analysis.main.name}; {apart} trials that do not compare are set"
-            " apart"
+            f"answer of: {written.analysis.main.name}; set apart, as scores do not compare:"
+            f" {counted(apart, 'trial')}"
         )
     where = ["--store", store] if store else []
     click.echo(f"report:    {written.files['html']}\ndashboard: {command('dashboard', *where)}")

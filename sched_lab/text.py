@@ -29,6 +29,11 @@ def settings_text(settings: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={text(value)}" for name, value in settings.items())
 
 
+def counted(number: int, what: str) -> str:
+    """How many there are: 1 cell, 2 cells, 1,000 cells."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def clock(seconds: float) -> str:
     """Seconds as 42s, 3m05s or 2h10m."""
     whole = round(seconds)

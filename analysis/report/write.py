@@ -27,6 +27,7 @@ from sched_lab.analysis.runs import load_sweep
 from sched_lab.analysis.statistics import law, reference
 from sched_lab.analysis.text import render, tables, wording
 from sched_lab.names import ENVIRONMENT_FILE, REPORT_FILE, SECONDS, SWEEP_FILE
+from sched_lab.text import counted
 from sched_lab.tracking.reader import artifact_text
 from sched_lab.trainers.results import State
 
@@ -173,7 +174,7 @@ def _markdown(analysis: Analysis, about: Mapping[str, Any], titles: Mapping[str,
         f"# {text(about['name'])}",
         text(about["description"]),
         *_warnings(analysis.main),
-        text(f"{about['finished']} of {about['trials']} trials finished; {about['cost']}."),
+        text(f"{about['finished']} of {counted(about['trials'], 'trial')} finished; {about['cost']}."),
         text(apart) if analysis.others else "",
         render.markdown(answer),
         text(about["law"]),
@@ -242,7 +243,7 @@ def _cost(runs: pd.DataFrame) -> str:
         for column in map(str, runs.columns)
         if column.startswith(SECONDS) and column != total
     ]
-    spent = f"{_duration(seconds.sum())} of trial time over {len(seconds)} trials"
+    spent = f"{_duration(seconds.sum())} of trial time over {counted(len(seconds), 'trial')}"
     spent += f", {_duration(seconds.mean())} each"
     return f"{spent} ({', '.join(parts)})" if parts else spent
 

@@ -31,6 +31,7 @@ from sched_lab.analysis.statistics.ranking import (
 )
 from sched_lab.names import higher_is_better
 from sched_lab.sweep import baselines
+from sched_lab.text import counted
 from sched_lab.trainers.plugins import nearest
 from sched_lab.trainers.results import State
 
@@ -195,7 +196,7 @@ def _too_few(cells: pd.DataFrame) -> str:
         return f"fewer than {FEWEST} b have scores"
     if ranks(cells).any():
         return f"fewer than {FEWEST} b are better than untrained networks"
-    return f"no b: {baselines.in_words(short)}"
+    return baselines.in_words(short)
 
 
 def fit(best: pd.DataFrame) -> Law:
@@ -211,7 +212,7 @@ def fit(best: pd.DataFrame) -> Law:
     if len(rows) < 2:
         why = "; ".join(f"{row.resolution}: {row.why}" for row in unknown.itertuples())
         raise Unsupported(
-            f"the best b is known at {len(rows)} image sizes, a law needs"
+            f"the best b is known at {counted(len(rows), 'image size')}, a law needs"
             f" 2{f' ({why})' if why else ''}"
         )
     x, y = np.log2(rows["resolution"].to_numpy(float)), np.log2(rows["b"].to_numpy(float))
@@ -263,7 +264,7 @@ def recommend(best: pd.DataFrame, size: int) -> Recommendation:
 
 
 def _measured(row: pd.Series[Any]) -> Recommendation:
-    sure = f"{CONFIDENCE * 100:g} % over {row['n']} seeds"
+    sure = f"{CONFIDENCE * 100:g} % over {counted(row['n'], 'seed')}"
     b, low, high = (float(row[name]) for name in ("b", "low", "high"))
     basis = f"measured at this size, {'one seed: no interval' if row['n'] == 1 else sure}"
     return Recommendation(int(row["resolution"]), b, low, high, False, basis)

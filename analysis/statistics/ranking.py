@@ -10,6 +10,7 @@ population of `comparisons.set_apart`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ from sched_lab.names import (
 from sched_lab.sweep import baselines
 from sched_lab.trainers.plugins import nearest
 from sched_lab.trainers.results import State
-from sched_lab.trainers.spec import JACKKNIFE_GROUPS
+from sched_lab.trainers.spec import JACKKNIFE_GROUPS, Metric
 
 CONFIDENCE = 0.95
 CELL = ("resolution", "schedule", "b")
@@ -116,9 +117,8 @@ def _trials(runs: pd.DataFrame, score: str, by: Sequence[str]) -> pd.DataFrame:
     score's standard error within the run, NaN where that is not known.
     """
     if score not in runs:
-        raise ValueError(
-            f"no metric {score!r} in these runs{nearest(score, map(str, runs.columns))}"
-        )
+        metrics = [str(name) for name in runs if str(name).startswith(get_args(Metric))]
+        raise ValueError(f"no metric {score!r} in these runs{nearest(score, metrics)}")
     runs = confirmed(runs)
     if runs.duplicated([*by, *(name for name in REPLICATES if name in runs)]).any():
         raise ValueError(

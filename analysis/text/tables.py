@@ -25,6 +25,7 @@ from sched_lab.analysis.text.wording import (
     varies,
 )
 from sched_lab.names import SECONDS, higher_is_better
+from sched_lab.text import counted
 from sched_lab.trainers.results import State
 
 TOTAL = f"{SECONDS}total"
@@ -217,7 +218,7 @@ def reference_table(
     )
     agreed = "; ".join(
         f"{size_text(row['resolution'])}: Spearman {row['spearman']:.2f},"
-        f" Kendall {row['kendall']:.2f} over {row['n']:.0f} cells"
+        f" Kendall {row['kendall']:.2f} over {counted(row['n'], 'cell')}"
         for _, row in rows_of(correlation)
         if not math.isnan(row["spearman"])
     )

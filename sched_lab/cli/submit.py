@@ -104,7 +104,7 @@ def _print_outcome(outcome: Outcome, store: Store) -> None:
 
     name, counts = outcome.plan.sweep.name, Counter(outcome.states.values())
     summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    click.echo(f"{name}: {len(outcome.states)} cells: {summary}")
+    click.echo(f"{name}: {counted(len(outcome.states), 'cell')}: {summary}")
     for trial in outcome.failed:
         result = store.result(trial.key)
         reason = f"{result.failure}: {result.reason}" if result else ": "

@@ -66,8 +66,9 @@ def _stages(plan: Plan, seeds: int) -> str:
     whole, needed = len(plan.grid.cells) * seeds, len(plan.trials) + plan.to_confirm
     saved = f"{needed} trials in all, the whole grid with {seeds} seeds takes {whole}"
     if plan.to_confirm:
-        return f"screening; up to {plan.to_confirm} trials follow to confirm the best; {saved}"
-    return f"confirming {list(plan.stages.values()).count(Stage.CONFIRM) // seeds} cells; {saved}"
+        return f"screening; up to {counted(plan.to_confirm, 'trial')} to confirm the best; {saved}"
+    confirmed = list(plan.stages.values()).count(Stage.CONFIRM) // seeds
+    return f"confirming {counted(confirmed, 'cell')}; {saved}"
 
 
 def _cost(plan: Plan, seconds: float) -> str:

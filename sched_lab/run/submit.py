@@ -99,7 +99,7 @@ def _stage(
 ) -> Outcome:
     store, sweep, to_run = plan.store, plan.sweep, plan.to_run
     stage = "" if not plan.stages else "screening, " if plan.to_confirm else "confirming, "
-    count = f"{len(plan.trials)} cells, {len(to_run)} to run"
+    count = f"{counted(len(plan.trials), 'cell')}, {len(to_run)} to run"
     console.print(f"{sweep.name}: {stage}{count}, in {store.root}", highlight=False)
     check_can_run(plan)
     with ExitStack() as stack:
