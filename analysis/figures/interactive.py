@@ -16,12 +16,14 @@ import pandas as pd
 
 from sched_lab.analysis.figures import axes
 from sched_lab.analysis.figures.axes import escaped
-from sched_lab.analysis.figures.static import density_curve
+from sched_lab.analysis.figures.static import BASELINES, density_curve, with_baselines
 from sched_lab.analysis.statistics.ranking import ranks, scored
 from sched_lab.analysis.text.render import DAGGER
 from sched_lab.analysis.text.wording import (
+    WAY,
     cell_name,
     decimal_places,
+    percent,
     rows_of,
     score_text,
     size_text,
@@ -65,10 +67,10 @@ def score_against_b(
 
     `lines` is the column that tells the lines apart: image size or schedule. The cells of one line
     must differ in b alone. The first eight lines are drawn; a ring marks the rows of `best` that
-    are among `cells`.
+    are among `cells`. Where they are known, untrained networks are dotted and real images dashed.
     """
     b_axis = {"title": {"text": "input scale b"}, "type": "log"}
-    figure = axes.figure(x=b_axis, y=axes.log_if_wide(cells["mean"]))
+    figure = axes.figure(x=b_axis, y=axes.log_if_wide(with_baselines(cells)))
     decimals, finished = decimal_places(cells), runs[runs["state"] == State.FINISHED]
     scored = cells[cells["n"] > 0]
     values = dict.fromkeys(scored[lines])
@@ -79,7 +81,10 @@ def score_against_b(
         figure.add_scatter(**_band(line, name, color))
         figure.add_scatter(**_seed_points(seeds["b"], seeds[score], seeds["seed"], name, color))
         figure.add_scatter(**_means(line, line.index.isin(best.index), name, color, decimals))
-    figure.update_layout(height=320 + _legend_height(len(figure.data) // 3))
+        for baseline, (_, dash, _) in BASELINES.items():
+            if line[baseline].notna().any():
+                figure.add_scatter(**_baseline(line, baseline, dash, name, color))
+    figure.update_layout(height=320 + _legend_height(len(values)))
     swept = sorted(cells["b"].unique())
     if len(swept) <= axes.TICKS:
         figure.update_xaxes(tickvals=swept, ticktext=[f"{b:g}" for b in swept])
@@ -113,6 +118,20 @@ def _seed_points(
         "showlegend": False,
         "marker": {"color": color, "size": 5, "opacity": 0.6},
         "hovertemplate": f"{name}<br>b = %{{x:g}}, seed %{{customdata}}: %{{y:.4g}}<extra></extra>",
+    }
+
+
+def _baseline(
+    line: pd.DataFrame, baseline: str, dash: str, name: str, color: str
+) -> dict[str, Any]:
+    return {
+        "x": line["b"],
+        "y": line[baseline],
+        "mode": "lines",
+        "line": {"color": color, "dash": dash, "width": 1.4},
+        "legendgroup": name,
+        "showlegend": False,
+        "hovertemplate": f"{name}, {baseline}<br>b = %{{x:g}}: %{{y:.4g}}<extra></extra>",
     }
 
 
@@ -274,4 +293,6 @@ def density(schedule: str, resolution: int, b: float) -> tuple[list[float], list
 
 def _hover_text(cell: Mapping[str, Any], decimals: int) -> str:
     seeds = "1 seed" if cell["n"] == 1 else f"{cell['n']} seeds"
-    return escaped(f"{score_text(cell, decimals)}, {seeds}")
+    way = "" if math.isnan(cell["closed"]) else f", {percent(cell['closed'])} {WAY}"
+    short = "" if pd.isna(cell["shortfall"]) else f"; not ranked: {cell['shortfall']}"
+    return escaped(f"{score_text(cell, decimals)}, {seeds}{way}{short}")

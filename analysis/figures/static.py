@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sched_lab.analysis.statistics.ranking import scored
 from sched_lab.analysis.text.wording import size_text
 from sched_lab.colors import COLORS, INK, MUTED, PAPER, RULE
+from sched_lab.names import higher_is_better
 from sched_lab.trainers import schedules
 from sched_lab.trainers.results import State
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 4.6, 3.2  # inches: text is readable where a phone shows the full width
 DOT: dict[str, Any] = {"markersize": 4, "markeredgewidth": 0}
 RING: dict[str, Any] = {"markersize": 9, "markeredgewidth": 2.2}
+# How a baseline's line is drawn, by its column: in words, by Plotly, by Matplotlib
+BASELINES = {"untrained": ("dotted", "dot", ":"), "real": ("dashed", "dash", "--")}
 WIDE = 8  # the factor between positive values above which an axis is logarithmic
 
 
@@ -64,9 +67,10 @@ def score_against_b(
     """The score over log2 b, a line per value of `by`: seeds, means, intervals, rings.
 
     The cells of one line must differ in b alone; a ring marks the rows of `best` that are among
-    them. The first eight lines are drawn.
+    them. Where they are known, untrained networks are dotted and real images dashed. The first
+    eight lines are drawn.
     """
-    ax = _axes(ax, title, "input scale b", "")
+    ax = _axes(ax, title, f"input scale b{_legend_of_baselines(cells)}", "")
     finished = runs[runs["state"] == State.FINISHED]
     ends = []
     lines = cells[cells["n"] > 0].groupby(by, sort=False)
@@ -76,6 +80,8 @@ def score_against_b(
         low, high = (mean + sign * line["half_width"].fillna(0) for sign in (-1, 1))
         ax.plot(b, mean, color=color, linewidth=2, zorder=3)
         ax.fill_between(b, low, high, color=color, alpha=0.14, lw=0)
+        for name, (_, _, dashes) in BASELINES.items():
+            ax.plot(b, line[name], color=color, linestyle=dashes, linewidth=1.2, zorder=1)
         seeds = finished[finished[by] == value]
         ax.plot(seeds["b"], seeds[score], "o", color=color, alpha=0.6, zorder=2, **DOT)
         rings = line[line.index.isin(best.index)]
@@ -87,7 +93,7 @@ def score_against_b(
     if len(swept) <= 9:
         ax.set_xticks(swept, [f"{b:g}" for b in swept])
     ax.minorticks_off()
-    _log_if_wide(ax, cells["mean"])
+    _log_if_wide(ax, with_baselines(cells))
     _label_ends(ax, ends)
     return ax
 
@@ -126,11 +132,14 @@ def best_b_by_size(best: pd.DataFrame, law: Law | None = None, ax: Axes | None =
 
 
 def score_by_schedule(cells: pd.DataFrame, score: str, ax: Axes | None = None) -> Axes:
-    """A row per schedule, a dot per image size at its best cell there, with its interval."""
+    """A row per schedule, a dot per image size at its best cell there, with its interval.
+
+    Lines mark the best untrained network and real images of each size, where these are known.
+    """
     chosen = scored(cells, score).drop_duplicates(["schedule", "resolution"])
     rows, sizes = list(dict.fromkeys(cells["schedule"])), sorted(cells["resolution"].unique())
     height = 1.1 + 0.42 * len(rows) + 0.18 * len(sizes)
-    ax = _axes(ax, f"{score} by schedule", "", "", height=height)
+    ax = _axes(ax, f"{score} by schedule", _legend_of_baselines(cells), "", height=height)
     colors = palette(sizes)
     for i, resolution in enumerate(sizes):
         at = chosen[chosen["resolution"] == resolution]
@@ -145,11 +154,15 @@ def score_by_schedule(cells: pd.DataFrame, score: str, ax: Axes | None = None) -
             elinewidth=1.6,
             label=size_text(resolution),
         )
+        for name, (_, _, dashes) in BASELINES.items():
+            value = at[name].max() if higher_is_better(score) else at[name].min()
+            if np.isfinite(value):
+                ax.axvline(value, color=colors[resolution], linestyle=dashes, linewidth=1.2)
     ax.set_yticks(range(len(rows)), rows, parse_math=False)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.grid(visible=True, axis="x", color=RULE, linewidth=0.8)
     ax.grid(visible=False, axis="y")
-    _log_if_wide(ax, chosen["mean"], axis="x")
+    _log_if_wide(ax, with_baselines(chosen), axis="x")
     _legend(ax)
     return ax
 
@@ -236,6 +249,19 @@ def _axes(
     ax.grid(visible=True, axis="y", color=RULE, linewidth=0.8)
     ax.set_axisbelow(True)
     return ax
+
+
+def _legend_of_baselines(cells: pd.DataFrame) -> str:
+    """How those of the baselines are drawn that are known."""
+    known = [
+        f"{how}: {name}" for name, (how, _, _) in BASELINES.items() if cells[name].notna().any()
+    ]
+    return f" ({', '.join(known)})" if known else ""
+
+
+def with_baselines(cells: pd.DataFrame) -> pd.Series[float]:
+    """All values that a figure of these cells shows."""
+    return pd.concat([cells["mean"], *(cells[name] for name in BASELINES)], ignore_index=True)
 
 
 def is_wide(values: pd.Series[float]) -> bool:

@@ -178,6 +178,8 @@ def _score_group(main: Findings, svg: Mapping[str, str]) -> Group:
     caption = (
         f"Points are seeds, lines their means, {intervals}; a ring marks the best cell of a size."
     )
+    if main.cells["untrained"].notna().any():
+        caption += " Dotted: the networks before training; dashed: held-out real images."
     return Group("Scores", caption, [*figures, *_static_figures(svg, "schedules")])
 
 

@@ -174,7 +174,9 @@ def _markdown(analysis: Analysis, about: Mapping[str, Any], titles: Mapping[str,
         f"# {text(about['name'])}",
         text(about["description"]),
         *_warnings(analysis.main),
-        text(f"{about['finished']} of {counted(about['trials'], 'trial')} finished; {about['cost']}."),
+        text(
+            f"{about['finished']} of {counted(about['trials'], 'trial')} finished; {about['cost']}."
+        ),
         text(apart) if analysis.others else "",
         render.markdown(answer),
         text(about["law"]),

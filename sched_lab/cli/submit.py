@@ -100,7 +100,7 @@ def _exit_code(outcome: Outcome) -> ExitCode:
 
 
 def _print_outcome(outcome: Outcome, store: Store) -> None:
-    from sched_lab.text import label
+    from sched_lab.text import counted, label
 
     name, counts = outcome.plan.sweep.name, Counter(outcome.states.values())
     summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))

@@ -68,7 +68,10 @@ class Plan:
     def to_confirm(self) -> int:
         """How many trials, at most, follow the screening; 0 after it, and without stages."""
         run = self.sweep.run
-        if run.screen is None or run.confirm is None or Stage.CONFIRM in self.stages.values():
+        # With no cell worth confirming.
+        screened = self.results.keys() == self.stages.keys() and not self.to_run
+        chosen = screened or Stage.CONFIRM in self.stages.values()
+        if run.screen is None or run.confirm is None or chosen:
             return 0
         return stages.at_most(self.grid.cells, run.screen.keep) * run.confirm.seeds
 

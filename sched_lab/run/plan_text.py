@@ -8,7 +8,7 @@ from typing import Any
 
 from sched_lab.names import Stage
 from sched_lab.run.plan import Plan, warnings
-from sched_lab.text import clock, label
+from sched_lab.text import clock, counted, label
 from sched_lab.trainers.results import State
 
 
@@ -68,6 +68,8 @@ def _stages(plan: Plan, seeds: int) -> str:
     if plan.to_confirm:
         return f"screening; up to {counted(plan.to_confirm, 'trial')} to confirm the best; {saved}"
     confirmed = list(plan.stages.values()).count(Stage.CONFIRM) // seeds
+    if not confirmed:
+        return "nothing to confirm: no cell of the screening draws better than untrained networks"
     return f"confirming {counted(confirmed, 'cell')}; {saved}"
 
 

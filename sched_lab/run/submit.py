@@ -26,7 +26,7 @@ from sched_lab.run.worker import Orders, complete_journal
 from sched_lab.store.records import CellRow
 from sched_lab.sweep.grid import Trial
 from sched_lab.sweep.spec import Sweep
-from sched_lab.text import flat_params
+from sched_lab.text import counted, flat_params
 from sched_lab.tracking.tracker import Tracker
 from sched_lab.trainers.files import replacing
 from sched_lab.trainers.plugins import loaded_packages
