@@ -7,14 +7,16 @@ only where training made its samples better, and its loss lower, than doing noth
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sched_lab.trainers.results import LOSS_OF_ZERO, REAL, UNTRAINED, TrialResult
 from sched_lab.trainers.spec import JACKKNIFE_GROUPS
 
 CONFIDENCE = 0.95
@@ -55,6 +57,25 @@ class Cells:
     learned: Array
     """The share of the loss of predicting zero that training took away."""
 
+    @classmethod
+    def of(cls, cells: Sequence[Sequence[TrialResult]], metric: str) -> Cells:
+        """Of the finished results of each cell, all with a score of this metric."""
+
+        def mean(value: Callable[[TrialResult], float | None]) -> Array:
+            return np.array([_mean(map(value, results)) for results in cells])
+
+        scores = [np.array([each.scores[metric] for each in results], float) for results in cells]
+        alone = [len(each) == 1 for each in scores]
+        return cls(
+            mean=np.array([each.mean() for each in scores]),
+            sd=np.array([each.std(ddof=1) if len(each) > 1 else np.nan for each in scores]),
+            n=np.array([len(each) for each in scores]),
+            within=np.where(alone, mean(lambda each: each.uncertainty.get(metric)), np.nan),
+            real=mean(lambda each: each.baselines.get(f"{REAL}{metric}")),
+            untrained=mean(lambda each: each.baselines.get(f"{UNTRAINED}{metric}")),
+            learned=mean(_learned),
+        )
+
 
 class Standing(NamedTuple):
     """How N cells stand between the baselines of their size; (N,) each."""
@@ -90,6 +111,16 @@ def standing(cells: Cells, *, higher_is_better: bool) -> Standing:
     ]
     first = np.select([where for _, where in short], range(1, 1 + len(short)), 0)
     return Standing(closed, [(None, *(each for each, _ in short))[i] for i in first])
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else np.nan
+
+
+def _learned(result: TrialResult) -> float | None:
+    zero = result.baselines.get(LOSS_OF_ZERO)
+    return None if result.loss is None or not zero else 1 - result.loss / zero
 
 
 def in_words(shortfalls: Iterable[Shortfall]) -> str:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from statistics import fmean
 from typing import Any
 
 from sched_lab import names
+from sched_lab.sweep import baselines
 from sched_lab.sweep.grid import Cell, Trial
 from sched_lab.trainers.results import State, TrialResult
 from sched_lab.trainers.spec import TrialSpec
@@ -49,20 +49,29 @@ def best(
     """The `keep` cells of each size, or fewer, whose mean score over the seeds they were screened
     with is best.
 
-    Cells that differ in the sampling seed alone count as one, and go on together.
+    Cells that differ in the sampling seed alone count as one, and go on together. Those that draw
+    noise do not: see `baselines.standing`.
     """
-    scores: dict[str, list[float]] = defaultdict(list)
+    finished: dict[str, list[TrialResult]] = defaultdict(list)
     for trial in screened:
         result = results[trial.key]
         score = result.scores.get(trial.spec.score.metric_names[0])
         if result.state == State.FINISHED and score is not None:
-            scores[_but_seeds(trial.spec)].append(score)
+            finished[_but_seeds(trial.spec)].append(result)
     kept = []
     for group in _replicates(cells):
-        scored = [(fmean(scores[key]), alike) for key, alike in group.items() if key in scores]
-        higher = names.higher_is_better(next(iter(group.values()))[0].spec.score.metrics[0])
-        scored.sort(key=lambda each: each[0], reverse=higher)
-        kept += [cell for _, alike in scored[:keep] for cell in alike]
+        scored = {key: alike for key, alike in group.items() if key in finished}
+        metric = next(iter(group.values()))[0].spec.score.metric_names[0]
+        higher = names.higher_is_better(metric)
+        measured = baselines.Cells.of([finished[key] for key in scored], metric)
+        standing = baselines.standing(measured, higher_is_better=higher)
+        ranked = sorted(
+            zip(measured.mean, standing.shortfall, scored.values(), strict=True),
+            key=lambda each: each[0],
+            reverse=higher,
+        )
+        drawing = [alike for _, shortfall, alike in ranked if shortfall is None]
+        kept += [cell for alike in drawing[:keep] for cell in alike]
     return kept
 
 

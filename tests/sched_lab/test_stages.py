@@ -69,6 +69,36 @@ def test_the_best_mean_of_each_size_is_kept_and_failed_trials_do_not_count() -> 
     assert [(each.spec.resolution, each.spec.b) for each in kept] == [(8, 1.0), (16, 0.5)]
 
 
+@pytest.mark.parametrize(
+    ("untrained", "loss", "kept"),
+    [
+        (50.0, 0.5, [0.5, 1.0]),
+        (5.0, 0.5, [0.5]),
+        (3.0, 0.5, []),
+        (50.0, 0.999, []),
+        (None, None, [0.5, 1.0]),
+    ],
+)
+def test_no_cell_that_draws_noise_is_confirmed(
+    untrained: float | None, loss: float | None, kept: list[float]
+) -> None:
+    cells = [cell(8, b) for b in (0.5, 1.0, 2.0)]
+    scores: dict[tuple[int, float, int], float | None] = {
+        (8, b, seed): mean + 0.1 * seed
+        for b, mean in ((0.5, 3.0), (1.0, 6.0), (2.0, 9.0))
+        for seed in range(2)
+    }
+    trials, results = screened(cells, scores)
+    name = trials[0].spec.score.metric_names[0]
+    known = {f"{names.REAL}{name}": 0.0, f"{names.UNTRAINED}{name}": untrained}
+    known[names.LOSS_OF_ZERO] = 1.0
+    results = {
+        key: result.model_copy(update={"baselines": known, "loss": loss})
+        for key, result in results.items()
+    }
+    assert [each.spec.b for each in best(cells, trials, results, keep=2)] == kept
+
+
 def test_cells_that_sampling_seeds_or_flips_tell_apart_are_one_or_compete() -> None:
     def drawn(b: float, draw: int, flip: bool = False) -> Cell:
         spec = TrialSpec.model_validate(
