@@ -421,6 +421,12 @@ _IDLE: dict[str, Callable[[TrialSpec], bool]] = {
     "score.weights": lambda spec: True,
     # The step after the warm-up has the peak rate, however it falls then.
     "train.decay": lambda spec: spec.train.steps <= spec.train.warmup + 1,
+    # The warm-up's decay is the smaller in every step.
+    "train.ema": lambda spec: (
+        spec.train.ema_warmup and spec.train.ema >= spec.train.steps / (9 + spec.train.steps)
+    ),
+    # The warm-up's decay, 1/10 at first, is the larger in every step.
+    "train.ema_warmup": lambda spec: spec.train.ema <= 0.1,
     # The only step's clean image is the sample; no state follows.
     "sample.sampler": lambda spec: spec.sample.steps == 1,
     # All samples are drawn together.

@@ -59,7 +59,8 @@ OTHER: dict[str, list[Any]] = {
     "train.decay": ["cosine"],
     "train.weight_decay": [1.0],
     "train.grad_clip": [None, 1e-3],
-    "train.ema": [0.0, 0.9],
+    "train.ema": [0.0, 0.15, 0.9],
+    "train.ema_warmup": [False],
     "train.predict": ["eps", "x0"],
     "train.normalize": ["none", "analytic", "state"],
     "train.weight": ["min_snr@1"],
@@ -81,6 +82,7 @@ CONTEXTS: list[dict[str, Any]] = [
     {"train.warmup": 1, "train.decay": "cosine"},
     {"sample.steps": 1, "sample.batch": 24, "sample.schedule": "vp_sde@0.1,4"},
     {"train.ema": 0.0},
+    {"train.ema_warmup": False},
     {"train.network": {"kind": "unet", "width": 16, "multipliers": (1, 1), "attention": 2}},
 ]
 ROUNDING = {"train.compile", "train.precision", "sample.batch"}

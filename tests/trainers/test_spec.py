@@ -1,4 +1,4 @@
-"""A trial's description, canonical form and key stay what they were in every earlier version."""
+"""A trial's description, canonical form and key stay what they are within a science version."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ from sched_lab.trainers.schedules import ScheduleError
 from sched_lab.trainers.scoring.options import ClassifierSpec, InceptionSpec, RandomSpec
 from sched_lab.trainers.spec import DetectorSpec, ScoreSpec, TrialSpec, trial_key
 
-# Each is a trial with its key, and the start of the SHA-256 of its JSON as 0.1.0 made it when
-# detectors were bare names.
+# Each is a trial with its key, and the start of the SHA-256 of its JSON, as of science version 2.
 KEYS: list[tuple[dict[str, Any], str, str]] = [
-    ({}, "29b1698a81392d31", "9afc8f15d88f47c5"),
-    ({"score": {"detector": "random"}}, "080f1ff759a17dcf", "007ace043515029b"),
+    ({}, "be52ab70d573d7ab", "e3ace8bcac4808b3"),
+    ({"score": {"detector": "random"}}, "53e96436860fd231", "7591057733ca9651"),
     (
         {
             "score": {"detector": "inception", "metrics": ["fid", "kid"], "weights": "/w.pth"},
             "data": {"source": "shapes", "count": 9},
         },
-        "457f5b9739a88b24",
-        "405fe15b260ab750",
+        "4143da42ea99f976",
+        "b20e30725c71ae27",
     ),
     (
         {
@@ -39,8 +38,8 @@ KEYS: list[tuple[dict[str, Any], str, str]] = [
             "b": 0.5,
             "resolution": 16,
         },
-        "bd1d6e325bc63def",
-        "f644297dbdd61c6e",
+        "de638aed0d1487fe",
+        "e0d5fa520f028bd7",
     ),
     (
         {
@@ -50,14 +49,14 @@ KEYS: list[tuple[dict[str, Any], str, str]] = [
             "resolution": 32,
             "sample": {"schedule": "train"},
         },
-        "e605113805a68689",
-        "37c597ec2478b30b",
+        "10da75b10da158b1",
+        "591c786ac42872cb",
     ),
 ]
 
 
 @pytest.mark.parametrize(("values", "key", "digest"), KEYS)
-def test_keys_and_json_are_those_of_earlier_versions(
+def test_keys_and_json_are_those_of_this_science_version(
     values: dict[str, Any], key: str, digest: str
 ) -> None:
     spec = TrialSpec.model_validate(values)
