@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from sched_lab.trainers.images import RawImages
+    from sched_lab.trainers.images import DataFacts, RawImages
 
 SCIENCE_VERSION = 2
 """Raised whenever the same spec would give another result; part of every trial key."""
@@ -112,6 +112,13 @@ class DataSpec(Part):
         Raises ValueError where the content is missing or broken. A FieldError may name a field.
         """
         raise NotImplementedError
+
+    def facts(self, cache: Path) -> DataFacts | None:
+        """Which images there are, before any is resized; None where only preparing them tells.
+
+        Raises what `fingerprint` does.
+        """
+        return None
 
     def images(self, size: int) -> RawImages:
         """All images, square at `size`, in a fixed order, with labels where the source has them."""

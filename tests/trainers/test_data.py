@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
+from sched_lab.trainers.data import user
 from sched_lab.trainers.data.prepare import content_key, prepare
 from sched_lab.trainers.failures import BadData
+from sched_lab.trainers.images import DataFacts
 from sched_lab.trainers.spec import AnyData, DataSpec
 
 ANY_DATA: TypeAdapter[DataSpec] = TypeAdapter(AnyData)
@@ -216,9 +218,9 @@ def test_a_folder_without_sub_folders_has_no_labels(tmp_path: Path) -> None:
 def test_images_beside_sub_folders_are_refused_because_their_label_is_unclear(
     tmp_path: Path,
 ) -> None:
-    solid(tmp_path / "images/a.png", 0)
-    solid(tmp_path / "images/b/b.png", 0)
-    with pytest.raises(ValueError, match=r"beside them \(a.png\)"):
+    for name in ("a.png", "c.png", "b/b.png"):
+        solid(tmp_path / "images" / name, 0)
+    with pytest.raises(BadData, match=r"beside them 2 without a label; .*:\n  a.png\n  c.png$"):
         source(source="folder", path=str(tmp_path / "images")).fingerprint(tmp_path)
 
 
@@ -351,7 +353,7 @@ def test_a_broken_image_is_named_or_left_out(
 ) -> None:
     solid(tmp_path / "images/a/good.png", (5, 5, 5))
     BROKEN[kind](tmp_path / "images/a/worse.png")
-    with pytest.raises(ValueError, match=r"a/worse.png cannot be read.*data.on_broken to skip"):
+    with pytest.raises(BadData, match=r"1 of 2 images .* data.on_broken to skip:\n  a/worse.png: "):
         colours_in(tmp_path / "images", tmp_path)
     assert not list((tmp_path / "data").glob("*.partial"))
     assert colours_in(tmp_path / "images", tmp_path, on_broken="skip") == [[5, 5, 5]]
@@ -361,8 +363,106 @@ def test_a_broken_image_is_named_or_left_out(
 def test_a_folder_of_broken_images_alone_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images/a.png").touch()
-    with pytest.raises(ValueError, match="'folder' gives no images"):
+    with pytest.raises(ValueError, match=r"1 of 1 images .* cannot be used, so there are none"):
         colours_in(tmp_path / "images", tmp_path, on_broken="skip")
+
+
+def test_all_that_is_broken_is_told_at_once_with_names_and_counts(tmp_path: Path) -> None:
+    good = solid(tmp_path / "images/good.png", 0)
+    for index in range(25):
+        (good.parent / f"broken-{index:02}.jpg").write_bytes(b"\xff\xd8\xff")
+    (good.parent / "gone.png").symlink_to("nowhere")
+    with pytest.raises(BadData, match="26 of 27 images") as told:
+        source(source="folder", path=str(good.parent)).fingerprint(tmp_path)
+    lines = str(told.value).splitlines()
+    assert [line.split(":")[0].strip() for line in lines[1:11]] == [
+        f"broken-{index:02}.jpg" for index in range(10)
+    ]
+    assert lines[11:] == ["  … and 16 more"]
+    assert told.value.fields == ("path",)
+
+
+def test_what_was_read_once_is_not_read_again_where_another_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = solid(tmp_path / "images/a.png", 1)
+    (tmp_path / "images/b.png").touch()
+    folder = source(source="folder", path=str(first.parent))
+    with pytest.raises(BadData, match=r"b\.png"):
+        folder.fingerprint(tmp_path)
+    read: list[str] = []
+    content = user._content
+    monkeypatch.setattr(user, "_content", lambda path: read.append(path.name) or content(path))
+    with pytest.raises(BadData, match=r"b\.png"):
+        folder.fingerprint(tmp_path)
+    assert read == []
+    solid(tmp_path / "images/b.png", 2)
+    folder.fingerprint(tmp_path)
+    assert read == ["b.png"]
+
+
+def test_a_broken_image_that_is_skipped_leaves_no_trace_in_what_names_the_images(
+    tmp_path: Path,
+) -> None:
+    for name in ("with", "without"):
+        solid(tmp_path / name / "a" / "1.png", 1)
+        solid(tmp_path / name / "b" / "1.png", 2)
+    (tmp_path / "with/b/2.png").touch()
+    kept, skipping = (
+        source(source="folder", path=str(tmp_path / name), on_broken=on_broken)
+        for name, on_broken in (("without", "error"), ("with", "skip"))
+    )
+    assert kept.fingerprint(tmp_path) == skipping.fingerprint(tmp_path)
+    assert content_key(kept, tmp_path) == content_key(skipping, tmp_path)
+    # A class whose only image is broken is one to the network.
+    (tmp_path / "with/c").mkdir()
+    (tmp_path / "with/c/1.png").touch()
+    assert kept.fingerprint(tmp_path) != skipping.fingerprint(tmp_path)
+    assert prepare(skipping, 8, tmp_path).class_names == ("a", "b", "c")
+
+
+def test_the_facts_say_which_images_are_used_and_what_is_left_out(tmp_path: Path) -> None:
+    solid(tmp_path / "images/cat/1.png", 1, size=(30, 20))
+    solid(tmp_path / "images/dog/1.png", 1, size=(9, 50))
+    solid(tmp_path / "images/dog/2.png", 1, size=(7, 7))
+    (tmp_path / "images/dog/3.png").touch()
+    solid(tmp_path / "images/dog/.4.png", 1)
+    for name in ("a.jp2", "b.JP2", "notes.txt", "README"):
+        (tmp_path / "images/dog" / name).touch()
+    folder = source(source="folder", path=str(tmp_path / "images"), on_broken="skip")
+    assert folder.facts(tmp_path) == DataFacts(
+        source="folder",
+        images=3,
+        classes={"cat": 1, "dog": 2},
+        smallest=(7, 7),
+        largest=(30, 20),
+        broken=1,
+        examples=("dog/3.png: no known image format",),
+        hidden=1,
+        unknown={".jp2": 2, ".txt": 1, "README": 1},
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"source": "digits"}, {"source": "photos", "count": 7}, {"source": "shapes", "count": 10}],
+)
+def test_the_facts_of_built_in_sources_are_those_of_the_images_they_give(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    facts, images = source(**options).facts(tmp_path), prepare(source(**options), 8, tmp_path)
+    assert facts is not None
+    assert images.labels is not None
+    assert facts.images == len(images)
+    counts = np.bincount(images.labels, minlength=len(images.class_names)).tolist()
+    assert dict(facts.classes) == dict(zip(images.class_names, counts, strict=True))
+
+
+def test_the_facts_of_an_array_are_those_of_its_header_and_labels(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=noise((3, 3, 5, 6)), labels=np.array([7, -2, 7]))
+    assert source(source="array", path=str(tmp_path / "x.npz")).facts(tmp_path) == DataFacts(
+        source="array", images=3, classes={"-2": 1, "7": 2}, smallest=(6, 5), largest=(6, 5)
+    )
 
 
 def _save_labels_of_another_length(folder: Path) -> DataSpec:
@@ -380,7 +480,7 @@ def _save_a_broken_image(folder: Path) -> DataSpec:
     ("make", "said"),
     [
         (_save_labels_of_another_length, "must hold 3 integer labels"),
-        (_save_a_broken_image, "b.png cannot be read"),
+        (_save_a_broken_image, r"1 of 2 images of .* cannot be used"),
         (lambda folder: source(source="folder", path=str(folder / "nowhere")), "is not a folder"),
     ],
 )
@@ -449,7 +549,10 @@ def test_an_npz_holds_float_images_and_labels_of_any_value(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arrays", "rule"),
     [
-        ({"images": np.zeros((2, 4, 4)) - 1}, r"floats in \[0, 1\], image 0 spans \[-1, -1\]"),
+        (
+            {"images": np.zeros((2, 4, 4)) - 1},
+            r"floats in \[0, 1\], 2 images do not.*\n  image 0 spans \[-1, -1\]",
+        ),
         ({"images": np.full((2, 4, 4), np.nan)}, r"floats in \[0, 1\]"),
         ({"images": np.zeros((2, 4, 4), dtype=np.int64)}, "uint8 or floats, got int64"),
         ({"images": np.zeros((2, 4, 4, 5))}, r"got \(2, 4, 4, 5\)"),
@@ -527,6 +630,47 @@ def test_a_hugging_face_data_set_gives_its_images_and_labels(saved: Path, tmp_pa
     assert words.class_names == ("x", "y")
     test = source(source="huggingface", name=str(saved), split="test", channels=1)
     assert prepare(test, 8, tmp_path).pixels.shape == (1, 1, 8, 8)
+
+
+def test_rows_without_an_image_or_a_label_are_named_or_left_out(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="the extra huggingface is not installed")
+    features = datasets.Features(
+        image=datasets.Image(),
+        label=datasets.ClassLabel(names=["cat", "dog"]),
+        word=datasets.Value("string"),
+    )
+    red = [Image.new("RGB", (8, 8), (value, 0, 0)) for value in range(6)]
+    rows = {
+        "image": [red[0], None, red[2], red[3], {"bytes": b"no image", "path": None}, red[5]],
+        "label": [0, 1, None, -1, 1, 1],
+        "word": ["b", "b", "a", None, "b", "c"],
+    }
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "saved"))
+    options = {"source": "huggingface", "name": str(tmp_path / "saved")}
+    faults = {
+        None: ["row 1: no image in column 'image'", "row 4: no known image format"],
+        "label": [
+            "row 1: no image in column 'image'",
+            "row 2: no label in column 'label'",
+            "row 3: no label in column 'label'",
+            "row 4: no known image format",
+        ],
+        "word": [
+            "row 1: no image in column 'image'",
+            "row 3: no label in column 'word'",
+            "row 4: no known image format",
+        ],
+    }
+    for label, told in faults.items():
+        with pytest.raises(BadData, match=f"{len(told)} of 6 images .*'image'") as refused:
+            source(**options, label=label).fingerprint(tmp_path)
+        assert [line.strip() for line in str(refused.value).splitlines()[1:]] == told
+        skipping = source(**options, label=label, on_broken="skip")
+        images, facts = prepare(skipping, 8, tmp_path), skipping.facts(tmp_path)
+        left = [i for i in range(6) if not any(line.startswith(f"row {i}:") for line in told)]
+        assert images.pixels[:, 0, 4, 4].tolist() == left
+        assert facts is not None
+        assert (facts.images, facts.broken, facts.examples) == (len(left), len(told), tuple(told))
 
 
 def test_a_hugging_face_fingerprint_follows_the_content(saved: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import math
+from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from sched_lab.trainers.images import Item, Pixels, RawImages
+from sched_lab.trainers.images import DataFacts, Item, Pixels, RawImages
 from sched_lab.trainers.spec import DataSpec
 
 Count = Annotated[int, Field(ge=2)]
@@ -29,6 +30,12 @@ def _sklearn(name: str) -> Path:
     if package is None or not package.submodule_search_locations:
         raise ValueError("this data source comes with scikit-learn, which is not installed")
     return Path(package.submodule_search_locations[0], "datasets", name)
+
+
+def _in_turn(source: str, count: int, classes: tuple[str, ...]) -> DataFacts:
+    """The facts of images whose classes take turns."""
+    counts = {name: len(range(i, count, len(classes))) for i, name in enumerate(classes)}
+    return DataFacts(source=source, images=count, classes=counts)
 
 
 class Digits(DataSpec):
@@ -50,6 +57,17 @@ class Digits(DataSpec):
 
     def fingerprint(self, cache: Path) -> str:
         return hashlib.sha256(self._table()).hexdigest()
+
+    def facts(self, cache: Path) -> DataFacts:
+        digits = Counter(line.rpartition(b",")[2].decode() for line in self._table().splitlines())
+        classes = {digit: digits[digit] for digit in "0123456789"}
+        return DataFacts(
+            source=self.source,
+            images=digits.total(),
+            classes=classes,
+            smallest=(8, 8),
+            largest=(8, 8),
+        )
 
     def images(self, size: int) -> RawImages:
         from PIL import Image
@@ -91,6 +109,9 @@ class Photos(DataSpec):
     def fingerprint(self, cache: Path) -> str:
         content = b"".join(_sklearn(f"images/{name}.jpg").read_bytes() for name in self._NAMES)
         return hashlib.sha256(content).hexdigest()
+
+    def facts(self, cache: Path) -> DataFacts:
+        return _in_turn(self.source, self.count, self._NAMES)
 
     def images(self, size: int) -> RawImages:
         from sched_lab.trainers.data.pictures import decode, square
@@ -139,6 +160,9 @@ class Shapes(DataSpec):
         return hashlib.sha256(
             b"shapes, first edition"
         ).hexdigest()  # change it when the drawing changes
+
+    def facts(self, cache: Path) -> DataFacts:
+        return _in_turn(self.source, self.count, tuple(self._STARS))
 
     def images(self, size: int) -> RawImages:
         classes = tuple(self._STARS)

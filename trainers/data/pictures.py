@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,13 +36,28 @@ def decode(file: Path | BinaryIO, channels: int) -> Image.Image:
     the reason: the file is damaged, of no known format, or larger than Pillow's limit against
     decompression bombs. Samples without an agreed black and white are refused too.
     """
+    with strictly():
+        return decoded(file, channels)
+
+
+@contextmanager
+def strictly() -> Iterator[None]:
+    """Have what may be a decompression bomb be an error, and oddities in metadata nothing at all.
+
+    It holds for all threads, so it is entered by one of them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def decoded(file: Path | BinaryIO, channels: int) -> Image.Image:
+    """As `decode`, for several threads at once; called within `strictly`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # oddities in metadata do not touch the pixels
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # From a path Pillow maps uncompressed pixels into memory, and scrambles turned ones.
-            with file.open("rb") if isinstance(file, Path) else nullcontext(file) as stream:
-                return _flat(stream, channels)
+        # From a path Pillow maps uncompressed pixels into memory, and scrambles turned ones.
+        with file.open("rb") if isinstance(file, Path) else nullcontext(file) as stream:
+            return _flat(stream, channels)
     except (MemoryError, ValueError):
         raise
     except Exception as error:  # on damaged files Pillow raises errors of any type

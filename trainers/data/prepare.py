@@ -25,7 +25,7 @@ def content_key(data: DataSpec, cache: Path) -> str:
 
     Raises BadData when the source's content is missing or broken.
     """
-    options = data.model_dump(mode="json", exclude={"flip", *data.elsewhere})
+    options = data.model_dump(mode="json", exclude={"flip", *data.elsewhere, *data.policies})
     with blaming_data():
         return digest(data.fingerprint(cache), options)
 

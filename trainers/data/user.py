@@ -6,13 +6,17 @@ Light to import: Pillow and `datasets` are imported only when images are asked f
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import os
+import threading
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import cache as once
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -22,11 +26,12 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from sched_lab.trainers.caching import digest, listing, remembered, sha256
+from sched_lab.trainers.data.survey import SHOWN, Candidate, Survey, listed, survey
 from sched_lab.trainers.failures import BadData
-from sched_lab.trainers.images import Item, Pixels, RawImages
+from sched_lab.trainers.images import DataFacts, Item, RawImages
 from sched_lab.trainers.plugins import nearest
 from sched_lab.trainers.remote import reachable
-from sched_lab.trainers.spec import DataSpec
+from sched_lab.trainers.spec import SCIENCE_VERSION, DataSpec
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -61,6 +66,21 @@ def _raised(error: OSError) -> None:
     raise BadData(f"{error.filename} can't be read: {error.strerror}", "path") from error
 
 
+@dataclass
+class _Found:
+    """The files of a folder; images by their paths relative to it."""
+
+    images: list[Path] = field(default_factory=list)
+    hidden: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)
+
+    def unknown_kinds(self) -> dict[str, int]:
+        """How many files of the commonest other formats there are, and of all further ones."""
+        common = dict(self.unknown.most_common(SHOWN))
+        rest = self.unknown.total() - sum(common.values())
+        return common | ({"others": rest} if rest else {})
+
+
 class Folder(DataSpec):
     """Image files in a folder and all folders below, cropped to their central square and resized.
 
@@ -87,67 +107,72 @@ class Folder(DataSpec):
     def image_channels(self) -> int:
         return self.channels
 
-    def _files(self) -> list[Path]:
-        """The images' paths relative to the folder, in a fixed order."""
+    def _found(self) -> _Found:
+        """What the folder holds, in a fixed order."""
         if not os.path.isdir(self.path):
             raise BadData(f"{self.path} is not a folder; expected a folder of images", "path")
+        found = _Found()
         files = sorted(
             Path(folder, name).relative_to(self.path)
             for folder, _, names in os.walk(self.path, onerror=_raised)
             for name in names
-            if name.lower().endswith(_SUFFIXES)
         )
-        files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
-        for file in [
-            file for file in files if not os.path.isfile(Path(self.path, file))
-        ]:  # reading it may never end
-            odd = (
-                f"{Path(self.path, file)} is no regular file, but a dangling link, a pipe or a"
-                " device"
-            )
-            if self.on_broken == "error":
-                rule = f"{odd}; mend or remove it, or set data.on_broken to skip"
-                raise BadData(rule, "path")
-            _log.warning("%s; left out", odd)
-            files.remove(file)
-        if not files:
+        for file in files:
+            if any(part.startswith(".") for part in file.parts):
+                found.hidden += 1
+            elif file.name.lower().endswith(_SUFFIXES):
+                found.images.append(file)
+            else:
+                found.unknown[file.suffix.lower() or file.name] += 1
+        if not found.images:
             rule = f"{self.path} holds no images; expected files in {', '.join(_SUFFIXES)}"
-            raise BadData(rule, "path")
-        loose = [file for file in files if len(file.parts) == 1]
-        if 0 < len(loose) < len(files):
-            raise BadData(
-                f"{self.path} holds images both in sub-folders, whose names are labels, and beside"
-                f" them ({loose[0]}); put all images in sub-folders, or none",
-                "path",
+            kinds = ", ".join(f"{count} {end}" for end, count in found.unknown_kinds().items())
+            raise BadData(f"{rule}; it holds {kinds}" if kinds else rule, "path")
+        loose = [str(file) for file in found.images if len(file.parts) == 1]
+        if 0 < len(loose) < len(found.images):
+            rule = (
+                f"{self.path} holds images in sub-folders, whose names are labels, and beside them"
+                f" {len(loose)} without a label; put all images in sub-folders, or none"
             )
-        return files
+            raise BadData(f"{rule}:{listed(loose, len(loose))}", "path")
+        return found
+
+    def _survey(self, cache: Path) -> Survey:
+        found = self._found()
+        candidates = [self._candidate(file) for file in found.images]
+        key = digest([(each.name, each.state) for each in candidates])
+        made = survey(cache, self.source, self.path, key, lambda: candidates)
+        others = {"hidden": found.hidden, "unknown": found.unknown_kinds()}
+        facts = made.facts.model_copy(update=others)
+        _judge(facts, self.path, self.on_broken, "path")
+        return made.model_copy(update={"facts": facts})
+
+    def _candidate(self, file: Path) -> Candidate:
+        path, label = Path(self.path, file), file.parts[0] if len(file.parts) > 1 else None
+        return Candidate(
+            _one_line(file), label, _one_line(file), partial(_content, path), _state(path)
+        )
 
     def fingerprint(self, cache: Path) -> str:
-        files = {file: Path(self.path, file) for file in self._files()}
+        return self._survey(cache).fingerprint
 
-        def compute() -> str:
-            lines = (f"{_one_line(file)}\n{sha256(path)}\n" for file, path in files.items())
-            return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-        return remembered(cache, listing(files.values()), compute)
+    def facts(self, cache: Path) -> DataFacts:
+        return self._survey(cache).facts
 
     def images(self, size: int) -> RawImages:
         from sched_lab.trainers.data.pictures import decode, square
 
-        files = self._files()
+        files = self._found().images
         classes = sorted({file.parts[0] for file in files if len(file.parts) > 1})
 
         def items() -> Iterator[Item]:
             for file in files:
                 try:
-                    image = decode(Path(self.path, file), self.channels)
-                except ValueError as error:
-                    broken = f"{Path(self.path, file)} cannot be read as an image: {error}"
-                    if self.on_broken == "error":
-                        raise ValueError(
-                            f"{broken}; mend or remove it, or set data.on_broken to skip"
-                        ) from error
-                    _log.warning("%s; left out", broken)
+                    image = decode(io.BytesIO(_content(Path(self.path, file))), self.channels)
+                except (OSError, ValueError) as error:
+                    if self.on_broken == "error":  # broken since its fingerprint was taken
+                        rule = f"{Path(self.path, file)} cannot be read as an image: {error}"
+                        raise BadData(rule, "path") from error
                 else:
                     yield square(image, size), classes.index(file.parts[0]) if classes else None
 
@@ -175,11 +200,33 @@ class ArrayFile(DataSpec):
     def fingerprint(self, cache: Path) -> str:
         self._layout()
         file = Path(self.path)
-        return remembered(cache, listing([file]), lambda: sha256(file))
+
+        def compute() -> str:
+            self._check()
+            return sha256(file)
+
+        return remembered(cache, digest(listing([file]), SCIENCE_VERSION), compute)
+
+    def facts(self, cache: Path) -> DataFacts:
+        self.fingerprint(cache)
+        (count, *shape), _ = self._header()
+        _, (rows, columns, *_) = self._layout()
+        size = shape[columns], shape[rows]
+        labels = self._labels(count)
+        classes, indices = _classes(labels) if labels is not None else ((), np.empty(0, int))
+        counts = np.bincount(indices, minlength=len(classes)).tolist()
+        return DataFacts(
+            source=self.source,
+            images=count,
+            classes=dict(zip(classes, counts, strict=True)),
+            smallest=size,
+            largest=size,
+        )
 
     def images(self, size: int) -> RawImages:
         _, order = self._layout()
-        images, labels = self._arrays()
+        images = self._images()
+        labels = self._labels(len(images))
         classes, indices = _classes(labels) if labels is not None else ((), None)
 
         def items() -> Iterator[Item]:
@@ -187,8 +234,9 @@ class ArrayFile(DataSpec):
 
             from sched_lab.trainers.data.pictures import square
 
-            for index, values in enumerate(images):
-                pixels = self._bytes(index, values).transpose(order)  # (H, W) or (H, W, C)
+            for index, stored in enumerate(images):
+                scaled = stored if stored.dtype == np.uint8 else np.rint(stored * 255)
+                pixels = scaled.astype(np.uint8).transpose(order)  # (H, W) or (H, W, C)
                 if pixels.ndim == 3 and pixels.shape[-1] == 1:
                     pixels = pixels[..., 0]
                 yield (
@@ -237,33 +285,42 @@ class ArrayFile(DataSpec):
             raise self._error(f"cannot be read as a NumPy file: {error}") from error
         raise self._error("is not a NumPy file; its name must end in .npy or .npz")
 
-    def _arrays(self) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
-        """All images, mapped from disk where the file allows it, and the labels where there are
-        any.
-        """
+    def _images(self) -> NDArray[Any]:
+        """All images, mapped from disk where the file allows it."""
         if self.path.endswith(".npy"):
-            return np.load(self.path, mmap_mode="r", allow_pickle=False), None
+            mapped: NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            return mapped
         with np.load(self.path, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays.get("labels")
-        if labels is not None and (
-            labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"
-        ):
-            raise self._error(
-                f"must hold {len(images)} integer labels, got {labels.dtype} of shape"
-                f" {labels.shape}"
-            )
-        return images, labels
+            loaded: NDArray[Any] = arrays["images"]
+            return loaded
 
-    def _bytes(self, index: int, values: NDArray[Any]) -> Pixels:
-        if values.dtype == np.uint8:
-            return values
-        if not ((values >= 0) & (values <= 1)).all():
+    def _labels(self, count: int) -> NDArray[np.int64] | None:
+        """The labels of so many images, where there are any."""
+        if self.path.endswith(".npy"):
+            return None
+        with np.load(self.path, allow_pickle=False) as arrays:
+            labels: NDArray[np.int64] | None = arrays.get("labels")
+        if labels is not None and (labels.shape != (count,) or labels.dtype.kind not in "iu"):
             raise self._error(
-                f"must hold floats in [0, 1], image {index} spans [{values.min():g},"
-                f" {values.max():g}]; scale the images, or store uint8"
+                f"must hold {count} integer labels, got {labels.dtype} of shape {labels.shape}"
             )
-        scaled: Pixels = np.rint(values * 255).astype(np.uint8)
-        return scaled
+        return labels
+
+    def _check(self) -> None:
+        """Raise BadData that names the images whose values are no pixels, or wrong labels."""
+        images = self._images()
+        self._labels(len(images))
+        if images.dtype == np.uint8:
+            return
+        wrong = [
+            f"image {index} spans [{values.min():g}, {values.max():g}]"
+            for index, values in enumerate(images)
+            if not ((values >= 0) & (values <= 1)).all()
+        ]
+        if wrong:
+            rule = f"must hold floats in [0, 1], {len(wrong)} images do not"
+            advice = "scale the images, or store uint8"
+            raise self._error(f"{rule}; {advice}:{listed(wrong, len(wrong))}")
 
 
 class HuggingFace(DataSpec):
@@ -274,6 +331,7 @@ class HuggingFace(DataSpec):
     elsewhere: ClassVar[frozenset[str]] = frozenset(
         {"name", "config", "revision", "split", "image"}
     )
+    policies: ClassVar[frozenset[str]] = frozenset({"on_broken"})
 
     source: Literal["huggingface"] = "huggingface"
     name: Annotated[
@@ -294,61 +352,98 @@ class HuggingFace(DataSpec):
     """The column of labels; null for none."""
     channels: Literal[1, 3] = 3
     """1 turns all images grey, 3 into RGB."""
+    on_broken: Literal["error", "skip"] = "error"
+    """What to do about a row without an image or a label, or whose image cannot be read: stop and
+    name it, or leave it out with a warning.
+    """
 
     @property
     def image_channels(self) -> int:
         return self.channels
 
-    def fingerprint(self, cache: Path) -> str:
+    def _survey(self, cache: Path) -> Survey:
         rows = self._rows()
-
-        def compute() -> str:
-            total = hashlib.sha256()
-            for row in rows:
-                label = row[self.label] if self.label else None
-                total.update(
-                    f"{hashlib.sha256(self._file(row).getbuffer()).hexdigest()} {label}\n".encode()
-                )
-            return total.hexdigest()
-
         # `datasets` derives its own fingerprint from the rows' origin and transforms.
-        return remembered(cache, digest(rows._fingerprint, self.image, self.label), compute)
+        key = digest(rows._fingerprint, self.image, self.label)
+        made = survey(cache, self.source, key, key, lambda: self._candidates(rows))
+        where = f"{self.name}, {self.split}, columns {self.image!r} and {self.label!r}"
+        if self.label is None:
+            where = f"{self.name}, {self.split}, column {self.image!r}"
+        _judge(made.facts, where, self.on_broken, "image")
+        return made
+
+    def _candidates(self, rows: Dataset) -> list[Candidate]:
+        classes, indices = self._labels(rows)
+        lock = threading.Lock()  # whether its readers may work at once, `datasets` does not say
+
+        def load(index: int) -> bytes:
+            if indices is not None and indices[index] is None:
+                raise ValueError(f"no label in column {self.label!r}")
+            with lock:
+                row = rows[index]
+            return self._content(row)
+
+        def candidate(index: int) -> Candidate:
+            label = indices[index] if indices is not None else None
+            name = None if label is None else classes[label]
+            return Candidate(f"row {index}", name, f"{name}", partial(load, index), "")
+
+        return [candidate(index) for index in range(len(rows))]
+
+    def fingerprint(self, cache: Path) -> str:
+        return self._survey(cache).fingerprint
+
+    def facts(self, cache: Path) -> DataFacts:
+        return self._survey(cache).facts
 
     def images(self, size: int) -> RawImages:
         rows = self._rows()
-        classes, labels = self._labels(rows)
+        classes, indices = self._labels(rows)
 
         def items() -> Iterator[Item]:
             from sched_lab.trainers.data.pictures import decode, square
 
             for index, row in enumerate(rows):
+                label = None if indices is None else indices[index]
+                if indices is not None and label is None:
+                    continue
                 try:
-                    image = decode(self._file(row), self.channels)
-                except ValueError as error:
-                    raise ValueError(
-                        f"image {index} of {self.name}, {self.split}, cannot be read: {error}"
-                    ) from error
-                yield square(image, size), None if labels is None else int(labels[index])
+                    image = decode(io.BytesIO(self._content(row)), self.channels)
+                except (OSError, ValueError) as error:
+                    if self.on_broken == "error":  # broken since its fingerprint was taken
+                        rule = f"image {index} of {self.name}, {self.split}, cannot be read"
+                        raise BadData(f"{rule}: {error}", "image") from error
+                else:
+                    yield square(image, size), label
 
         return RawImages(items(), classes)
 
-    def _labels(self, rows: Dataset) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
+    def _labels(self, rows: Dataset) -> tuple[tuple[str, ...], list[int | None] | None]:
+        """The classes, and each row's as an index into these; None for a row without one."""
         if self.label is None:
             return (), None
-        labels = np.asarray(rows[self.label][:])
-        if classes := getattr(rows.features[self.label], "names", None):
-            return tuple(classes), labels
-        if labels.dtype.kind not in "iuU":
-            raise BadData(
-                f"column {self.label!r} must hold integers or strings, got {labels.dtype}", "label"
-            )
-        return _classes(labels)
+        labels = rows[self.label][:]
+        if names := getattr(rows.features[self.label], "names", None):
+            known = range(len(names))  # `datasets` itself writes -1 where there is no label
+            return tuple(names), [label if label in known else None for label in labels]
+        odd = {type(label) for label in labels} - {int, str, type(None)}
+        if odd:
+            held = ", ".join(sorted(kind.__name__ for kind in odd))
+            rule = f"column {self.label!r} must hold integers or strings, got {held}"
+            raise BadData(rule, "label")
+        values = sorted({label for label in labels if label is not None})
+        index = {value: place for place, value in enumerate(values)}
+        return tuple(str(value) for value in values), [index.get(label) for label in labels]
 
-    def _file(self, row: dict[str, Any]) -> io.BytesIO:
-        stored = row[self.image]
-        return io.BytesIO(
-            stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
-        )
+    def _content(self, row: dict[str, Any]) -> bytes:
+        """An image's file. Raises ValueError where there is none."""
+        stored = row[self.image] or {}
+        if stored.get("bytes") is not None:
+            content: bytes = stored["bytes"]
+            return content
+        if stored.get("path") is None:
+            raise ValueError(f"no image in column {self.image!r}")
+        return _content(Path(stored["path"]))
 
     def _rows(self) -> Dataset:
         try:
@@ -411,6 +506,41 @@ def _hub(datasets: ModuleType) -> Iterator[None]:
 def _absolute_where_local(name: str) -> str:
     path = Path(os.path.expanduser(name))
     return os.path.abspath(path) if path.is_dir() or name.startswith(("/", ".", "~")) else name
+
+
+def _judge(facts: DataFacts, where: str, on_broken: str, field: str) -> None:
+    """Raise BadData that names what is broken in a source, or warn of it where that is skipped."""
+    if not facts.broken:
+        return
+    count = facts.broken + facts.images
+    rule = f"{facts.broken} of {count} images of {where} cannot be used"
+    told = listed(facts.examples, facts.broken)
+    if on_broken == "error":
+        advice = "mend or remove them, or set data.on_broken to skip"
+        raise BadData(f"{rule}; {advice}:{told}", field)
+    if not facts.images:
+        raise BadData(f"{rule}, so there are none:{told}", field)
+    _warn_once(f"{rule}, and are left out:{told}")
+
+
+@once
+def _warn_once(text: str) -> None:
+    _log.warning("%s", text)
+
+
+def _content(path: Path) -> bytes:
+    if not path.is_file():  # reading it may never end
+        raise ValueError("no regular file, but a dangling link, a pipe or a device")
+    return path.read_bytes()
+
+
+def _state(path: Path) -> str:
+    """Changes whenever the file may have: its size and time of change."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ""
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _one_line(file: Path) -> str:
