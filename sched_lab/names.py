@@ -47,6 +47,7 @@ PARENT = "mlflow.parentRunId"
 EXPERIMENT_KIND = "mlflow.experimentKind"  # of an experiment: what MLflow's pages show of it first
 DESCRIPTION = "sched_lab.description"  # on the parent: what the sweep's file says that it asks
 NOTE = "mlflow.note.content"  # of a run and of an experiment: Markdown that MLflow's pages show
+LOGGED_IMAGES = "mlflow.loggedImages"  # of a run that has a gallery
 # of an experiment: + its key, a view of its runs that MLflow's pages offer
 SHARED_VIEW = "mlflow.sharedViewState."
 # On the parent: the metric that ranks the trials, such as fd_classifier

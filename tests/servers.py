@@ -109,9 +109,13 @@ class Server:
 class MlflowServer(Server):
     """`mlflow server` over a database; artifacts go through it into its folder."""
 
-    def __init__(self, folder: Path, database: str) -> None:
+    def __init__(self, folder: Path, database: str, login: str = "") -> None:
+        """With a `login`, a user's name and password, it takes nobody without."""
         port = free_port()
         command = [
+            "env",
+            f"MLFLOW_AUTH_CONFIG_PATH={folder / 'login.ini'}",
+            "MLFLOW_FLASK_SERVER_SECRET_KEY=of-a-test",
             sys.executable,
             "-m",
             "mlflow",
@@ -123,11 +127,22 @@ class MlflowServer(Server):
         ]
         command += ["--workers", "1", "--backend-store-uri", database]
         command += ["--artifacts-destination", (folder / "served").as_uri()]
-        super().__init__(f"http://127.0.0.1:{port}", command, folder / "mlflow-server.log")
+        if login:
+            name, password = login.split(":")
+            (folder / "login.ini").write_text(
+                "[mlflow]\ndefault_permission = READ\n"
+                f"database_uri = sqlite:///{folder / 'users.db'}\n"
+                f"admin_username = {name}\nadmin_password = {password}\n"
+                "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+            )
+            command += ["--app-name", "basic-auth"]
+        self._health = f"http://127.0.0.1:{port}/health"
+        uri = f"http://{login}@127.0.0.1:{port}" if login else f"http://127.0.0.1:{port}"
+        super().__init__(uri, command, folder / "mlflow-server.log")
 
     def answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:
+            with urllib.request.urlopen(self._health, timeout=1) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
@@ -176,9 +191,13 @@ class PostgresServer(Server):
 
 
 @contextmanager
-def mlflow_server(folder: Path, database: str | None = None) -> Iterator[MlflowServer]:
-    """A running MLflow server over `database`, else over an SQLite file in `folder`."""
-    server = MlflowServer(folder, database or f"sqlite:///{folder / 'server.db'}")
+def mlflow_server(
+    folder: Path, database: str | None = None, login: str = ""
+) -> Iterator[MlflowServer]:
+    """A running MLflow server over `database`, else over an SQLite file in `folder`; with a
+    `login`, a name and a password, behind that.
+    """
+    server = MlflowServer(folder, database or f"sqlite:///{folder / 'server.db'}", login)
     with _running(server):
         yield server
 

@@ -1,5 +1,5 @@
-"""The artifacts of a trial that has ended: its spec, environment, schedule, samples, loss and
-log.
+"""The artifacts of a trial: its grids of samples and, once it has ended, its spec, environment,
+schedule, samples, loss and log.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +19,17 @@ from sched_lab.tracking import pages
 from sched_lab.trainers.spec import TrialSpec
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    from PIL.Image import Image
 
 LONGEST_LOG = 2**20  # bytes, the last of a trial's log, that its run keeps
+THUMBNAIL = 256  # pixels of a side, as MLflow's own
+
+Files = dict[str, bytes]
+"""Artifacts by their path in the run."""
 
 
-def log_artifacts(
-    client: MlflowClient, run_id: str, spec: TrialSpec, store: Store, key: str
-) -> None:
-    """Log the artifacts of the trial `key`, and a note that shows its pictures."""
+def of_end(spec: TrialSpec, store: Store, key: str) -> Files:
+    """The artifacts of the trial `key`, which has ended."""
     folder = store.trial(key)
     result = store.result(key)
     environment = result.environment if result else {}
@@ -38,13 +41,41 @@ def log_artifacts(
         names.LOSS_FILE: pages.loss_png(spec, read(folder / names.JOURNAL_FILE)[0]),
         names.LOG_FILE: _tail(folder / names.LOG_FILE).encode(),
     }
-    with tempfile.TemporaryDirectory() as written:
-        for name, content in files.items():
-            if content:
-                Path(written, name).write_bytes(content)
-        client.log_artifacts(run_id, written)
-    pictures = [name for name in (names.LAST_SAMPLES_FILE, names.LOSS_FILE) if files[name]]
-    client.set_tag(run_id, names.NOTE, pages.trial_note(run_id, pictures))
+    return {name: content for name, content in files.items() if content}
+
+
+def in_gallery(image: Image, run_id: str, step: int, time_ms: int) -> Files:
+    """A grid as `MlflowClient.log_image` writes it, without its request for a tag."""
+    unique = uuid.uuid5(uuid.UUID(run_id), str(step))
+    name = f"{names.GALLERY_FOLDER}/{names.SAMPLES_FOLDER}+step+{step}+timestamp+{time_ms}+{unique}"
+    small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return {
+        f"{name}.png": pages.encoded(image, "png"),
+        f"{name}+compressed.webp": pages.encoded(small, "webp"),
+    }
+
+
+def note(run_id: str, files: Files) -> str:
+    """Markdown that shows those of these artifacts that are to be seen first."""
+    pictures = [name for name in (names.LAST_SAMPLES_FILE, names.LOSS_FILE) if name in files]
+    return pages.trial_note(run_id, pictures)
+
+
+def log(files: Files, artifact_uri: str, tracking_uri: str) -> None:
+    """Store these in a run's folder of artifacts, one after the other in their order."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    if not files:
+        return
+    repository = get_artifact_repository(artifact_uri, tracking_uri=tracking_uri)
+    with tempfile.TemporaryDirectory() as folder:
+        for path, content in files.items():
+            file = Path(folder, path)
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(content)
+            parent = str(Path(path).parent) if "/" in path else None
+            repository.log_artifact(str(file), parent)  # type: ignore[no-untyped-call]
 
 
 def _tail(log: Path) -> str:

@@ -6,11 +6,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 
 from sched_lab.redaction import redacted
 from sched_lab.sweep.grid import Trial
 from sched_lab.tracking.client import mlflow_configured
 from sched_lab.tracking.tracker import Tracker
+
+Followed = dict[str, tuple[Trial, bool]]
+"""Trials by key, and whether each runs."""
 
 
 class Courier(threading.Thread):
@@ -20,7 +24,7 @@ class Courier(threading.Thread):
         # A daemon: a server that hangs must not keep the driver alive.
         super().__init__(name="mlflow-courier", daemon=True)
         self._tracker, self._period = tracker, period
-        self._followed: dict[str, tuple[Trial, bool]] = {}
+        self._followed: Followed = {}
         self._lock = threading.Lock()
         self._finish, self._give_up = threading.Event(), threading.Event()
         self._progressed = time.monotonic()  # when a trial was last delivered
@@ -53,8 +57,27 @@ class Courier(threading.Thread):
     def _deliver_all(self, last: bool = False) -> None:
         with self._lock:
             followed = self._followed.copy()
-        errors = []
-        for key, (trial, running) in followed.items():
+        errors: list[str] = []
+        keys = iter(followed)
+        at_work = [
+            threading.Thread(target=self._deliver_each, args=(keys, followed, last, errors))
+            for _ in range(min(self._tracker.in_flight, len(followed)))
+        ]
+        for thread in at_work:
+            thread.daemon = True
+            thread.start()
+        for thread in at_work:
+            thread.join()
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        self.error = errors[0] + more if errors else ""
+
+    def _deliver_each(
+        self, keys: Iterator[str], followed: Followed, last: bool, errors: list[str]
+    ) -> None:
+        """Deliver the trials of these keys, which other threads take from, too."""
+        # One step of an iterator over a dictionary is atomic.
+        for key in keys:
+            trial, running = followed[key]
             try:
                 if self._give_up.is_set():
                     raise TimeoutError("not delivered in time")
@@ -67,8 +90,6 @@ class Courier(threading.Thread):
                 followed_anew = self._followed[key] is not followed[key]
                 if (last or (complete and not running)) and not followed_anew:
                     del self._followed[key]
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        self.error = errors[0] + more if errors else ""
 
     def drain(self, patience: float) -> bool:
         """Deliver what is left; False when the server took no further trial's journal within

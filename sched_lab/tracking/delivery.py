@@ -3,6 +3,9 @@
 How much was delivered stands in a tag of the run, which is set last. A delivery that was cut short
 is repeated: to MLflow, a point with the same time, step and value is the same point, and a step
 that the run has is not sent again.
+
+A server may take half a second for each request. So a delivery is one batch, after the artifacts,
+and nothing is asked for that is known.
 """
 
 from __future__ import annotations
@@ -17,8 +20,7 @@ from sched_lab.store.journal import identity
 from sched_lab.store.records import JournalEvent
 from sched_lab.sweep.grid import Trial
 from sched_lab.text import flat_params
-from sched_lab.tracking import pages
-from sched_lab.tracking.artifacts import log_artifacts
+from sched_lab.tracking import artifacts, pages
 from sched_lab.tracking.client import LONGEST_NAME, LONGEST_PARAM, MLFLOW_STATUS, storable_text
 from sched_lab.tracking.runs import Experiment, TrialProgress
 from sched_lab.trainers.results import State
@@ -27,6 +29,8 @@ from sched_lab.trainers.spec import TrialSpec
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
+
+BATCH = 800  # points a request: with params and tags at most the 1,000 entries that MLflow takes
 
 States = Sequence[tuple[State, JournalEvent]]
 """Those events that tell of a state, with it."""
@@ -45,41 +49,56 @@ def deliver_events(
     Raises what MLflow raises; `run` then allows to call again.
     """
     client, folder = experiment.client, experiment.store.trial(trial.key)
+    states = [(event.state, event) for event in events if event.state is not None]
+    files, tags = _samples(client, run, folder, events), {}
+    if files:
+        tags[names.LOGGED_IMAGES] = "True"
+    if states and states[-1][0] != State.RUNNING:
+        of_end = artifacts.of_end(trial.spec, experiment.store, trial.key)
+        tags[names.NOTE] = artifacts.note(run.run_id, of_end)
+        files |= of_end
+    artifacts.log(files, run.artifact_uri, experiment.store.tracking_uri)
     points = _missing_points(client, run, events)
-    client.log_batch(
-        run.run_id, list(points.values()), [] if run.has_params else _params(trial.spec)
-    )
+    params = [] if run.has_params else _params(trial.spec)
+    journal = identity(folder / names.JOURNAL_FILE, end)
+    tags |= {names.STORE: experiment.store_id, names.DELIVERED: f"{journal}:{end}"}
+    set_state(client, run, states, tags, list(points.values()), params)
     run.has_params = True
     for name, step in points:
         run.steps[name].add(step)
-    for event in events:
-        if event.file is not None and (folder / event.file).exists():
-            _log_samples(client, run, folder / event.file, event.step, event.time_ms)
-    states = [(event.state, event) for event in events if event.state is not None]
-    if states and states[-1][0] != State.RUNNING:
-        log_artifacts(client, run.run_id, trial.spec, experiment.store, trial.key)
-    journal = identity(folder / names.JOURNAL_FILE, end)
-    delivered = {names.STORE: experiment.store_id, names.DELIVERED: f"{journal}:{end}"}
-    set_state(client, run, states, delivered)
     run.journal, run.end = journal, end
     if run.complete:  # should the trial go on, MLflow is asked for the steps again
         run.fresh, run.steps = False, {}
 
 
 def set_state(
-    client: MlflowClient, run: TrialProgress, states: States, tags: Mapping[str, str]
+    client: MlflowClient,
+    run: TrialProgress,
+    states: States,
+    tags: Mapping[str, str],
+    points: Sequence[Metric] = (),
+    params: Sequence[Param] = (),
 ) -> None:
-    """Bring the run to the last of these states, if there are any; then set further tags."""
+    """Bring the run to the last of these states, if there are any, with points and params; then
+    set tags.
+    """
     from mlflow.entities import RunTag
 
     if states:
         state, event = states[-1]
         tags = {**_state_tags(run.state, states), **tags}
-        if state == State.RUNNING:
-            client.update_run(run.run_id, MLFLOW_STATUS[state])
-        else:
-            client.set_terminated(run.run_id, MLFLOW_STATUS[state], end_time=event.time_ms)
-    client.log_batch(run.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        status = MLFLOW_STATUS[state]
+        if state != State.RUNNING:
+            client.set_terminated(run.run_id, status, end_time=event.time_ms)
+        elif run.status != status:
+            client.update_run(run.run_id, status)
+        run.status = status
+    for first in range(0, len(points) - BATCH, BATCH):
+        client.log_batch(run.run_id, points[first : first + BATCH])
+    rest = points[-(len(points) % BATCH or BATCH) :]
+    # MLflow writes params, then points, then tags.
+    in_tags = [RunTag(name, value) for name, value in tags.items()]
+    client.log_batch(run.run_id, rest, params, in_tags)
     if states:
         run.state = state
 
@@ -116,20 +135,21 @@ def _missing_points(
     return points
 
 
-def _log_samples(
-    client: MlflowClient, run: TrialProgress, grid: Path, step: int, time_ms: int
-) -> None:
-    """Log a grid of samples as the file that it is and, unless it is there, in the gallery."""
-    client.log_artifact(run.run_id, str(grid), names.SAMPLES_FOLDER)
-    if names.GALLERY_FOLDER not in run.steps:
-        files = [] if run.fresh else client.list_artifacts(run.run_id, names.GALLERY_FOLDER)
-        # images/KEY+step+STEP+…: MLflow writes the WebP after the PNG.
-        whole = [file.path for file in files if file.path.endswith(".webp")]
-        run.steps[names.GALLERY_FOLDER] = {int(path.split("+")[2]) for path in whole}
-    image = pages.image(grid)
-    if image and step not in run.steps[names.GALLERY_FOLDER]:
-        client.log_image(run.run_id, image, key=names.SAMPLES_FOLDER, step=step, timestamp=time_ms)
-        run.steps[names.GALLERY_FOLDER].add(step)
+def _samples(
+    client: MlflowClient, run: TrialProgress, folder: Path, events: Iterable[JournalEvent]
+) -> artifacts.Files:
+    """The grids of these events that the run's gallery does not have."""
+    grids = {event.step: event for event in events if event.file is not None}
+    if not grids:
+        return {}
+    # images/KEY+step+STEP+…: the WebP is written after the PNG.
+    found = [] if run.fresh else client.list_artifacts(run.run_id, names.GALLERY_FOLDER)
+    there = {int(file.path.split("+")[2]) for file in found if file.path.endswith(".webp")}
+    files: artifacts.Files = {}
+    for step, event in grids.items():
+        if step not in there and (grid := pages.image(folder / str(event.file))):
+            files |= artifacts.in_gallery(grid, run.run_id, step, event.time_ms)
+    return files
 
 
 def _params(spec: TrialSpec) -> list[Param]:

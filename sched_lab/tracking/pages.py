@@ -18,12 +18,11 @@ from sched_lab import names
 from sched_lab.redaction import redacted
 from sched_lab.store.folder import Store
 from sched_lab.store.records import CellRow, JournalEvent
-from sched_lab.tracking.plots import loss_figure, schedule_figure
+from sched_lab.tracking import plots
 from sched_lab.trainers.schedules import Schedule
 from sched_lab.trainers.spec import TrialSpec
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from PIL.Image import Image
 
 LEGIBLE = 320  # pixels of a side
@@ -125,8 +124,8 @@ def _listed(values: Sequence[str]) -> str:
 
 @lru_cache(maxsize=128)
 def schedule_png(schedule: Schedule, b: float) -> bytes:
-    """The picture of a schedule, cached: to draw it takes longer than the rest of a delivery."""
-    return _png(schedule_figure(schedule, b))
+    """The picture of a schedule, drawn once for all trials that have it."""
+    return plots.schedule_png(schedule, b)
 
 
 def loss_png(spec: TrialSpec, events: Iterable[JournalEvent]) -> bytes:
@@ -137,7 +136,7 @@ def loss_png(spec: TrialSpec, events: Iterable[JournalEvent]) -> bytes:
         for name, loss in last.items()
         if loss is not None and name.startswith(names.LOSS_BY_LOG_SNR)
     }
-    return _png(loss_figure(spec.noise_schedule, spec.b, losses)) if losses else b""
+    return plots.loss_png(spec.noise_schedule, spec.b, losses) if losses else b""
 
 
 def last_samples_png(folder: Path) -> bytes:
@@ -149,15 +148,14 @@ def last_samples_png(folder: Path) -> bytes:
     times = -(-LEGIBLE // max(grid.size))
     nearest = 0  # PIL's filter that makes each pixel a square
     enlarged = grid.resize((times * grid.width, times * grid.height), nearest)
+    return encoded(enlarged, "png")
+
+
+def encoded(picture: Image, kind: str) -> bytes:
+    """A picture as a file of this kind; a PNG is packed in a hurry."""
     buffer = io.BytesIO()
-    enlarged.save(buffer, "png")
+    picture.save(buffer, kind, **({"compress_level": 1} if kind == "png" else {}))
     return buffer.getvalue()
-
-
-def _png(figure: Figure) -> bytes:
-    picture = io.BytesIO()
-    figure.savefig(picture)
-    return picture.getvalue()
 
 
 def image(path: Path) -> Image | None:

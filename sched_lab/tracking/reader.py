@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from sched_lab.names import (
     CELLS_FILE,
     DESCRIPTION,
     FAILURE,
+    GALLERY_FOLDER,
     NOTE,
     RANKED_BY,
     REASON,
@@ -132,11 +134,15 @@ def sample_grid(run_id: str, tracking_uri: str, folder: Path) -> Path | None:
     """The run's last grid of samples, a PNG copied into `folder`; None when it has none."""
     with mlflow_session(tracking_uri):
         client, _ = _client(tracking_uri)
-        files = [item.path for item in client.list_artifacts(run_id, SAMPLES_FOLDER)]
-        grids = [path for path in files if path.endswith(".png")]
-        if not grids:
+        for grids in (GALLERY_FOLDER, SAMPLES_FOLDER):  # an earlier version wrote both
+            files = [item.path for item in client.list_artifacts(run_id, grids)]
+            # samples+step+STEP+….png, or step-STEP.png
+            steps = {path: re.search(r"step[+-](\d+).*\.png$", path) for path in files}
+            if pictures := {path: int(step[1]) for path, step in steps.items() if step}:
+                break
+        else:
             return None
-        last = max(grids, key=lambda path: (len(path), path))  # step-1000000 after step-999999
+        last = max(pictures, key=lambda path: pictures[path])
         return Path(client.download_artifacts(run_id, last, str(folder)))
 
 

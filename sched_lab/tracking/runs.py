@@ -14,7 +14,13 @@ from sched_lab.errors import OutOfReach
 from sched_lab.store import database
 from sched_lab.store.folder import Store
 from sched_lab.sweep.grid import Trial
-from sched_lab.tracking.client import LONGEST_NAME, garbage_collection_disabled, is_server, paged
+from sched_lab.tracking.client import (
+    LONGEST_NAME,
+    MLFLOW_STATUS,
+    garbage_collection_disabled,
+    is_server,
+    paged,
+)
 from sched_lab.trainers.results import State
 from sched_lab.trainers.spec import TrialSpec
 
@@ -47,12 +53,14 @@ class TrialProgress:
     """A trial's run, and how far its journal has been delivered to it."""
 
     run_id: str
+    artifact_uri: str
     state: str = State.RUNNING
     journal: str = ""
     """The identity of the journal that was delivered last."""
     end: int = 0
     """The byte of that journal up to which it was delivered."""
     has_params: bool = False
+    status: str = MLFLOW_STATUS[State.RUNNING]
     fresh: bool = True
     """Whether the run holds nothing but what this object knows of."""
     steps: dict[str, set[int]] = field(default_factory=dict)
@@ -154,14 +162,19 @@ def writable_runs(experiment: Experiment, among: str = "") -> list[tuple[str, bo
     return [(key, ours, run) for (ours, *_), key, run in sorted(found, reverse=True)]
 
 
-def find_or_create_run(
+def find_run(experiment: Experiment, key: str) -> TrialProgress | None:
+    """The run of a trial; None where it has none that this store may write."""
+    runs = _search(experiment, f"tags.`{names.TRIAL_KEY}` = '{key}'")
+    writable = [run for run in runs if _may_write(experiment, run)]
+    if not writable:
+        return None
+    return _progress(experiment, max(writable, key=lambda run: _rank(experiment, run)))
+
+
+def create_run(
     experiment: Experiment, parent: str, trial: Trial, stage: str | None, start_ms: int
 ) -> TrialProgress:
-    """The run of a trial. It exists already where the answer to an earlier creation was lost."""
-    runs = _search(experiment, f"tags.`{names.TRIAL_KEY}` = '{trial.key}'")
-    writable = [run for run in runs if _may_write(experiment, run)]
-    if writable:
-        return _progress(experiment, max(writable, key=lambda run: _rank(experiment, run)))
+    """A new run of a trial."""
     tags = {
         names.ROLE: names.ROLE_TRIAL,
         names.TRIAL_KEY: trial.key,
@@ -173,7 +186,7 @@ def find_or_create_run(
     if stage is not None:
         tags[names.STAGE] = str(stage)
     created = experiment.client.create_run(experiment.id, start_ms, tags, run_name(trial.spec))
-    return TrialProgress(created.info.run_id)
+    return TrialProgress(created.info.run_id, created.info.artifact_uri)
 
 
 def run_name(spec: TrialSpec) -> str:
@@ -215,7 +228,15 @@ def _progress(experiment: Experiment, run: Run) -> TrialProgress:
     state, delivered = run.data.tags.get(names.STATE, State.RUNNING), _delivered(run)
     if _has_lost_artifacts(experiment.store, run):  # its journal is delivered anew
         state, delivered = State.RUNNING, ("", 0)
-    return TrialProgress(run.info.run_id, state, *delivered, bool(run.data.params), fresh=False)
+    return TrialProgress(
+        run.info.run_id,
+        run.info.artifact_uri,
+        state,
+        *delivered,
+        has_params=bool(run.data.params),
+        status=run.info.status,
+        fresh=False,
+    )
 
 
 def _has_lost_artifacts(store: Store, run: Run) -> bool:

@@ -19,13 +19,16 @@ from sched_lab.tracking.client import connect, mlflow_configured, mlflow_session
 from sched_lab.tracking.delivery import deliver_events, set_state
 from sched_lab.tracking.runs import (
     TrialProgress,
-    find_or_create_run,
+    create_run,
+    find_run,
     open_experiment,
     writable_runs,
 )
 from sched_lab.tracking.sweep_run import create_sweep_run, record_submission, record_sweep_end
 from sched_lab.trainers.results import State
 from sched_lab.trainers.spec import TrialSpec
+
+IN_FLIGHT = 8  # trials that are delivered side by side to a server, or a database that serves many
 
 
 class Tracker:
@@ -36,12 +39,18 @@ class Tracker:
         self._store = store
         self._parent = ""  # the id of the sweep's own run
         self._runs: dict[str, TrialProgress] = {}  # by trial key
+        self._created: set[str] = set()  # keys of trials for which a run was asked for
         self._stages: dict[str, str] = {}  # by trial key
         identities = store.identities()
         with mlflow_session(store.tracking_uri):
             client = connect(store.tracking_uri)
             self._experiment = retrying(lambda: open_experiment(client, store, identities, sweep))
             retrying(self._adopt_runs)
+
+    @property
+    def in_flight(self) -> int:
+        """How many trials may be delivered at once: an SQLite file has one writer."""
+        return 1 if self._store.tracking_uri.startswith("sqlite") else IN_FLIGHT
 
     def open(
         self, description: str, yaml_text: str, cells: Sequence[CellRow], ranked_by: str
@@ -97,15 +106,22 @@ class Tracker:
         if events:
             with mlflow_configured():
                 if run is None:
-                    run = self._runs[trial.key] = find_or_create_run(
-                        self._experiment,
-                        self._parent,
-                        trial,
-                        self._stages.get(trial.key),
-                        events[0].time_ms,
-                    )
+                    run = self._runs[trial.key] = self._new_run(trial, events[0].time_ms)
                 deliver_events(self._experiment, run, trial, events, end)
         return run is not None and run.complete
+
+    def _new_run(self, trial: Trial, start_ms: int) -> TrialProgress:
+        """A run of a trial for which none was known, nor is there: it is there only where the
+        answer to an earlier creation was lost.
+        """
+        run = None
+        if trial.key in self._created:
+            run = find_run(self._experiment, trial.key)
+        self._created.add(trial.key)
+        if run is None:
+            stage = self._stages.get(trial.key)
+            run = create_run(self._experiment, self._parent, trial, stage, start_ms)
+        return run
 
     def _adopt_runs(self, among: str = "") -> None:
         """Learn which runs there are. Of two for one trial, left by a creation whose answer was

@@ -9,13 +9,21 @@ from __future__ import annotations
 import platform
 import sys
 
-from tests.benchmarks import checkpointing, command_line, orchestration, reporting, training_loop
+from tests.benchmarks import (
+    checkpointing,
+    command_line,
+    delivery,
+    orchestration,
+    reporting,
+    training_loop,
+)
 
 BENCHMARKS = {
     "training_loop": training_loop.measure,
     "checkpointing": checkpointing.measure,
     "command_line": command_line.measure,
     "orchestration": orchestration.measure,
+    "delivery": delivery.measure,
     "reporting": reporting.measure,
 }
 

@@ -5,6 +5,7 @@ loss by log-SNR.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -118,13 +119,10 @@ def test_a_trial_that_has_ended_shows_its_loss_by_log_snr(store: Store) -> None:
     assert names.LOSS_FILE not in artifacts(store)
     evaluate(store, 20, state=State.FINISHED, reason="")
     tracker.deliver(TRIAL)
-    figure = plots.loss_figure(
-        TRIAL.spec.noise_schedule, 1.0, {c: 1 / (20 + abs(c)) for c in (-1.0, 1.0, 3.0)}
-    )
-    buffer = io.BytesIO()
-    figure.savefig(buffer)
+    losses = {c: 1 / (20 + abs(c)) for c in (-1.0, 1.0, 3.0)}
+    drawn = plots.loss_png(TRIAL.spec.noise_schedule, 1.0, losses)
     np.testing.assert_array_equal(
-        np.asarray(picture(store, names.LOSS_FILE)), np.asarray(Image.open(buffer))
+        np.asarray(picture(store, names.LOSS_FILE)), np.asarray(Image.open(io.BytesIO(drawn)))
     )
 
 
@@ -156,13 +154,46 @@ def test_a_trial_that_was_never_evaluated_shows_no_loss_by_log_snr(store: Store)
 
 
 def test_the_loss_stands_over_its_bin_beside_the_density_of_training() -> None:
-    loss, density = plots.loss_figure(parse("linear"), 2.0, {3.0: 0.2, -1.0: 0.9}).axes
-    assert [bar.get_center()[0] for bar in loss.patches] == pytest.approx([-1.0, 3.0])  # type: ignore[attr-defined]
-    assert [bar.get_height() for bar in loss.patches] == [0.9, 0.2]  # type: ignore[attr-defined]
-    x, y = density.lines[0].get_data()
-    assert np.asarray(x)[np.argmax(y)] == pytest.approx(
-        2 * np.log(2), abs=0.05
-    )  # linear: logistic, about log b²
+    drawn = plots.loss_png(parse("linear"), 2.0, {3.0: 0.2, -1.0: 0.9, 7.0: math.nan})
+    pixels = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB")).astype(int)
+    blue = pixels[..., 2] - pixels[..., 0] > 60  # bars
+    red = pixels[..., 0] - pixels[..., 2] > 60  # the line
+    # The axes: x from -3 to 9 over columns 78 to 522, y from 0 to 1 over rows 289 to 34.
+    within = np.zeros_like(blue)
+    within[36:288, 80:520] = True
+
+    def column(log_snr: float) -> int:
+        return round(78 + 444 * (log_snr + 3) / 12)
+
+    def top(log_snr: float) -> float:
+        rows = np.flatnonzero((blue & within)[:, column(log_snr)])
+        return (289 - rows.min()) / 255 if len(rows) else 0.0
+
+    heights = {at: top(at) for at in (-1.7, -1.0, -0.3, 2.3, 3.7)}
+    expected = {-1.7: 0.9, -1.0: 0.9, -0.3: 0.9, 2.3: 0.2, 3.7: 0.2}
+    assert heights == pytest.approx(expected, abs=0.02)
+    assert [top(at) for at in (-2.5, 1.0, 4.5, 7.0)] == [0.0] * 4
+    rows, columns = np.nonzero(red & within)
+    peak = columns[rows == rows.min()].mean()
+    assert peak == pytest.approx(column(2 * np.log(2)), abs=8)  # linear: logistic, about log b²
+
+
+def test_the_quick_picture_of_a_schedule_has_the_curves_of_the_drawn_one() -> None:
+    schedule = parse("cosine@0.2,1,1")
+    drawn = Image.open(io.BytesIO(plots.schedule_png(schedule, 2.0))).convert("RGB")
+    pixels = np.asarray(drawn).astype(int)
+    blue = pixels[..., 2] - pixels[..., 0] > 60
+    for axes, left in zip(plots.schedule_figure(schedule, 2.0).axes, (60, 395, 730), strict=True):
+        rows, columns = np.nonzero(blue[36:249, left + 1 : left + 239])
+        x, y = (np.asarray(values) for values in axes.lines[0].get_data())
+        # Round limits: the picture's own scale is where the curve's ends and extremes lie.
+        assert np.ptp(columns) > 100
+        assert np.ptp(rows) > 60
+        middle = (columns.min() + columns.max()) / 2
+        at = np.interp((x.min() + x.max()) / 2, np.sort(x), y[np.argsort(x)])
+        share = (at - y.min()) / np.ptp(y)
+        near = rows[np.abs(columns - middle) < 2].mean()
+        assert (rows.max() - near) / np.ptp(rows) == pytest.approx(share, abs=0.04)
 
 
 def test_the_sweep_and_its_experiment_are_described_by_axes_commands_and_report(

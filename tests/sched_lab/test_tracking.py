@@ -29,7 +29,7 @@ from sched_lab.store.journal import Journal, read
 from sched_lab.sweep.grid import Trial
 from sched_lab.tracking.client import connect, mlflow_configured
 from sched_lab.tracking.courier import Courier
-from sched_lab.tracking.plots import schedule_figure
+from sched_lab.tracking.plots import schedule_png
 from sched_lab.tracking.tracker import Tracker
 from sched_lab.trainers.failures import FailureKind
 from sched_lab.trainers.files import write_json
@@ -122,19 +122,24 @@ def test_a_delivery_that_is_repeated_adds_nothing(store: Store) -> None:
     assert points(store) == once("a", range(1, 6))
 
 
-def test_a_run_whose_creation_was_not_heard_of_is_used(store: Store) -> None:
+def test_a_run_whose_creation_was_not_heard_of_is_used(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tracker = opened(store)
-    experiment = connect(store.tracking_uri).get_experiment_by_name(SWEEP).experiment_id
-    tags = {
-        names.ROLE: names.ROLE_TRIAL,
-        names.TRIAL_KEY: "a",
-        names.SWEEP: SWEEP,
-        names.STATE: State.RUNNING,
-    }
-    unheard = connect(store.tracking_uri).create_run(experiment, tags=tags).info.run_id
+    client = type(tracker._experiment.client)
+    create = client.create_run
+
+    def unheard(*arguments: Any, **named: Any) -> None:
+        create(*arguments, **named)
+        raise TimeoutError("the answer was lost")
+
     write_steps(store, range(1, 4))
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "create_run", unheard)
+        with pytest.raises(TimeoutError):
+            tracker.deliver(trial())
     tracker.deliver(trial())
-    assert [run.info.run_id for run in runs(store)] == [unheard]
+    assert len(runs(store)) == 1
     assert points(store) == once("a", range(1, 4))
 
 
@@ -326,11 +331,11 @@ def test_the_picture_of_a_schedule_is_drawn_once(
 ) -> None:
     drawn = []
 
-    def draw(schedule: Schedule, b: float) -> Any:
+    def draw(schedule: Schedule, b: float) -> bytes:
         drawn.append((schedule, b))
-        return schedule_figure(schedule, b)
+        return schedule_png(schedule, b)
 
-    monkeypatch.setattr("sched_lab.tracking.pages.schedule_figure", draw)
+    monkeypatch.setattr("sched_lab.tracking.plots.schedule_png", draw)
     tracker = opened(store)
     scales = {"a": 0.31, "b": 0.31, "c": 0.32}
     for key, b in scales.items():
@@ -432,7 +437,7 @@ def test_results_that_are_taken_one_by_one_are_waited_for(store: Store) -> None:
     tracker = opened(store)
     courier = Courier(tracker, period=0.05)
     deliver = tracker.deliver
-    waiting = []
+    waiting: list[int] = []
 
     def slowly(which: Trial) -> bool:
         waiting.append(courier.waiting)
