@@ -113,9 +113,6 @@ class MlflowServer(Server):
         """With a `login`, a user's name and password, it takes nobody without."""
         port = free_port()
         command = [
-            "env",
-            f"MLFLOW_AUTH_CONFIG_PATH={folder / 'login.ini'}",
-            "MLFLOW_FLASK_SERVER_SECRET_KEY=of-a-test",
             sys.executable,
             "-m",
             "mlflow",
@@ -135,7 +132,9 @@ class MlflowServer(Server):
                 f"admin_username = {name}\nadmin_password = {password}\n"
                 "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
             )
-            command += ["--app-name", "basic-auth"]
+            settings = f"MLFLOW_AUTH_CONFIG_PATH={folder / 'login.ini'}"
+            key = "MLFLOW_FLASK_SERVER_SECRET_KEY=of-a-test"
+            command = ["env", settings, key, *command, "--app-name", "basic-auth"]
         self._health = f"http://127.0.0.1:{port}/health"
         uri = f"http://{login}@127.0.0.1:{port}" if login else f"http://127.0.0.1:{port}"
         super().__init__(uri, command, folder / "mlflow-server.log")

@@ -28,7 +28,9 @@ from sched_lab.tracking.sweep_run import create_sweep_run, record_submission, re
 from sched_lab.trainers.results import State
 from sched_lab.trainers.spec import TrialSpec
 
-IN_FLIGHT = 8  # trials that are delivered side by side to a server, or a database that serves many
+# Trials that are delivered side by side. An SQLite file has one writer: while it waits for the
+# disk, another trial's pictures are drawn.
+IN_FLIGHT, IN_FLIGHT_ON_SQLITE = 8, 3
 
 
 class Tracker:
@@ -49,8 +51,9 @@ class Tracker:
 
     @property
     def in_flight(self) -> int:
-        """How many trials may be delivered at once: an SQLite file has one writer."""
-        return 1 if self._store.tracking_uri.startswith("sqlite") else IN_FLIGHT
+        """How many trials may be delivered at once."""
+        sqlite = self._store.tracking_uri.startswith("sqlite")
+        return IN_FLIGHT_ON_SQLITE if sqlite else IN_FLIGHT
 
     def open(
         self, description: str, yaml_text: str, cells: Sequence[CellRow], ranked_by: str

@@ -36,6 +36,7 @@ from sched_lab.trainers.files import write_json
 from sched_lab.trainers.results import State
 from sched_lab.trainers.schedules import Schedule
 from sched_lab.trainers.spec import TrialSpec
+from tests.benchmarks.delivery import write_trials
 from tests.servers import MlflowServer, free_port, mlflow_server, postgres_server
 
 SWEEP = "tracked"
@@ -433,7 +434,10 @@ def test_a_trial_that_mlflow_refuses_is_named_and_holds_no_other_up(store: Store
     assert points(store) == once("b", range(1, 4))
 
 
-def test_results_that_are_taken_one_by_one_are_waited_for(store: Store) -> None:
+def test_results_that_are_taken_one_by_one_are_waited_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tracker, "in_flight", 1)
     tracker = opened(store)
     courier = Courier(tracker, period=0.05)
     deliver = tracker.deliver
@@ -456,7 +460,10 @@ def test_results_that_are_taken_one_by_one_are_waited_for(store: Store) -> None:
     assert points(store) == once("abcdefgh", range(1, 3))
 
 
-def test_a_courier_that_was_given_up_begins_no_other_delivery(store: Store) -> None:
+def test_a_courier_that_was_given_up_begins_no_other_delivery(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tracker, "in_flight", 1)
     tracker = opened(store)
     courier = Courier(tracker, period=0.05)
     answered, begun = threading.Event(), []
@@ -752,6 +759,53 @@ def test_an_outage_delays_what_is_told_and_loses_or_doubles_nothing(
     assert points(store) == sum((once(key, range(1, written[key] + 1)) for key in "abc"), Counter())
     assert [run.info.status for run in runs(store)] == ["FINISHED"] * 3
     assert len(runs(store, f"tags.`{names.ROLE}` = '{names.ROLE_SWEEP}'")) == 1
+
+
+@pytest.mark.slow
+def test_many_trials_in_flight_while_the_server_is_killed_stand_there_once(
+    server: MlflowServer, tmp_path: Path
+) -> None:
+    """The server is killed twice in the middle, and one driver with it."""
+    store = Store.at(tmp_path / "lab", server.uri)
+    trials = write_trials(store, 24)
+    keys = {trial.key for trial in trials}
+    for left in (16, 8):
+        tracker = opened(store)
+        courier = Courier(tracker, period=0.05)
+        for each in trials:
+            courier.follow(each)
+        courier.start()
+        while courier.waiting > left:
+            time.sleep(0.01)
+        server.kill()
+        while not courier.error:
+            time.sleep(0.01)
+        if left == 16:  # this driver gives up; the next one goes on when the server is back
+            assert not courier.drain(0.2)
+        server.start()
+    assert courier.drain(60), courier.error
+    tracker.close(State.FINISHED)
+    found = runs(store)
+    assert Counter(run.data.tags[names.TRIAL_KEY] for run in found) == Counter(keys)
+    assert {run.info.status for run in found} == {"FINISHED"}
+    assert set(points(store).values()) == {1}
+    client = connect(store.tracking_uri)
+    for run in found:
+        told = {
+            name: value
+            for event in read(store.trial(run.data.tags[names.TRIAL_KEY]) / names.JOURNAL_FILE)[0]
+            for name, value in event.metrics.items()
+        }
+        assert run.data.metrics == pytest.approx(told)
+        files = {item.path for item in client.list_artifacts(run.info.run_id)}
+        assert files >= {
+            names.SPEC_FILE,
+            names.SCHEDULE_FILE,
+            names.LOSS_FILE,
+            names.GALLERY_FOLDER,
+        }
+        gallery = client.list_artifacts(run.info.run_id, names.GALLERY_FOLDER)
+        assert sorted(Path(item.path).suffix for item in gallery) == [".png", ".webp"]
 
 
 ENDS_WHILE_IT_HANGS = """
