@@ -130,7 +130,8 @@ class MlflowServer(Server):
                 "[mlflow]\ndefault_permission = READ\n"
                 f"database_uri = sqlite:///{folder / 'users.db'}\n"
                 f"admin_username = {name}\nadmin_password = {password}\n"
-                "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+                "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
+                encoding="utf-8",
             )
             settings = f"MLFLOW_AUTH_CONFIG_PATH={folder / 'login.ini'}"
             key = "MLFLOW_FLASK_SERVER_SECRET_KEY=of-a-test"
