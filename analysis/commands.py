@@ -11,9 +11,11 @@ import click
 
 from sched_lab.cli.answers import command, print_json
 from sched_lab.cli.options import json_option, store_option, tracking_option
+from sched_lab.redaction import redacted
 
 if TYPE_CHECKING:
     from sched_lab.analysis.report.write import WrittenReport
+    from sched_lab.store.folder import Store
 
 
 @click.command(short_help="Write the report of a sweep: the best at each size.")
@@ -48,7 +50,7 @@ def report(
     lab = Store.at(store, tracking_uri)
     try:
         with garbage_collection_disabled():
-            written = write_report(name, lab.tracking_uri, out or lab.report(name))
+            written = write_report(name, lab.tracking_uri, out or lab.report(name), _where(lab))
     except UnknownSweepError as error:
         raise click.UsageError(str(error)) from error
     if out is None:
@@ -68,6 +70,7 @@ def report(
             "population": written.analysis.main.name,
             "warnings": list(written.analysis.main.warnings),
             "trials": _state_counts(written),
+            "former_trials": written.analysis.sweep.former,
             "without_best": sizes_without_best(written.analysis),
             "best": answer_records(written.analysis),
             "files": {content: str(path) for content, path in written.files.items()},
@@ -75,18 +78,25 @@ def report(
     )
 
 
+def _where(lab: Store) -> list[str]:
+    """The options that name this store from any folder."""
+    served = [] if lab.local_tracking else ["--tracking-uri", redacted(lab.tracking_uri)]
+    return ["--store", str(lab.root), *served]
+
+
 def _print_answer(written: WrittenReport, store: str | None) -> None:
     from rich.console import Console
 
     from sched_lab.analysis.text.render import terminal
-    from sched_lab.text import counted
+    from sched_lab.text import counted, no_longer_belong
 
     console = Console(markup=False, emoji=False)
     for warning in written.analysis.main.warnings:
         console.print(warning, style="bold", highlight=False)
     console.print(terminal(written.analysis.answer))
-    counts = ", ".join(f"{count} {state}" for state, count in _state_counts(written).items())
-    click.echo(f"trials:    {counts}")
+    counts = [f"{count} {state}" for state, count in _state_counts(written).items()]
+    former = no_longer_belong(written.analysis.sweep.former)
+    click.echo(f"trials:    {', '.join(filter(None, [*counts, former]))}")
     if written.analysis.others:
         apart = sum(len(other.runs) for other in written.analysis.others)
         click.echo(

@@ -35,10 +35,14 @@ class SubmittedSweep:
     """The metric that ranks the trials, such as fd_classifier."""
     yaml: str
     """The sweep file's text; empty where it was not kept."""
+    folder: str
+    """Where the file's relative paths begin; empty where that was not kept."""
     settings: tuple[str, ...]
     """The columns of `runs` that tell the sweep's trials apart, `seed` among them."""
     runs: pd.DataFrame
     """One row per cell: see `load_runs`."""
+    former: int
+    """How many trials an earlier submit had and the last has not; `runs` lacks them."""
 
 
 def load_runs(name: str, store: Store | str | Path | None = None) -> pd.DataFrame:
@@ -79,8 +83,10 @@ def load_sweep(name: str, tracking_uri: str) -> SubmittedSweep:
         description=run.description,
         ranked_by=run.ranked_by,
         yaml=run.yaml,
+        folder=run.folder,
         settings=tuple(dict.fromkeys(name for cell in run.cells for name in _settings(cell))),
         runs=_frame(run.cells, run.trials, run.ranked_by),
+        former=len(run.trials.keys() - {cell.key for cell in run.cells}),
     )
 
 

@@ -50,6 +50,7 @@ NOTE = "mlflow.note.content"  # of a run and of an experiment: Markdown that MLf
 LOGGED_IMAGES = "mlflow.loggedImages"  # of a run that has a gallery
 # of an experiment: + its key, a view of its runs that MLflow's pages offer
 SHARED_VIEW = "mlflow.sharedViewState."
+FOLDER = "sched_lab.folder"  # on the parent: where its file's relative paths begin
 # On the parent: the metric that ranks the trials, such as fd_classifier
 RANKED_BY = "sched_lab.ranked_by"
 

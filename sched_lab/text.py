@@ -34,6 +34,12 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
+def no_longer_belong(former: int) -> str:
+    """What is said of trials whose cells a sweep had, and has no more; empty for none."""
+    belong = "belongs" if former == 1 else "belong"
+    return f"{counted(former, 'earlier trial')} no longer {belong}" if former else ""
+
+
 def clock(seconds: float) -> str:
     """Seconds as 42s, 3m05s or 2h10m."""
     whole = round(seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -23,11 +24,11 @@ from sched_lab.analysis.report.findings import (
 )
 from sched_lab.analysis.report.page import page
 from sched_lab.analysis.report.samples import Samples, fetch_samples
-from sched_lab.analysis.runs import load_sweep
+from sched_lab.analysis.runs import SubmittedSweep, load_sweep
 from sched_lab.analysis.statistics import law, reference
 from sched_lab.analysis.text import render, tables, wording
 from sched_lab.names import ENVIRONMENT_FILE, REPORT_FILE, SECONDS, SWEEP_FILE
-from sched_lab.text import counted
+from sched_lab.text import counted, no_longer_belong
 from sched_lab.tracking.reader import artifact_text
 from sched_lab.trainers.results import State
 
@@ -45,25 +46,32 @@ class WrittenReport:
     """By content: html, markdown, latex, yaml, runs, cells, best, runs.parquet, figures' names."""
 
 
-def write_report(name: str, tracking_uri: str, out: Path) -> WrittenReport:
+def write_report(
+    name: str, tracking_uri: str, out: Path, where: Sequence[str] = ()
+) -> WrittenReport:
     """Write everything about the sweep into the folder `out`, over an older report.
 
-    Raises UnknownSweepError, naming the sweeps there are.
+    `where` are the options that name its store to the commands that run it again. Raises
+    UnknownSweepError, naming the sweeps there are.
     """
     analysis = analyse(load_sweep(name, tracking_uri))
     samples = fetch_samples(analysis.main, tracking_uri)
     environment = _environment(analysis.main, tracking_uri)
-    return WrittenReport(analysis, write(analysis, samples, environment, out))
+    return WrittenReport(analysis, write(analysis, samples, environment, out, where))
 
 
 def write(
-    analysis: Analysis, samples: Sequence[Samples], environment: Mapping[str, str], out: Path
+    analysis: Analysis,
+    samples: Sequence[Samples],
+    environment: Mapping[str, str],
+    out: Path,
+    where: Sequence[str] = (),
 ) -> dict[str, Path]:
     """Write the files of a report into the folder `out`; their paths by content."""
     drawn = static_figures(analysis)
     svg = {name: static.render(ax, "svg", salt=name).decode() for name, ax in drawn.items()}
     titles = {name: ax.get_title(loc="left") for name, ax in drawn.items()}
-    about, frames = summary(analysis, environment), _frames(analysis)
+    about, frames = summary(analysis, environment, out, where), _frames(analysis)
     latex = [render.PREAMBLE, *map(render.latex, _printed_tables(analysis))]
     texts = {
         "html": (REPORT_FILE, page(analysis, about, svg, samples, ROWS)),
@@ -174,9 +182,7 @@ def _markdown(analysis: Analysis, about: Mapping[str, Any], titles: Mapping[str,
         f"# {text(about['name'])}",
         text(about["description"]),
         *_warnings(analysis.main),
-        text(
-            f"{about['finished']} of {counted(about['trials'], 'trial')} finished; {about['cost']}."
-        ),
+        text(f"{about['standing']}; {about['cost']}."),
         text(apart) if analysis.others else "",
         render.markdown(answer),
         text(about["law"]),
@@ -206,7 +212,25 @@ def _warnings(findings: Findings) -> list[str]:
     return [f"> **{render.markdown_text(warning)}**" for warning in findings.warnings]
 
 
-def summary(analysis: Analysis, environment: Mapping[str, str]) -> dict[str, Any]:
+def _commands(sweep: SubmittedSweep, out: Path, where: Sequence[str]) -> list[str]:
+    """What runs the sweep again and reports it, from any folder, by the file of this report."""
+    submit = shlex.join(["sched-lab", "submit", str(out.absolute() / SWEEP_FILE), *where])
+    report = shlex.join(["sched-lab", "report", sweep.name, *where])
+    if sweep.folder and _has_relative_paths(sweep):
+        submit = f"cd {shlex.quote(sweep.folder)}\n{submit}"
+    return [submit, report]
+
+
+def _has_relative_paths(sweep: SubmittedSweep) -> bool:
+    """Whether a setting is an absolute path that the sweep's file does not spell so."""
+    named = [name for name in map(str, sweep.runs) if name.startswith(("data.", "score."))]
+    values = {value for name in named for value in sweep.runs[name] if isinstance(value, str)}
+    return any(os.path.isabs(value) and value not in sweep.yaml for value in values)
+
+
+def summary(
+    analysis: Analysis, environment: Mapping[str, str], out: Path, where: Sequence[str]
+) -> dict[str, Any]:
     """What both the page and the Markdown say about the sweep as a whole."""
     sweep, runs = analysis.sweep, analysis.runs
     name, further = shlex.quote(sweep.name), 2 * int(max(analysis.main.sizes, default=0))
@@ -217,11 +241,12 @@ def summary(analysis: Analysis, environment: Mapping[str, str]) -> dict[str, Any
     sentence = f"No law of b over image size: {analysis.no_law}"
     if analysis.law:
         sentence = f"{analysis.law.sentence[:1].upper()}{analysis.law.sentence[1:]}."
+    finished = int((runs["state"] == State.FINISHED).sum())
+    standing = f"{finished} of {counted(len(runs), 'trial')} finished"
     return {
         "name": sweep.name,
         "description": sweep.description,
-        "trials": len(runs),
-        "finished": int((runs["state"] == State.FINISHED).sum()),
+        "standing": "; ".join(filter(None, [standing, no_longer_belong(sweep.former)])),
         "law": sentence,
         "paper": "" if len(analysis.beside) else reference.nothing_beside(),
         "unfinished": tables.unfinished_table(runs, analysis.main.varied, ROWS),
@@ -229,7 +254,7 @@ def summary(analysis: Analysis, environment: Mapping[str, str]) -> dict[str, Any
         "cost": _cost(runs),
         "costs": tables.costs_table(runs),
         "yaml": sweep.yaml,
-        "command": f"sched-lab submit {SWEEP_FILE}\nsched-lab report {name}",
+        "command": "\n".join(_commands(sweep, out, where)),
         "recommend": f"sched-lab recommend {name} --size {further}" if further else "",
         "environment": environment,
     }

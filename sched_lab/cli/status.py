@@ -24,6 +24,7 @@ def status(sweep: str | None, store: str | None, as_json: bool) -> None:
       sched-lab status quickstart
     """
     from sched_lab.store.inspection import cell_states
+    from sched_lab.text import no_longer_belong
 
     where = Store.at(store)
     sweeps = where.sweeps()
@@ -35,6 +36,8 @@ def status(sweep: str | None, store: str | None, as_json: bool) -> None:
             return print_json([row.as_json() for row in rows])
         for row in rows:
             click.echo(str(row))
+        if former := no_longer_belong(len(where.former(sweep))):
+            click.echo(former)
         return None
     counts = {
         name: Counter(row.state for row in cell_states(where, cells))
@@ -43,7 +46,9 @@ def status(sweep: str | None, store: str | None, as_json: bool) -> None:
     if as_json:
         return print_json({name: dict(count) for name, count in counts.items()})
     for name, count in counts.items():
-        click.echo(f"{name}: {', '.join(f'{n} {state}' for state, n in sorted(count.items()))}")
+        former = no_longer_belong(len(where.former(name)))
+        parts = [*(f"{n} {state}" for state, n in sorted(count.items())), *filter(None, [former])]
+        click.echo(f"{name}: {', '.join(parts)}")
     if not counts:
         click.echo(f"no sweep has been submitted to {where.root}")
     return None

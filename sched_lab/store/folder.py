@@ -144,11 +144,18 @@ class Store:
 
     def write_sweep(self, name: str, yaml_text: str, cells: Iterable[CellRow]) -> None:
         """Keep what was last submitted under this name."""
-        folder = self.sweep(name)
-        sheet = {"name": name, "cells": [cell.as_json() for cell in cells]}
-        write_json(folder / names.CELLS_FILE, sheet)
+        folder, rows = self.sweep(name), [cell.as_json() for cell in cells]
+        before = read_record(folder / names.CELLS_FILE, Sheet)
+        known = {cell.key for cell in before.cells} | before.former if before else set()
+        former = sorted(known - {row["key"] for row in rows})
+        write_json(folder / names.CELLS_FILE, {"name": name, "cells": rows, "former": former})
         with replacing(folder / names.SWEEP_FILE) as part:
             part.write_text(yaml_text, "utf-8")
+
+    def former(self, name: str) -> set[str]:
+        """The keys of trials here that an earlier submit of this sweep had and the last has not."""
+        sheet = read_record(self.sweep(name) / names.CELLS_FILE, Sheet)
+        return set(sheet.former) & self.trial_keys() if sheet else set()
 
     def sweeps(self) -> dict[str, tuple[CellRow, ...]]:
         """The cells of every sweep submitted to this store, by the sweep's name, the last submitted

@@ -95,6 +95,8 @@ class Sheet(Record):
 
     name: str
     cells: tuple[CellRow, ...]
+    former: frozenset[Key] = frozenset()
+    """The keys of cells that an earlier submit had and this one has not."""
 
 
 class Holder(Record):

@@ -16,6 +16,7 @@ from sched_lab.names import (
     CELLS_FILE,
     DESCRIPTION,
     FAILURE,
+    FOLDER,
     GALLERY_FOLDER,
     NOTE,
     RANKED_BY,
@@ -70,6 +71,8 @@ class SweepRun:
     """The metric that ranks the trials, such as fd_classifier."""
     yaml: str
     """The sweep file's text; empty where it was not kept."""
+    folder: str
+    """Where the file's relative paths begin; empty where that was not kept."""
     cells: Sequence[CellRow]
     """Each cell's `key`, `settings` and `params`, with `stage` where the sweep has stages."""
     trials: Mapping[str, TrialRun]
@@ -114,6 +117,7 @@ def read_sweep_run(name: str, tracking_uri: str) -> SweepRun:
             description=run.data.tags.get(DESCRIPTION, run.data.tags.get(NOTE, "")),
             ranked_by=run.data.tags[RANKED_BY],
             yaml=_text(client, run.info.run_id, SWEEP_FILE),
+            folder=run.data.tags.get(FOLDER, ""),
             cells=cells,
             trials={trial.tags[TRIAL_KEY]: trial for trial in trials},
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 
@@ -35,6 +36,7 @@ def record_submission(
     """Record what is being submitted, and describe it on MLflow's pages."""
     client = experiment.client
     client.set_tag(run_id, names.RANKED_BY, ranked_by)
+    client.set_tag(run_id, names.FOLDER, storable_text(os.getcwd()))
     about = [pages.links(experiment.id, run_id, cells), description]
     note = storable_text(pages.sweep_note(about, cells, experiment.store, experiment.sweep))
     client.set_tag(run_id, names.DESCRIPTION, storable_text(description))
