@@ -7,11 +7,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Container, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from sched_lab.errors import OutOfReach, SweepError
+from sched_lab.errors import OutOfReach, Problem, SweepError
 from sched_lab.names import Stage
 from sched_lab.run import cost
 from sched_lab.store.folder import Store
@@ -21,6 +22,7 @@ from sched_lab.sweep.located_yaml import Located
 from sched_lab.sweep.spec import Sweep, SweepSpec, problem, read_sweep, trials
 from sched_lab.trainers.errors import FieldError, WeightsMissing, part_of
 from sched_lab.trainers.results import State, TrialResult
+from sched_lab.trainers.spec import TrialSpec
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def make(file: Path, store: Store) -> Plan:
     """Validate a sweep file and compare it with the store. Writes nothing but fingerprints to the
     cache.
 
-    Raises SweepError for a wrong sweep, and where its images can't be read.
+    Raises SweepError for a wrong sweep, where its images can't be read, and as `check_can_run`.
     """
     return against(read_sweep(file), store)
 
@@ -123,7 +125,10 @@ def against(sweep: Sweep, store: Store) -> Plan:
             planned += confirming
             results |= _results(store, confirming, there)
             stage |= {trial.key: Stage.CONFIRM for trial in confirming}
-    return Plan(sweep.spec, sweep.source, sweep.grid, tuple(planned), results, stage, store)
+    plan = Plan(sweep.spec, sweep.source, sweep.grid, tuple(planned), results, stage, store)
+    with suppress(OutOfReach):  # another machine may have what this one lacks
+        check_can_run(plan)
+    return plan
 
 
 def _results(
@@ -136,8 +141,8 @@ def _results(
 def check_can_run(plan: Plan) -> None:
     """Raise what would keep the trials from running, before anything is spent.
 
-    SweepError where a source has no labels and needs some; OutOfReach where a detector's weights
-    are not there.
+    SweepError, with all problems, where a source cannot be scored as asked. OutOfReach where a
+    detector's weights are not on this machine.
     """
     distinct = {
         (
@@ -147,19 +152,42 @@ def check_can_run(plan: Plan) -> None:
         ): trial
         for trial in plan.to_run
     }
+    problems: dict[tuple[int | None, int | None], Problem] = {}
+    lacking = None
     for trial in distinct.values():
-        spec, part = trial.spec, "score.detector"
-        try:
-            spec.score.detector.check(spec.data, plan.store.cache, spec.score.weights)
-            part = "train"
-            if spec.train.class_conditional and not spec.data.images(spec.resolution).class_names:
-                rule = f"needs labels, which this {spec.data.source} source has not"
-                raise FieldError(rule, "class_conditional")
-        except WeightsMissing as error:
-            raise OutOfReach(str(error)) from error
-        except ValueError as error:
-            part = "data" if part_of(error) == "data" else part
-            raise SweepError([problem(plan.source, trial, part, error)]) from error
+        for part, check in _CHECKS.items():
+            try:
+                check(trial.spec, plan.store.cache)
+            except ValueError as error:
+                if isinstance(error, WeightsMissing) and error.field is None:
+                    lacking = lacking or error
+                else:
+                    at = "data" if part_of(error) == "data" else part
+                    told = problem(plan.source, trial, at, error)
+                    problems.setdefault((told.line, told.column), told)
+    if problems:
+        raise SweepError(problems.values())
+    if lacking is not None:
+        raise OutOfReach(str(lacking)) from lacking
+
+
+def _check_weights(spec: TrialSpec, cache: Path) -> None:
+    if spec.score.weights is not None and not Path(spec.score.weights).expanduser().is_file():
+        raise FieldError("there is no such file; null takes the download", "weights")
+
+
+def _check_detector(spec: TrialSpec, cache: Path) -> None:
+    spec.score.detector.check(spec.data, cache, spec.score.weights)
+
+
+def _check_labels(spec: TrialSpec, cache: Path) -> None:
+    if spec.train.class_conditional and not spec.data.images(spec.resolution).class_names:
+        rule = f"needs labels, which this {spec.data.source} source has not"
+        raise FieldError(rule, "class_conditional")
+
+
+_CHECKS = {"score.detector": _check_detector, "score": _check_weights, "train": _check_labels}
+"""What each part of a trial needs, which only files can tell."""
 
 
 def warnings(plan: Plan) -> list[str]:
@@ -169,7 +197,7 @@ def warnings(plan: Plan) -> list[str]:
     told = [str(warning) for warning in plan.grid.warnings]
     try:
         check_can_run(plan)
-    except (SweepError, OutOfReach) as error:
+    except OutOfReach as error:
         told.append(f"submit would refuse: {error}")
     cpu, here = plan.sweep.resources.cpu or 1, os.cpu_count() or 1
     if cpu > here:

@@ -120,13 +120,46 @@ def test_an_error_that_names_no_field_is_told_at_its_part(
     assert "said in words alone" in problem.rule
 
 
-def test_weights_that_are_not_there_are_out_of_reach_and_named_by_their_setting(
-    tmp_path: Path,
+@pytest.mark.parametrize("detector", ["inception", "random", "classifier"])
+def test_weights_that_are_not_there_are_told_at_their_setting_whether_they_are_read_or_not(
+    detector: str, tmp_path: Path
 ) -> None:
+    (problem,) = told(f"score: {{detector: {detector}, weights: /no/such.pth}}", tmp_path)
+    assert problem.key == "score.weights"
+    assert problem.value == "/no/such.pth"
+    assert "no" in problem.rule
+
+
+def test_weights_that_no_setting_names_are_out_of_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCHED_LAB_INCEPTION", "/no/such.pth")
     file = tmp_path / "x.yaml"
-    file.write_text("name: x\nscore: {detector: inception, weights: /no/such.pth}\n", "utf-8")
-    with pytest.raises(OutOfReach, match=r"^score\.weights: there is no file /no/such\.pth"):
-        plan.check_can_run(plan.make(file, Store.at(tmp_path / "lab")))
+    file.write_text("name: x\nscore: {detector: inception}\n", "utf-8")
+    planned = plan.make(file, Store.at(tmp_path / "lab"))
+    with pytest.raises(OutOfReach, match=r"^SCHED_LAB_INCEPTION: there is no file /no/such\.pth"):
+        plan.check_can_run(planned)
+    (warning,) = plan.warnings(planned)
+    assert warning.startswith("submit would refuse: SCHED_LAB_INCEPTION")
+
+
+def test_what_is_wrong_in_several_parts_is_told_at_once_by_the_plan_itself(tmp_path: Path) -> None:
+    import numpy as np
+
+    np.save(tmp_path / "u.npy", np.zeros((4, 8, 8), dtype=np.uint8))
+    file = tmp_path / "x.yaml"
+    file.write_text(
+        f"name: x\ndata: {{source: array, path: {tmp_path / 'u.npy'}}}\n"
+        "train: {class_conditional: true}\nscore:\n  detector: classifier\n  weights: /none\n",
+        "utf-8",
+    )
+    with pytest.raises(SweepError) as caught:
+        plan.make(file, Store.at(tmp_path / "lab"))
+    assert [problem.key for problem in caught.value.problems] == [
+        "train.class_conditional",
+        "score.detector",
+        "score.weights",
+    ]
 
 
 def test_a_detector_that_is_wrong_does_not_hide_what_else_is_wrong(tmp_path: Path) -> None:
