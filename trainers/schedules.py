@@ -243,7 +243,8 @@ def check_visible(notation: str, b: float, *, sampled: bool) -> None:
     """
     points = 1024
     t = np.append((np.arange(points) + 0.5) / points, 1.0)
-    *log_snrs, end = log_snr(parse(notation).gamma(t).astype(np.float32))  # at b = 1
+    with np.errstate(all="ignore"):
+        *log_snrs, end = log_snr(parse(notation).gamma(t).astype(np.float32))  # at b = 1
     margin = math.ceil(LEAST_SHARE * points)
     first, last = log_snrs[margin], log_snrs[-margin - 1]
     if last > first - math.log(2) and np.isfinite(first):

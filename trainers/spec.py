@@ -70,7 +70,9 @@ DETECTORS = Family(
     default="classifier",
 )
 
-Positive = Annotated[int, Field(ge=1, le=2**63 - 1)]  # sums of products stay floats
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+Size = Annotated[int, Field(ge=1, le=10**6)]
+"""Of something that is held in memory at once."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Predict = Literal["v", "eps", "x0"]
 Normalize = Literal["none", "input", "analytic", "state"]
@@ -179,6 +181,8 @@ class DetectorSpec(Part):
 
     dimension: ClassVar[int | None] = None
     """Features of an image, d; None where the options do not say."""
+    reads_weights: ClassVar[bool] = True
+    """Whether `score.weights` means something to it."""
 
     kind: str
     """The name under which the detector is registered; part of every score's name."""
@@ -244,11 +248,11 @@ def _loss_weight(value: Any) -> Any:
     if value == "none":
         return value
     try:
-        if kind == "min_snr" and 0 < (number := float(limit) if at else 5.0) < float("inf"):
-            return f"min_snr@{number:g}"
+        if kind == "min_snr" and 1e-9 <= (number := float(limit) if at else 5.0) <= 1e9:
+            return f"min_snr@{repr(number).removesuffix('.0')}"
     except ValueError:
         pass
-    raise ValueError("must be none or min_snr@G with G above 0, such as min_snr@5")
+    raise ValueError("must be none or min_snr@G with G from 1e-9 to 1e9, such as min_snr@5")
 
 
 class TrainSpec(Part):
@@ -258,7 +262,7 @@ class TrainSpec(Part):
     """The denoising network: its name, or a mapping of `kind` and its options."""
     steps: Positive = 1500
     """Optimizer steps."""
-    batch: Positive = 64
+    batch: Size = 64
     """Images per step."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate of AdamW."""
@@ -297,11 +301,11 @@ class TrainSpec(Part):
 class SampleSpec(Part):
     """How samples are drawn from the trained network."""
 
-    count: Positive = 1000
+    count: Annotated[int, Field(ge=1, le=10**7)] = 1000
     """Samples drawn, and scored, at every evaluation."""
     sampler: Sampler = "ddim"
     """The update rule; ddpm_large and ddpm_small name its variance."""
-    steps: Positive = 50
+    steps: Size = 50
     """Network evaluations per sample."""
     schedule: Annotated[str, BeforeValidator(lambda v: v if v == "train" else _notation(v))] = (
         "cosine"
@@ -309,7 +313,7 @@ class SampleSpec(Part):
     """The schedule sampled along, apart from the one trained on; `train` takes that one."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the noise; sample i has a stream of its own, shared by all trials with this seed."""
-    batch: Positive = 256
+    batch: Size = 256
     """Samples drawn together; only rounding depends on it."""
 
 
@@ -424,8 +428,7 @@ def _set(spec: Part, name: str, value: object) -> None:
 
 
 _IDLE: dict[str, Callable[[TrialSpec], bool]] = {
-    # The published digest fixes what the weights are.
-    "score.weights": lambda spec: True,
+    "score.weights": lambda spec: not spec.score.detector.reads_weights,
     # The step after the warm-up has the peak rate, however it falls then.
     "train.decay": lambda spec: spec.train.steps <= spec.train.warmup + 1,
     # The warm-up's decay is the smaller in every step.
@@ -439,15 +442,14 @@ _IDLE: dict[str, Callable[[TrialSpec], bool]] = {
     # All samples are drawn together.
     "sample.batch": lambda spec: spec.sample.batch >= spec.sample.count,
 }
-"""When a setting cannot change the result. A part's own options are told by the part."""
+"""When a setting changes nothing. The options of a network are told by the network."""
 
 
 def idle_settings(spec: TrialSpec) -> set[str]:
-    """The settings, by their dotted names, that cannot change this trial's result."""
+    """The settings, by their dotted names, that change nothing in a trial like this."""
     network = spec.train.network.idle(channels=spec.data.image_channels, resolution=spec.resolution)
     return {
         *(name for name, is_idle in _IDLE.items() if is_idle(spec)),
-        *(f"data.{name}" for name in spec.data.elsewhere | spec.data.policies),
         *(f"train.network.{name}" for name in network),
     }
 
@@ -455,7 +457,9 @@ def idle_settings(spec: TrialSpec) -> set[str]:
 def canonical_json(spec: TrialSpec) -> str:
     """The spec with defaults filled in, keys sorted, and without what cannot change its result."""
     values = spec.model_dump(mode="json")
-    for setting in idle_settings(spec):
+    # What the data are is in their fingerprint, and which weights is fixed by a published digest.
+    elsewhere = {f"data.{name}" for name in spec.data.elsewhere | spec.data.policies}
+    for setting in idle_settings(spec) | elsewhere | {"score.weights"}:
         *parts, name = setting.split(".")
         del reduce(getitem, parts, values)[name]
     return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)

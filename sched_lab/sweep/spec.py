@@ -5,13 +5,14 @@ line.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from sched_lab.errors import Problem, SweepError
+from sched_lab.sweep import remarks
 from sched_lab.sweep.cells import place
 from sched_lab.sweep.grid import Cell, Grid, Trial, expand, keyed
 from sched_lab.sweep.located_yaml import Located, load
@@ -72,7 +73,7 @@ class Retries(_Strict):
 class Screen(_Strict):
     """The first of two stages: every cell with few seeds."""
 
-    seeds: Annotated[int, Field(ge=1)] = 1
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 1
     """With how many seeds each cell is tried."""
     keep: Annotated[int, Field(ge=1)] = 3
     """How many of the best cells of each size go on."""
@@ -81,7 +82,7 @@ class Screen(_Strict):
 class Confirm(_Strict):
     """The second stage: the cells that went on, with fresh seeds; only these are reported."""
 
-    seeds: Annotated[int, Field(ge=2)] = 5
+    seeds: Annotated[int, Field(ge=2, le=1000)] = 5
     """With how many seeds each of them is tried."""
 
 
@@ -198,9 +199,12 @@ def validated(source: Located) -> Sweep:
         )
     if grid and spec:
         problems += _stage_problems(source, spec.run, grid)
+    if grid:
+        problems += remarks.refused(source, grid.cells)
     if problems or spec is None or grid is None:
         raise SweepError(problems)
-    return Sweep(spec, grid, source)
+    doubts = tuple(remarks.doubted(source, grid))
+    return Sweep(spec, replace(grid, warnings=grid.warnings + doubts), source)
 
 
 def _stage_problems(source: Located, run: RunSpec, grid: Grid) -> list[Problem]:

@@ -21,7 +21,7 @@ from pydantic import Field
 from sched_lab.trainers.images import DataFacts, Item, Pixels, RawImages
 from sched_lab.trainers.spec import DataSpec
 
-Count = Annotated[int, Field(ge=2)]
+Count = Annotated[int, Field(ge=2, le=10**7)]
 
 
 def _sklearn(name: str) -> Path:

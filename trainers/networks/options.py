@@ -13,19 +13,22 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+Layers = Annotated[int, Field(ge=1, le=1000)]
+
+
 class UNetSpec(NetworkSpec):
     """A compact U-Net on patches; see `sched_lab.trainers.networks.unet`."""
 
     kind: Literal["unet"] = "unet"
-    width: Annotated[int, Field(ge=8, multiple_of=8)] = 64
+    width: Annotated[int, Field(ge=8, le=2**16, multiple_of=8)] = 64
     """Channels at the first level."""
     patch: Positive | None = None
     """Pixels along a patch's side; null picks the largest that leaves 8 x 8 tokens and fits the
     width.
     """
-    multipliers: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)] = (1, 2)
+    multipliers: Annotated[tuple[Layers, ...], Field(min_length=1, strict=False)] = (1, 2)
     """Width of each level as a multiple of `width`; each further level halves the tokens' grid."""
-    blocks: Positive = 1
+    blocks: Layers = 1
     """Residual blocks per level."""
     attention: Annotated[int, Field(ge=0)] = 1
     """How many of the coarsest levels attend."""
@@ -63,8 +66,8 @@ class UNetSpec(NetworkSpec):
             raise FieldError(rule, "width", "resolution", "patch")
         if resolution % (patch * grid):
             rule = (
-                f"resolution {resolution} must be a multiple of patch·2^(levels−1) = {patch}·{grid}"
-                f" = {patch * grid}"
+                f"resolution {resolution} must be a multiple of patch·2^(n−1), n the number of"
+                f" multipliers: {patch}·{grid} = {patch * grid}"
             )
             raise FieldError(rule, "resolution", "patch", "multipliers")
 

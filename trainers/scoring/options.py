@@ -50,6 +50,7 @@ class ClassifierSpec(DetectorSpec):
     """
 
     dimension: ClassVar[int | None] = 64
+    reads_weights: ClassVar[bool] = False
     kind: Literal["classifier"] = "classifier"
 
     def check(self, data: DataSpec, cache: Path, weights: str | None) -> None:
@@ -67,6 +68,7 @@ class RandomSpec(DetectorSpec):
     """The classifier's network untrained, from a fixed seed. Weak: made for trying things out."""
 
     dimension: ClassVar[int | None] = 64
+    reads_weights: ClassVar[bool] = False
     kind: Literal["random"] = "random"
 
     def load(

@@ -1,0 +1,112 @@
+"""What valid settings amount to: trials that are sure to fail, and scores that would say little."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from sched_lab.errors import Problem
+from sched_lab.sweep.cells import place
+from sched_lab.sweep.grid import Cell, Grid
+from sched_lab.sweep.located_yaml import Located
+from sched_lab.trainers.scoring.options import least_samples, meaningful_samples
+from sched_lab.trainers.spec import TrainSpec, TrialSpec, idle_settings
+
+INITIAL_SHARE = 0.05
+"""Above this share of the initial weights in the average, samples are judged on them."""
+
+
+class Rule(NamedTuple):
+    """Something that settings which are valid each must keep together."""
+
+    part: str
+    fields: tuple[str, ...]
+    """The settings that it is about, the likeliest cause first."""
+    broken: Callable[[TrialSpec], str]
+    """What is wrong with a trial, in words; "" where nothing is."""
+
+
+def refused(source: Located, cells: Iterable[Cell]) -> Iterator[Problem]:
+    """Why cells are sure to fail."""
+    return _told(source, cells, REFUSED)
+
+
+def doubted(source: Located, grid: Grid) -> Iterator[Problem]:
+    """Why scores of cells would say little, and which settings change nothing."""
+    yield from _told(source, grid.cells, DOUBTED)
+    axes = {name for name in grid.axes if len(source.data["grid"][name]) > 1}
+    idle = {"score.weights"} | axes
+    for cell in grid.cells:
+        idle &= idle_settings(cell.spec)
+    for name in sorted(idle):
+        path = ("grid", name) if name in axes else tuple(name.split("."))
+        if path in source.values:
+            yield source.problem(path, "changes nothing in this sweep")
+
+
+def _told(source: Located, cells: Iterable[Cell], rules: Iterable[Rule]) -> Iterator[Problem]:
+    told = set()
+    for cell in cells:
+        for rule in rules:
+            if words := rule.broken(cell.spec):
+                path = place(source, cell.chosen, rule.part, rule.fields)
+                if (path, words) not in told:
+                    told.add((path, words))
+                    yield source.problem(path, words)
+
+
+def initial_share(train: TrainSpec) -> float:
+    """The share of the initial weights in the average that is sampled from.
+
+    The first n steps of the warm-up decay by (1 + n)/(10 + n), whose product is 1/C(n + 9, 9).
+    """
+    if train.ema == 0:
+        return 0.0
+    warming = 0
+    if train.ema_warmup:
+        warming = min(train.steps, max(0, math.ceil((10 * train.ema - 1) / (1 - train.ema))))
+    log_chosen = math.lgamma(warming + 10) - math.lgamma(10) - math.lgamma(warming + 1)
+    return math.exp((train.steps - warming) * math.log(train.ema) - log_chosen)
+
+
+def _too_few(spec: TrialSpec) -> str:
+    least, metric = max((least_samples(metric), metric) for metric in spec.score.metrics)
+    return f"{metric} needs at least {least} samples" if spec.sample.count < least else ""
+
+
+def _few(spec: TrialSpec) -> str:
+    dimension = spec.score.detector.dimension
+    needed = {m: meaningful_samples(m, dimension) for m in spec.score.metrics}
+    lacking = [f"{metric} from {n:,}" for metric, n in needed.items() if spec.sample.count < n]
+    return f"so few samples say little: {', '.join(lacking)}" if lacking else ""
+
+
+def _initial(spec: TrialSpec) -> str:
+    share = initial_share(spec.train)
+    if share <= INITIAL_SHARE:
+        return ""
+    return (
+        f"the average of the weights still has {share:.0%} of the initial ones after"
+        f" {spec.train.steps} steps: train longer, lower train.ema or leave train.ema_warmup on"
+    )
+
+
+def _never_warm(spec: TrialSpec) -> str:
+    warmup, steps = spec.train.warmup, spec.train.steps
+    return f"the learning rate never reaches its peak in {steps} steps" if warmup >= steps else ""
+
+
+def _growing(spec: TrialSpec) -> str:
+    product = spec.train.lr * spec.train.weight_decay
+    rule = "AdamW multiplies the weights by 1 − lr·weight_decay, here"
+    return f"{rule} {1 - product:.3g} at each step" if product > 1 else ""
+
+
+REFUSED = (Rule("sample", ("count",), _too_few),)
+DOUBTED = (
+    Rule("sample", ("count",), _few),
+    Rule("train", ("ema", "ema_warmup", "steps"), _initial),
+    Rule("train", ("warmup", "steps"), _never_warm),
+    Rule("train", ("lr", "weight_decay"), _growing),
+)
