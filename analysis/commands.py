@@ -42,6 +42,7 @@ def report(
     """
     from sched_lab.analysis.report.write import answer_records, sizes_without_best, write_report
     from sched_lab.errors import OutOfReach
+    from sched_lab.store.database import in_words
     from sched_lab.store.folder import Store
     from sched_lab.tracking.client import garbage_collection_disabled
     from sched_lab.tracking.reader import UnknownSweepError
@@ -53,6 +54,9 @@ def report(
             written = write_report(name, lab.tracking_uri, out or lab.report(name), _where(lab))
     except UnknownSweepError as error:
         raise click.UsageError(str(error)) from error
+    except OSError as error:
+        hint = "" if out else "; --out names another folder for the report"
+        raise OutOfReach(f"{in_words(error)}{hint}") from error
     if out is None:
         try:
             publish_report(lab.tracking_uri, written.analysis.sweep.run_id, written.files["html"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -52,12 +53,17 @@ def lock_of(entry: Path) -> Path:
 
 
 def remembered(cache: Path, key: str, compute: Callable[[], str]) -> str:
-    """compute(), computed once for this key."""
+    """compute(), computed once for this key, and anew where the cache can't be written."""
 
     def make(folder: Path) -> None:
         (folder / "text").write_text(compute(), encoding="utf-8")
 
-    return (cached(cache / "fingerprints" / key, make) / "text").read_text(encoding="utf-8")
+    try:
+        return (cached(cache / "fingerprints" / key, make) / "text").read_text(encoding="utf-8")
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EROFS):
+            raise
+        return compute()
 
 
 def listing(files: Iterable[Path]) -> str:

@@ -108,7 +108,9 @@ def main() -> NoReturn:
     except OutOfReach as error:
         _fail(str(error), ExitCode.OUT_OF_REACH, debug)
     except OSError as error:
-        _fail(str(error), ExitCode.OUT_OF_REACH, debug)
+        from sched_lab.store.database import in_words
+
+        _fail(in_words(error), ExitCode.OUT_OF_REACH, debug)
     except Exception as error:
         _fail(
             f"{type(error).__name__}: {error}\nThis is a bug of sched-lab; --debug shows where",

@@ -84,6 +84,10 @@ class Plan:
             0
         ]
 
+    def check_writable(self) -> None:
+        """Raise OutOfReach where this process may not write what submitting would."""
+        self.store.check_writable(self.sweep.name, [trial.key for trial in self.trials])
+
     @cached_property
     def expected_seconds(self) -> float:
         """Of compute for what is to run, on one slot; NaN when nothing like it has run in this
@@ -197,6 +201,7 @@ def warnings(plan: Plan) -> list[str]:
     told = [str(warning) for warning in plan.grid.warnings]
     try:
         check_can_run(plan)
+        plan.check_writable()
     except OutOfReach as error:
         told.append(f"submit would refuse: {error}")
     cpu, here = plan.sweep.resources.cpu or 1, os.cpu_count() or 1

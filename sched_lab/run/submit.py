@@ -102,6 +102,7 @@ def _stage(
     count = f"{counted(len(plan.trials), 'cell')}, {len(to_run)} to run"
     console.print(f"{sweep.name}: {stage}{count}, in {store.root}", highlight=False)
     check_can_run(plan)
+    plan.check_writable()
     with ExitStack() as stack:
         stack.enter_context(store.held(sweep.name))
         store.stop_file(sweep.name).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ store's folder of artifacts. Databases of earlier versions hold absolute paths.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -153,16 +154,35 @@ _copies: list[TemporaryDirectory[str]] = []  # until the process ends
 
 def not_writable(path: Path) -> str:
     """Why this process may not write a file or folder, and what to do."""
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return f"{path} is on a disk that is read-only: copy the store, or choose another --store"
+    if path.stat().st_uid == os.getuid():
+        return f"{path} is read-only: `chmod -R u+w` it, or choose another --store"
     try:
         owner = path.owner()
     except KeyError:  # a user without a name
         owner = f"user {path.stat().st_uid}"
-    if not os.statvfs(path).f_flag & os.ST_RDONLY:
-        return (
-            f"{path} belongs to {owner} and can't be written by this user: ask {owner} for"
-            f" `chmod -R g+rwX {path}`, or choose another --store"
-        )
-    return f"{path} is on a disk that is read-only: copy the store, or choose another --store"
+    return (
+        f"{path} belongs to {owner} and can't be written by this user: ask {owner} to `chmod -R"
+        f" g+rwX` it for a group that both are in, or choose another --store"
+    )
+
+
+def in_words(error: OSError) -> str:
+    """What an error of the operating system says: of a file that can't be written, whose it is."""
+    path = Path(os.fsdecode(error.filename)) if error.filename is not None else None
+    if path is not None and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        there = next((each for each in (path, *path.parents) if _is_there(each)), path)
+        if _is_there(there) and not os.access(there, os.W_OK):
+            return not_writable(there)
+    return str(error)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
 
 
 def _beside(file: Path) -> list[Path]:

@@ -85,16 +85,16 @@ class Store:
                     part.write_text(text, encoding="utf-8")
         return known[::-1]
 
-    def check_writable(self, sweep: str = "", keys: Iterable[str] = ()) -> None:
-        """Raise OutOfReach where this process may not write the store, this sweep or these
-        trials.
-        """
-        folders = [self.root, self.sweep(sweep)] if sweep else [self.root]
-        for folder in (*folders, *map(self.trial, keys)):
-            entries = list(os.scandir(folder)) if folder.is_dir() else []
-            for path in (folder, *map(Path, entries)):
-                if path.exists() and not os.access(path, os.W_OK):
-                    raise OutOfReach(not_writable(path))
+    def check_writable(self, sweep: str, keys: Iterable[str]) -> None:
+        """Raise OutOfReach where this process may not write what a submit of these trials would."""
+        own = [DATABASE, f"{DATABASE}.lock", names.STORE_FILE, f"{names.STORE_FILE}.lock"]
+        shared = [*own, ARTIFACTS, "cache", "sweeps", "trials"]
+        paths = [self.root, *(self.root / name for name in shared)]
+        for folder in (self.sweep(sweep), *map(self.trial, keys)):
+            paths += [folder, *(folder.iterdir() if folder.is_dir() else ())]
+        for path in paths:
+            if path.exists() and not os.access(path, os.W_OK):
+                raise OutOfReach(not_writable(path))
 
     @property
     def artifacts(self) -> Path:
@@ -240,14 +240,14 @@ def _place(given: str) -> Path:
     """The absolute path of a store's folder. Raises StoreError where none is or can be made."""
 
     def refuse(rule: str) -> StoreError:
-        return StoreError(f"--store {given!r}: {rule}")
+        return StoreError(f"store {given!r}: {rule}")
 
     if not given.strip() or "\0" in given:
         raise refuse("must be the path of a folder")
     if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", given):
         raise refuse(
-            f"must be a folder that every node sees: {scheme[0]}/… is an address, and object stores"
-            " are not supported; mount it, or give a path"
+            f"must be a folder that every node sees, and {scheme[0]}/… is an address; object stores"
+            " are not supported: give the path at which it is mounted"
         )
     try:
         root = Path(given).expanduser().absolute()

@@ -133,12 +133,12 @@ def connect_to_read(uri: str) -> tuple[MlflowClient, str]:
     Raises FileNotFoundError where there is no database or nothing in it, and OutOfReach when it
     does not answer.
     """
-    file = database_file(uri)
+    number = 0
+    if file := database_file(uri):
+        file = database.readable(file)
+        uri, number = database_uri(file), file.stat().st_ino
     with mlflow_session(uri):
-        if file is None:
-            return _connected(uri, 0)
-        readable = database.readable(file)
-        return _connected(database_uri(readable), readable.stat().st_ino)
+        return _connected(uri, number)
 
 
 @lru_cache(maxsize=8)

@@ -147,7 +147,9 @@ def sample_grid(run_id: str, tracking_uri: str, folder: Path) -> Path | None:
         else:
             return None
         last = max(pictures, key=lambda path: pictures[path])
-        return Path(client.download_artifacts(run_id, last, str(folder)))
+        own = folder / run_id  # a grid that was read-only is so here, too
+        own.mkdir(exist_ok=True)
+        return Path(client.download_artifacts(run_id, last, str(own)))
 
 
 def artifact_text(run_id: str, path: str, tracking_uri: str) -> str:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -40,6 +41,7 @@ PLACES = ("plain", "50% off%41 a#b?mode=memory", "Größe-数 'quoted\"")
 
 def submit(store: Store, *keys: str, sweep: str = SWEEP) -> None:
     """Run these trials as a submit would, and bring MLflow up to date."""
+    store.check_writable(sweep, keys)
     for key in keys:
         if store.result(key) is None and not store.trial(key).exists():
             grid = store.trial(key) / names.SAMPLES_FOLDER / "step-000001.png"
@@ -67,10 +69,8 @@ def check(store: Store, *keys: str, sweep: str = SWEEP) -> None:
         run = found.trials[key]
         assert (run.tags[names.STATE], run.metrics["fd"]) == ("finished", 1.0)
         assert artifact_text(run.id, names.SPEC_FILE, store.tracking_uri)
-        folder = store.root.parent / "fetched"
-        folder.mkdir(exist_ok=True)
-        assert sample_grid(run.id, store.tracking_uri, folder) is not None
-        shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory() as folder:
+            assert sample_grid(run.id, store.tracking_uri, Path(folder)) is not None
 
 
 def run_count(store: Store, sweep: str = SWEEP) -> int:
