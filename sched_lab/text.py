@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from sched_lab.sweep.grid import Trial
+from sched_lab.sweep.settings import settings_text
 from sched_lab.trainers.spec import TrialSpec
 
 
@@ -16,17 +16,6 @@ def label(trial: Trial) -> str:
     return settings_text(
         trial.settings or {"resolution": spec.resolution, "schedule": spec.schedule, "b": spec.b}
     )
-
-
-def settings_text(settings: Mapping[str, Any]) -> str:
-    """Settings as name=value, in the notation of YAML."""
-
-    def text(value: Any) -> str:
-        if isinstance(value, str):
-            return value
-        return f"{value:g}" if isinstance(value, float) else json.dumps(value)
-
-    return " ".join(f"{name}={text(value)}" for name, value in settings.items())
 
 
 def counted(number: int, what: str) -> str:

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from sched_lab.store.folder import Store
 from sched_lab.store.journal import read
 from sched_lab.store.records import CellRow, first_rule, read_object, warn
-from sched_lab.text import clock, flat_params, settings_text
+from sched_lab.sweep.settings import settings_text
+from sched_lab.text import clock, flat_params
 from sched_lab.trainers.results import JOURNAL_FILE, SPEC_FILE, Failure, Score, State
 from sched_lab.trainers.spec import TrialSpec
 

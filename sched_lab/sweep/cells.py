@@ -59,10 +59,14 @@ class _Written:
 
 
 class Assembly:
-    """Makes the trials of one sweep; `problems` collects each thing that is wrong, once."""
+    """Makes the trials of one sweep; `problems` collects each thing that is wrong, once.
 
-    def __init__(self, sweep: Located) -> None:
-        self.sweep = sweep
+    Without `whole`, something that is written is left out, such as an override, so that rules
+    between settings may seem broken: they are not told of.
+    """
+
+    def __init__(self, sweep: Located, *, whole: bool = True) -> None:
+        self.sweep, self.whole = sweep, whole
         self.problems: dict[tuple[KeyPath, str], Problem] = {}
         self.parameters_read: set[str] = set()
         self._schedule, self._part, self._written = (
@@ -221,8 +225,9 @@ class Assembly:
 
     def _refuse_together(self, breach: Breach, cell: Choices) -> None:
         """Note that parts of a cell do not fit one another, or that data cannot be read."""
-        path = place(self.sweep, cell, breach.part, breach.fields)
-        self.refuse(path, breach.rule, cell=None if breach.part == "data" else cell)
+        if self.whole:
+            path = place(self.sweep, cell, breach.part, breach.fields)
+            self.refuse(path, breach.rule, cell=None if breach.part == "data" else cell)
 
 
 def place(

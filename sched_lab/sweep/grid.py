@@ -88,18 +88,24 @@ class _Override(NamedTuple):
     sets: Choices
 
 
-def expand(sweep: Located) -> Grid:
-    """The distinct cells of a sweep whose data has the shape of a `SweepSpec`; raises SweepError
-    with every problem.
+def expand(sweep: Located, broken: frozenset[KeyPath] = frozenset()) -> Grid:
+    """The distinct cells of a sweep whose data has the shape of a `SweepSpec`, except at the paths
+    `broken`: these are left out, and rules between settings are not applied then.
+
+    Raises SweepError with every problem.
     """
-    data, assembly = sweep.data, Assembly(sweep)
+    data = {key: value for key, value in sweep.data.items() if (key,) not in broken}
+    assembly = Assembly(sweep, whole=not broken)
     axes = _axes(assembly, data.get("grid", {}))
-    includes = [_included(assembly, axes, entry, path) for path, entry in _entries(data, "include")]
+    includes = [
+        _included(assembly, axes, entry, path) for path, entry in _entries(data, "include", broken)
+    ]
     excludes = {
-        path: _condition(assembly, entry, path) for path, entry in _entries(data, "exclude")
+        path: _condition(assembly, entry, path) for path, entry in _entries(data, "exclude", broken)
     }
     overrides = {
-        path: _override(assembly, entry, path) for path, entry in _entries(data, "overrides")
+        path: _override(assembly, entry, path)
+        for path, entry in _entries(data, "overrides", broken)
     }
     product = [axes] if "grid" in data or not includes else []
     size = sum(math.prod(map(len, span.values())) for span in product + includes)
@@ -116,7 +122,7 @@ def expand(sweep: Located) -> Grid:
         excluded += bool(hits)
         kept += [] if hits else [cell]
     kept += _combinations(includes)
-    if not kept and not assembly.problems:
+    if not kept and not assembly.problems and not broken:
         assembly.refuse(("exclude",), "leaves no cell of the grid")
     cells = _distinct(assembly, kept, overrides, matched)
     if assembly.problems:
@@ -167,14 +173,18 @@ def _distinct(
     return list(cells.values())
 
 
-def _entries(data: Mapping[str, Any], key: str) -> list[tuple[KeyPath, dict[str, Any]]]:
-    return [((key, i), entry) for i, entry in enumerate(data.get(key, []))]
+def _entries(
+    data: Mapping[str, Any], key: str, broken: frozenset[KeyPath]
+) -> list[tuple[KeyPath, dict[str, Any]]]:
+    entries = enumerate(data.get(key, []))
+    return [((key, i), entry) for i, entry in entries if (key, i) not in broken]
 
 
 def _known(assembly: Assembly, name: str, path: KeyPath, *further: str) -> bool:
     options = [*settings(), *further]
     if name not in options:
         assembly.refuse(path, unknown(name, options), at_key=True)
+        assembly.whole = False
     return name in options
 
 
@@ -231,24 +241,25 @@ def _override(assembly: Assembly, entry: Mapping[str, Any], path: KeyPath) -> _O
 
 
 def _condition(assembly: Assembly, entry: Mapping[str, Value], path: KeyPath) -> _Condition:
+    """What an entry asks for. A setting that is not known is refused, and no cell has it."""
+    for name in entry:
+        _known(assembly, name, (*path, name), "kind")
     return [
         [
             _leaves(assembly, name, value, (*path, name))
             for value in ([given, *given] if isinstance(given, list) else [given])
         ]
         for name, given in entry.items()
-        if _known(assembly, name, (*path, name), "kind")
     ]
 
 
 def _leaves(assembly: Assembly, name: str, wanted: Value, path: KeyPath) -> list[tuple[str, Value]]:
     """The settings that a wanted value asks for: of a registered part, each field written."""
     if name in FAMILIES and isinstance(wanted, str | Mapping):
-        return [
-            (f"{name}.{key}", plain(value))
-            for key, value in FAMILIES[name].spelled_out(wanted).items()
-            if _known(assembly, f"{name}.{key}", (*path, key))
-        ]
+        fields = FAMILIES[name].spelled_out(wanted)
+        for key in fields:
+            _known(assembly, f"{name}.{key}", (*path, key))
+        return [(f"{name}.{key}", plain(value)) for key, value in fields.items()]
     if name == "schedule" and isinstance(wanted, str | Mapping):
         try:
             wanted = str(schedules.parse(wanted))

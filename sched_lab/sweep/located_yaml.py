@@ -52,6 +52,8 @@ class Located:
     data: dict[str, Any]
     values: dict[KeyPath, Place]
     keys: dict[KeyPath, Place]
+    problems: tuple[Problem, ...] = ()
+    """What is wrong with the text itself, where the rest could be read all the same."""
 
     def problem(self, path: KeyPath, rule: str, *, at_key: bool = False) -> Problem:
         """A broken rule at a path, or at the nearest part of it that the file holds."""
@@ -73,8 +75,8 @@ def key_text(path: KeyPath) -> str:
 
 
 def load(path: str | Path) -> Located:
-    """The data of a YAML file with its places. Raises SweepError, with all that is wrong, when it
-    cannot be read.
+    """The data of a YAML file with its places. Raises SweepError as `loads` does, and where the
+    file can't be read.
     """
 
     def refuse(rule: str) -> SweepError:
@@ -105,27 +107,58 @@ def _meant(file: Path) -> str:
 
 
 def loads(text: str, file: str = "<text>") -> Located:
-    """The data of a YAML text with its places; `file` names it in errors. Raises SweepError as
-    `load` does.
+    """The data of a YAML text with its places, and what is wrong with it; `file` names it there.
+
+    Raises SweepError, with all that is wrong so far, where the text can't be read to its end.
     """
     reading = _Reading(file, text)
     try:
         data = reading.document(iter(yaml.parse(text, Loader=_LOADER)))
     except yaml.MarkedYAMLError as error:
-        rule = (
-            "is not valid YAML:"
-            f" {' '.join(part for part in (error.context, error.problem) if part)}"
-        )
-        line, column = (m.line + 1, m.column + 1) if (m := error.problem_mark) else (None, None)
-        raise SweepError([Problem(file, line, column, "", None, rule)]) from None
-    except (
-        yaml.YAMLError
-    ) as error:  # a character that YAML forbids, of which the parser gives no line
+        raise SweepError([*reading.problems, _syntax(file, text, error)]) from None
+    except yaml.YAMLError as error:
+        # A character that YAML forbids, of which the parser gives no line.
         rule = f"is not valid YAML: {' '.join(str(error).split())}"
         raise SweepError([Problem(file, None, None, "", None, rule)]) from None
-    if reading.problems:
+    if not isinstance(data, dict):
         raise SweepError(reading.problems)
-    return Located(file, text, data, reading.values, reading.keys)
+    return Located(file, text, data, reading.values, reading.keys, tuple(reading.problems))
+
+
+def _syntax(file: str, text: str, error: yaml.MarkedYAMLError) -> Problem:
+    """What a parser's error means, in words for people who write sweeps."""
+    mark, opening = error.problem_mark, error.context_mark
+    problem, at = error.problem or "", f" on line {opening.line + 1}" if opening else ""
+    character = text[mark.index : mark.index + 1] if mark else ""
+    match problem:
+        case "found character that cannot start any token" if character == "\t":
+            rule = "a tab: YAML is indented with spaces"
+        case "found character that cannot start any token":
+            rule = f"text that begins with {character} needs quotes"
+        case "did not find expected ',' or ']'":
+            rule = f"the list that opens{at} lacks a comma before this, or its closing ]"
+        case "did not find expected ',' or '}'":
+            rule = f"the mapping that opens{at} lacks a comma before this, or its closing }}"
+        case "found unexpected end of stream":
+            rule, mark = "the quote that opens here is never closed", opening
+        case "could not find expected ':'":
+            rule, mark = "a key without a colon and a space after it", opening
+        case "did not find expected key":
+            rule = (
+                f"not a key of the mapping that begins{at}: its indentation differs, or a bracket"
+                " or quote before it is wrong"
+            )
+        case "did not find expected '-' indicator":
+            rule = f"not an item, with a dash, of the list that begins{at}: its indentation differs"
+        case "mapping values are not allowed in this context":
+            rule = "a key can't stand here: text with a colon needs quotes, or a line is indented"
+        case "did not find expected node content" | "did not find expected <document start>":
+            ends = "the text ends inside a list or a mapping: its closing ] or } is missing"
+            rule = f"a {character} that closes nothing" if character else ends
+        case _:
+            rule = f"is not valid YAML: {' '.join(filter(None, (error.context, problem)))}"
+    line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
+    return Problem(file, line, column, "", None, rule)
 
 
 class _Reading:

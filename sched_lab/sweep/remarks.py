@@ -10,6 +10,7 @@ from sched_lab.errors import Problem
 from sched_lab.sweep.cells import place
 from sched_lab.sweep.grid import Cell, Grid
 from sched_lab.sweep.located_yaml import Located
+from sched_lab.sweep.settings import settings_text
 from sched_lab.trainers.scoring.options import least_samples, meaningful_samples
 from sched_lab.trainers.spec import TrainSpec, TrialSpec, idle_settings
 
@@ -28,8 +29,17 @@ class Rule(NamedTuple):
 
 
 def refused(source: Located, cells: Iterable[Cell]) -> Iterator[Problem]:
-    """Why cells are sure to fail."""
-    return _told(source, cells, REFUSED)
+    """Why cells are sure to fail, or could not be told from one another."""
+    cells = list(cells)
+    yield from _told(source, cells, REFUSED)
+    named: dict[str, Cell] = {}
+    for cell in cells:
+        first = named.setdefault(settings_text(cell.settings), cell)
+        differ = [name for name in cell.settings if cell.settings[name] != first.settings.get(name)]
+        if differ:
+            path = place(source, cell.chosen, "", differ)
+            rule = f"is shown as another value of {differ[0]} is: let them differ in six digits"
+            yield source.problem(path, rule)
 
 
 def doubted(source: Located, grid: Grid) -> Iterator[Problem]:

@@ -7,7 +7,8 @@ of schedules, such as `tau`, are settings too: they act on top of every schedule
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -82,6 +83,17 @@ def beneath(setting: str) -> frozenset[str]:
     if setting == "schedule":
         return schedules.all_parameters()
     return frozenset(name for name in settings() if name.startswith(f"{setting}."))
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings as name=value, in the notation of YAML."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, str):
+            return value
+        return f"{value:g}" if isinstance(value, float) else json.dumps(value)
+
+    return " ".join(f"{name}={text(value)}" for name, value in settings.items())
 
 
 def unknown(name: str, options: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from sched_lab.errors import Problem, SweepError
 from sched_lab.sweep import remarks
 from sched_lab.sweep.cells import place
 from sched_lab.sweep.grid import Cell, Grid, Trial, expand, keyed
-from sched_lab.sweep.located_yaml import Located, load
+from sched_lab.sweep.located_yaml import KeyPath, Located, load
 from sched_lab.sweep.settings import breaches, settings
 from sched_lab.trainers.errors import fields_of, rule_of
 from sched_lab.trainers.spec import DataSpec
@@ -161,7 +161,9 @@ class Sweep:
     source: Located
 
 
-_ASIDE = {"name", "description", "resources", "run"}  # what the cells do not depend on
+_LISTS = {"include", "exclude", "overrides"}
+_CELLS = {"data", "grid", "train", "sample", "score", *_LISTS}
+"""The keys that cells are made of."""
 
 
 def read_sweep(path: str | Path) -> Sweep:
@@ -171,8 +173,9 @@ def read_sweep(path: str | Path) -> Sweep:
 
 def validated(source: Located) -> Sweep:
     """As `read_sweep`, of a text that was loaded already."""
-    problems: list[Problem] = []
-    spec, grid, cells_can_be_made = None, None, True
+    problems: list[Problem] = list(source.problems)
+    broken: set[KeyPath] = set()
+    spec, grid = None, None
     try:
         spec = SweepSpec.model_validate(source.data)
     except ValidationError as error:
@@ -180,28 +183,24 @@ def validated(source: Located) -> Sweep:
             if at_key and len(loc) == 1 and loc[0] in settings():
                 rule = f"unknown key; settings go under grid, as in grid: {{{loc[0]}: [...]}}"
             problems.append(source.problem(loc, rule, at_key=at_key))
-            cells_can_be_made &= loc[0] in _ASIDE or (at_key and len(loc) == 1)
-    if cells_can_be_made:
-        try:
-            grid = expand(source)
-        except SweepError as error:
-            problems += error.problems
-    if (
-        grid
-        and spec
-        and spec.run.early_stop != "none"
-        and all(c.spec.score.every is None for c in grid.cells)
-    ):
-        problems.append(
-            source.problem(
-                ("run", "early_stop"), "needs score.every: trials are judged once, at their end"
-            )
-        )
-    if grid and spec:
-        problems += _stage_problems(source, spec.run, grid)
-    if grid:
-        problems += remarks.refused(source, grid.cells)
-    if problems or spec is None or grid is None:
+            if loc[0] in _CELLS:
+                broken.add(loc[: 2 if loc[0] in _LISTS else 1])
+    try:
+        grid = expand(source, frozenset(broken))
+    except SweepError as error:
+        problems += error.problems
+    if problems:
+        # What the text or the models refuse may be refused by the cells again, in other words.
+        first = {(told.line, told.column): told for told in reversed(problems)}
+        raise SweepError(first.values())
+    assert spec is not None
+    assert grid is not None
+    if spec.run.early_stop != "none" and all(c.spec.score.every is None for c in grid.cells):
+        rule = "needs score.every: trials are judged once, at their end"
+        problems.append(source.problem(("run", "early_stop"), rule))
+    problems += _stage_problems(source, spec.run, grid)
+    problems += remarks.refused(source, grid.cells)
+    if problems:
         raise SweepError(problems)
     doubts = tuple(remarks.doubted(source, grid))
     return Sweep(spec, replace(grid, warnings=grid.warnings + doubts), source)

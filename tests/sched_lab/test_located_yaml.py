@@ -14,9 +14,12 @@ from sched_lab.sweep.located_yaml import MAX_BYTES, MAX_DEPTH, Place, load, load
 
 
 def refusals(text: str) -> list[str]:
-    with pytest.raises(SweepError) as caught:
-        loads(text, "x.yaml")
-    return str(caught.value).splitlines()
+    try:
+        problems = loads(text, "x.yaml").problems
+    except SweepError as error:
+        problems = error.problems
+    assert problems
+    return str(SweepError(problems)).splitlines()
 
 
 @pytest.mark.parametrize(
@@ -98,8 +101,23 @@ def test_a_problem_with_what_is_not_written_stands_at_what_holds_it() -> None:
             ["x.yaml:1:5: a[0]: must be finite", *["x.yaml:2:"] * 3],
         ),
         ("a: 99999999999999999999", ["x.yaml:1:4: a: must be a whole number within 64 bits"]),
-        ("a: [1,\nb: 2", ["x.yaml:3:1: is not valid YAML: while parsing a flow sequence"]),
-        ("a: b: c", ["x.yaml:1:5: is not valid YAML: mapping values are not allowed"]),
+        (
+            "a: [1,\nb: 2",
+            ["x.yaml:3:1: the list that opens on line 1 lacks a comma before this, or"],
+        ),
+        ("a: {b: 1\nc: 2", ["x.yaml:2:2: the mapping that opens on line 1 lacks a comma before"]),
+        ("a: b: c", ["x.yaml:1:5: a key can't stand here: text with a colon needs quotes"]),
+        ("a: 1\n b: 2", ["x.yaml:2:3: a key can't stand here"]),
+        ("a:\n\tb: 1", ["x.yaml:2:1: a tab: YAML is indented with spaces"]),
+        ("a: @x", ["x.yaml:1:4: text that begins with @ needs quotes"]),
+        ("a: 1\nb: 'x\nc: 1", ["x.yaml:2:4: the quote that opens here is never closed"]),
+        ("a: 1\nb\nc: 2", ["x.yaml:2:1: a key without a colon and a space after it"]),
+        ("a:\n  b: 1\n c: 2", ["x.yaml:3:2: not a key of the mapping that begins on line 1"]),
+        ("a:\n  - b\n c: 1", ["x.yaml:3:2: not a key of the mapping that begins on line 1"]),
+        ("a: ]", ["x.yaml:1:4: a ] that closes nothing"]),
+        ("{a: 1}}", ["x.yaml:1:7: a } that closes nothing"]),
+        ("a: >2x", ["x.yaml:1:6: is not valid YAML: while scanning a block scalar did not find"]),
+        ("a: .nan\nb: [", ["x.yaml:1:4: a: must be finite", "x.yaml:3:1: the text ends inside"]),
         ("a: \x07", ["x.yaml: is not valid YAML: unacceptable character #x0007"]),
     ],
 )

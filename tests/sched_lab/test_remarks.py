@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sched_lab.errors import SweepError
 from sched_lab.sweep.located_yaml import loads
 from sched_lab.sweep.remarks import initial_share
+from sched_lab.sweep.settings import settings_text
 from sched_lab.sweep.spec import Sweep, validated
 from sched_lab.trainers.scoring.options import METRICS, least_samples, meaningful_samples
 from sched_lab.trainers.spec import TrainSpec
@@ -91,3 +92,18 @@ def test_a_doubt_is_told_where_its_cause_is_written(text: str, told: str) -> Non
 )
 def test_what_says_something_is_not_doubted(text: str) -> None:
     assert not doubts(text)
+
+
+@given(st.lists(st.floats(0.1, 9) | st.sampled_from([0.3, 0.1 + 0.2]), min_size=2, max_size=5))
+@settings(deadline=None, max_examples=100)
+def test_cells_that_differ_are_shown_apart_or_refused(values: list[float]) -> None:
+    text = f"grid:\n  b: {values}\n  tau: {values}\n  schedule: [sigmoid]"
+    apart = len({f"{value:g}" for value in values}) == len(set(values))
+    if not apart:
+        with pytest.raises(SweepError, match="let them differ in six digits") as caught:
+            read(text)
+        assert {problem.key[:5] for problem in caught.value.problems} <= {"grid."}
+        return
+    sweep = read(text)
+    names = {settings_text(cell.settings) for cell in sweep.grid.cells}
+    assert len(names) == len(sweep.grid.cells) == len(set(values)) ** 2

@@ -259,6 +259,49 @@ run: {max_failures: -1}
     assert [line.split(":")[1] for line in lines] == ["1", "2", "2", "2", "3", "3", "4", "5", "6"]
 
 
+MISTAKES = (
+    "name: ''",
+    "description: !secret x",
+    "data: {source: folder, path: 7}",
+    "grid: {b: [-1]}",
+    "include: [{resolution: 3}]",
+    "exclude: [{tua: 1}]",
+    "overrides: [{whn: {b: 1}, set: {b: 2}}]",
+    "train: {lr: .nan}",
+    "sample: {sampler: dim, count: &n 9}",
+    "score: {metrics: [fdd], every: 1e999}",
+    "resources: {cpu: 99999999999999999999}",
+    "run: {max_failures: -1}",
+    "runs: 3",
+)
+
+
+@pytest.mark.parametrize("one", MISTAKES)
+def test_no_mistake_hides_another(one: str) -> None:
+    for other in MISTAKES:
+        if one != other:
+            named = "" if "name:" in one + other else "name: x\n"
+            alone = {
+                line.partition(":")[2].partition(":")[2]
+                for text in (one, other)
+                for line in refusals(text if "name:" in text else f"name: x\n{text}")
+            }
+            both = {
+                line.partition(":")[2].partition(":")[2]
+                for line in refusals(f"{named}{one}\n{other}")
+            }
+            assert alone == both
+
+
+def test_rules_between_settings_are_not_told_where_an_override_cannot_be_read() -> None:
+    (told,) = refusals(
+        "name: x\ngrid: {resolution: [8, 64]}\n"
+        "train: {network: {kind: unet, width: 8, patch: 8}}\n"
+        "overrides: [{whn: {resolution: 64}, set: {train.network.patch: 1}}]"
+    )
+    assert told.startswith("x.yaml:4:14: overrides[0].whn: unknown key; did you mean 'when'?")
+
+
 def test_a_folder_that_is_missing_is_told_at_its_line_when_its_images_are_asked_for(
     tmp_path: Path,
 ) -> None:
