@@ -102,7 +102,8 @@ def main() -> NoReturn:
         click.echo(error.format_message())
         sys.exit(ExitCode.WRONG_INPUT)
     except click.ClickException as error:
-        _fail(error.format_message(), ExitCode.WRONG_INPUT, debug, getattr(error, "ctx", None))
+        where = getattr(error, "ctx", None) if _is_about_the_form(error) else None
+        _fail(error.format_message(), ExitCode.WRONG_INPUT, debug, where)
     except (SweepError, StoreError) as error:
         _fail(str(error), ExitCode.WRONG_INPUT, debug)
     except OutOfReach as error:
@@ -120,6 +121,16 @@ def main() -> NoReturn:
     # Skip the last garbage collection, which takes most of a second.
     gc.freeze()
     sys.exit(code or ExitCode.DONE)
+
+
+def _is_about_the_form(error: click.ClickException) -> bool:
+    """Whether click itself found a command wrong, so that its help tells more: not its values."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    by_click = trace is not None and trace.tb_frame.f_globals["__name__"].startswith("click.")
+    is_value = isinstance(error, click.BadParameter)
+    return by_click and (not is_value or isinstance(error, click.MissingParameter))
 
 
 def _fail(message: str, code: int, debug: bool, ctx: click.Context | None = None) -> NoReturn:

@@ -256,6 +256,26 @@ def small_store(folder: Path) -> Path:
     return store.root
 
 
+@pytest.mark.parametrize(
+    ("arguments", "helps"),
+    [
+        (("plan",), True),
+        (("plan", "--nope"), True),
+        (("plan", "a.yaml", "b.yaml"), True),
+        (("schedule", "cosin"), False),
+        (("schedule", "linear", "--b", "0"), False),
+        (("show", "0000"), False),
+        (("nope",), False),
+    ],
+)
+def test_help_is_pointed_to_where_it_tells_more_than_the_error(
+    sched_lab: Command, tmp_path: Path, arguments: tuple[str, ...], helps: bool
+) -> None:
+    done = sched_lab(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.rstrip().endswith(f"(see sched-lab {arguments[0]} --help)") == helps
+
+
 def test_plan_warns_of_what_this_machine_lacks(sched_lab: Command, tmp_path: Path) -> None:
     text = SMALL_SWEEP.replace("resources: {cpu: 1}", "resources: {cpu: 4096}")
     (tmp_path / "some.yaml").write_text(text, "utf-8")
