@@ -7,6 +7,7 @@ from typing import Any
 
 from sched_lab.sweep.grid import Trial
 from sched_lab.sweep.settings import settings_text
+from sched_lab.trainers.images import DataFacts
 from sched_lab.trainers.spec import TrialSpec
 
 
@@ -27,6 +28,21 @@ def no_longer_belong(former: int) -> str:
     """What is said of trials whose cells a sweep had, and has no more; empty for none."""
     belong = "belongs" if former == 1 else "belong"
     return f"{counted(former, 'earlier trial')} no longer {belong}" if former else ""
+
+
+def facts_text(facts: DataFacts) -> str:
+    """Which images a source gives, on one line."""
+    told = [f"{counted(facts.images, 'image')} of {facts.source}"]
+    if facts.classes:
+        fewest, most = min(facts.classes.values()), max(facts.classes.values())
+        each = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+        told.append(f"{len(facts.classes):,} class{'es' * (len(facts.classes) != 1)} of {each}")
+    sizes = [f"{size[0]} x {size[1]}" for size in (facts.smallest, facts.largest) if size]
+    if sizes:
+        told.append(f"{' to '.join(dict.fromkeys(sizes))} pixels")
+    left = {"broken": facts.broken, "hidden": facts.hidden, **facts.unknown}
+    out = ", ".join(f"{count:,} {what}" for what, count in left.items() if count)
+    return ", ".join(told) + (f"; left out: {out}" if out else "")
 
 
 def clock(seconds: float) -> str:

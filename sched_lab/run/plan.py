@@ -4,9 +4,10 @@ will cost.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +22,9 @@ from sched_lab.sweep.grid import Cell, Grid, Trial
 from sched_lab.sweep.located_yaml import Located
 from sched_lab.sweep.spec import Sweep, SweepSpec, problem, read_sweep, trials
 from sched_lab.trainers.errors import FieldError, WeightsMissing, part_of
-from sched_lab.trainers.results import State, TrialResult
+from sched_lab.trainers.images import DataFacts
+from sched_lab.trainers.results import DETECTOR_ACCURACY, State, TrialResult
+from sched_lab.trainers.scoring.options import least_samples, meaningful_samples
 from sched_lab.trainers.spec import TrialSpec
 
 
@@ -77,6 +80,30 @@ class Plan:
             return 0
         return stages.at_most(self.grid.cells, run.screen.keep) * run.confirm.seeds
 
+    @cached_property
+    def _facts(self) -> dict[str, DataFacts | None]:
+        sources = {_source(trial.spec): trial.spec.data for trial in self.trials}
+        return {name: data.facts(self.store.cache) for name, data in sources.items()}
+
+    @property
+    def images(self) -> list[DataFacts]:
+        """Which images the sources give, as far as that is known before they are prepared."""
+        return [facts for facts in self._facts.values() if facts]
+
+    def images_of(self, spec: TrialSpec) -> DataFacts | None:
+        """Which images a trial's source gives; None where only preparing them tells."""
+        return self._facts[_source(spec)]
+
+    @property
+    def detector_accuracy(self) -> float | None:
+        """The lowest held-out accuracy of a detector that was trained, NaN before; None where no
+        detector is trained.
+        """
+        if all(trial.spec.score.detector.kind != "classifier" for trial in self.trials):
+            return None
+        told = [result.baselines.get(DETECTOR_ACCURACY) for result in self.results.values()]
+        return min((accuracy for accuracy in told if accuracy is not None), default=math.nan)
+
     @property
     def ranked_by(self) -> str:
         """The score that ranks the trials: the first metric of most of them."""
@@ -96,6 +123,10 @@ class Plan:
         return cost.measured(self.store, self.store.trial_keys()).total(
             [trial.spec for trial in self.to_run]
         )
+
+
+def _source(spec: TrialSpec) -> str:
+    return spec.data.model_dump_json(exclude={"flip"})  # which changes training alone
 
 
 def make(file: Path, store: Store) -> Plan:
@@ -150,7 +181,7 @@ def check_can_run(plan: Plan) -> None:
     """
     distinct = {
         (
-            trial.spec.score.model_dump_json(include={"detector", "weights"}),
+            trial.spec.score.model_dump_json(include={"detector", "weights", "metrics"}),
             trial.spec.train.class_conditional,
             trial.spec.data.model_dump_json(),
         ): trial
@@ -161,7 +192,7 @@ def check_can_run(plan: Plan) -> None:
     for trial in distinct.values():
         for part, check in _CHECKS.items():
             try:
-                check(trial.spec, plan.store.cache)
+                check(plan, trial.spec)
             except ValueError as error:
                 if isinstance(error, WeightsMissing) and error.field is None:
                     lacking = lacking or error
@@ -175,30 +206,60 @@ def check_can_run(plan: Plan) -> None:
         raise OutOfReach(str(lacking)) from lacking
 
 
-def _check_weights(spec: TrialSpec, cache: Path) -> None:
+def _check_weights(plan: Plan, spec: TrialSpec) -> None:
     if spec.score.weights is not None and not Path(spec.score.weights).expanduser().is_file():
         raise FieldError("there is no such file; null takes the download", "weights")
 
 
-def _check_detector(spec: TrialSpec, cache: Path) -> None:
-    spec.score.detector.check(spec.data, cache, spec.score.weights)
+def _check_detector(plan: Plan, spec: TrialSpec) -> None:
+    spec.score.detector.check(spec.data, plan.store.cache, spec.score.weights)
 
 
-def _check_labels(spec: TrialSpec, cache: Path) -> None:
+def _check_labels(plan: Plan, spec: TrialSpec) -> None:
     if spec.train.class_conditional and not spec.data.images(spec.resolution).class_names:
         rule = f"needs labels, which this {spec.data.source} source has not"
         raise FieldError(rule, "class_conditional")
 
 
-_CHECKS = {"score.detector": _check_detector, "score": _check_weights, "train": _check_labels}
+def _check_count(plan: Plan, spec: TrialSpec) -> None:
+    facts = plan.images_of(spec)
+    least, metric = max((least_samples(metric), metric) for metric in spec.score.metrics)
+    if facts is not None and facts.images < least:
+        rule = f"{metric} needs at least {least} images, got {facts.images}"
+        raise FieldError(rule, "path", "count")
+
+
+_CHECKS = {
+    "data": _check_count,
+    "score.detector": _check_detector,
+    "score": _check_weights,
+    "train": _check_labels,
+}
 """What each part of a trial needs, which only files can tell."""
+
+
+def _doubts(plan: Plan) -> Iterator[Problem]:
+    """Why so many images make scores say little."""
+    for trial in plan.to_run:
+        spec, facts = trial.spec, plan.images_of(trial.spec)
+        if facts is None:
+            continue
+        for metric in {"fd", "fid"}.intersection(spec.score.metrics):
+            enough = meaningful_samples(metric, spec.score.detector.dimension)
+            if facts.images < enough:
+                rule = f"{facts.images:,} images say little: {metric} from {enough:,}"
+                yield problem(plan.source, trial, "data", FieldError(rule, "path", "count"))
+        if facts.images < spec.train.batch:
+            rule = f"{facts.images:,} images do not fill a batch: each step repeats some"
+            yield problem(plan.source, trial, "train", FieldError(rule, "batch"))
 
 
 def warnings(plan: Plan) -> list[str]:
     """What the user should know before submitting, such as why submit would refuse on this
     machine.
     """
-    told = [str(warning) for warning in plan.grid.warnings]
+    doubts = dict.fromkeys((*plan.grid.warnings, *_doubts(plan)))
+    told = [str(warning) for warning in doubts]
     try:
         check_can_run(plan)
         plan.check_writable()

@@ -8,13 +8,14 @@ from typing import Any
 
 from sched_lab.names import Stage
 from sched_lab.run.plan import Plan, warnings
-from sched_lab.text import clock, counted, label
+from sched_lab.text import clock, counted, facts_text, label
 from sched_lab.trainers.results import State
 
 
 def record(plan: Plan, seconds: float) -> dict[str, Any]:
     """The plan as JSON values; `seconds` of compute are expected, NaN where that is not known."""
     gpu, known = plan.sweep.resources.gpu, math.isfinite(seconds)
+    accuracy_known = math.isfinite(plan.detector_accuracy or math.nan)
     return {
         "sweep": plan.sweep.name,
         "cells": len(plan.trials),
@@ -27,6 +28,8 @@ def record(plan: Plan, seconds: float) -> dict[str, Any]:
         "expected_gpu_hours": seconds * gpu / 3600 if known and gpu is not None else None,
         "to_confirm": plan.to_confirm,
         "warnings": warnings(plan),
+        "images": [facts.model_dump(mode="json") for facts in plan.images],
+        "detector_accuracy": plan.detector_accuracy if accuracy_known else None,
         "trials": [
             {"key": trial.key, "state": plan.state(trial), "settings": trial.settings}
             for trial in plan.trials
@@ -42,6 +45,10 @@ def lines(plan: Plan, seconds: float, cells: bool) -> Iterator[str]:
     axes = " x ".join(plan.grid.axes)
     yield f"sweep      {plan.sweep.name}"
     yield f"cells      {len(plan.trials)}{f' ({axes})' if axes else ''}"
+    for facts in plan.images:
+        yield f"images     {facts_text(facts)}"
+    if (accuracy := plan.detector_accuracy) is not None:
+        yield f"detector   classifier, {_accuracy(accuracy)}"
     if plan.grid.duplicates:
         yield f"collapsed  {plan.grid.duplicates} that denote the same trial as another"
     if plan.grid.excluded:
@@ -53,6 +60,12 @@ def lines(plan: Plan, seconds: float, cells: bool) -> Iterator[str]:
     if plan.sweep.run.confirm is not None:
         yield f"stages     {_stages(plan, plan.sweep.run.confirm.seeds)}"
     yield f"expected   {_cost(plan, seconds)}"
+
+
+def _accuracy(accuracy: float) -> str:
+    if math.isfinite(accuracy):
+        return f"right on {accuracy:.0%} of held-out images"
+    return "its accuracy unknown until it is trained"
 
 
 def _failed(plan: Plan, failed: int) -> str:

@@ -1,0 +1,128 @@
+"""A plan says which images are meant, what they are too few for, and what is not known yet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sched_lab.errors import SweepError
+from sched_lab.run import plan_text
+from sched_lab.run.plan import Plan, make, warnings
+from sched_lab.store.folder import Store
+from sched_lab.text import facts_text
+from sched_lab.trainers.images import DataFacts
+from sched_lab.trainers.results import DETECTOR_ACCURACY, State, TrialResult
+
+
+def planned(folder: Path, text: str) -> Plan:
+    file = folder / "x.yaml"
+    file.write_text(f"name: x\n{text}", "utf-8")
+    return make(file, Store.at(folder / "lab"))
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"images": 1}, "1 image of folder"),
+        (
+            {
+                "images": 1797,
+                "classes": {"a": 900, "b": 897},
+                "smallest": (8, 8),
+                "largest": (8, 8),
+            },
+            "1,797 images of folder, 2 classes of 897 to 900, 8 x 8 pixels",
+        ),
+        (
+            {
+                "images": 3,
+                "classes": {"a": 3},
+                "smallest": (4, 5),
+                "largest": (60, 50),
+                "broken": 2,
+                "hidden": 1,
+                "unknown": {".txt": 7},
+            },
+            "3 images of folder, 1 class of 3, 4 x 5 to 60 x 50 pixels; left out: 2 broken,"
+            " 1 hidden, 7 .txt",
+        ),
+    ],
+)
+def test_facts_of_images_are_one_line(facts: Mapping[str, object], told: str) -> None:
+    assert facts_text(DataFacts.model_validate({"source": "folder", **facts})) == told
+
+
+def test_a_plan_shows_the_images_that_it_would_score(tmp_path: Path) -> None:
+    for index in range(6):
+        file = tmp_path / "images" / "ab"[index % 2] / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (10 + index, 12)).save(file)
+    (tmp_path / "images" / "a" / "notes.txt").write_text("x", "utf-8")
+    (tmp_path / "images" / "b" / "broken.png").write_bytes(b"x")
+    source = f"source: folder, path: {tmp_path / 'images'}"
+    with pytest.raises(SweepError, match=r"(?s)1 of 7 images of \S+ cannot be used.*broken.png"):
+        planned(tmp_path, f"data: {{{source}}}")
+    plan = planned(tmp_path, f"data: {{{source}, on_broken: skip}}\nsample: {{count: 100}}")
+    shown = dict(line.split(maxsplit=1) for line in plan_text.lines(plan, 0.0, cells=False))
+    assert shown["images"].startswith(
+        "6 images of folder, 2 classes of 3, 10 x 12 to 15 x 12 pixel"
+    )
+    assert "1 broken" in shown["images"]
+    assert "1 .txt" in shown["images"]
+    assert shown["detector"] == "classifier, its accuracy unknown until it is trained"
+    record = json.loads(json.dumps(plan_text.record(plan, 0.0), allow_nan=False))
+    assert record["images"][0]["images"] == 6
+    assert record["images"][0]["unknown"] == {".txt": 1}
+    assert record["detector_accuracy"] is None
+    assert [warning.partition("x.yaml:")[2][:4] for warning in warnings(plan)] == ["2:30", "1:1:"]
+    assert "6 images say little: fd from 65" in warnings(plan)[0]
+    assert "6 images do not fill a batch" in warnings(plan)[1]
+
+
+def test_fewer_images_than_a_metric_needs_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "three.npy", np.zeros((3, 8, 8), np.uint8))
+    text = (
+        f"data:\n  source: array\n  path: {tmp_path / 'three.npy'}\n"
+        "score: {detector: random, metrics: [recall]}"
+    )
+    with pytest.raises(SweepError, match=r"x.yaml:4:9: data.path = .*: recall needs at least 4 im"):
+        planned(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("detector", "accuracies", "said"),
+    [
+        ("classifier", [0.97, 0.91], "right on 91% of held-out images"),
+        ("classifier", [], "its accuracy unknown until it is trained"),
+        ("random", [], None),
+    ],
+)
+def test_a_plan_tells_the_accuracy_of_a_detector_that_was_trained(
+    detector: str, accuracies: list[float], said: str | None, tmp_path: Path
+) -> None:
+    plan = planned(tmp_path, f"score: {{detector: {detector}}}\ngrid: {{seed: [0, 1]}}")
+    results = {
+        trial.key: TrialResult(
+            key=trial.key,
+            state=State.FINISHED,
+            reason="",
+            failure="",
+            step=1,
+            scores={},
+            uncertainty={},
+            loss=1.0,
+            seconds={},
+            environment={},
+            baselines={DETECTOR_ACCURACY: accuracy},
+        )
+        for trial, accuracy in zip(plan.trials, accuracies, strict=False)
+    }
+    lines = list(plan_text.lines(replace(plan, results=results), 0.0, cells=False))
+    shown = [line.partition("classifier, ")[2] for line in lines if line.startswith("detector")]
+    assert shown == ([said] if said else [])
