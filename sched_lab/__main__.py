@@ -1,5 +1,5 @@
 """`python -m sched_lab` is the command line."""
 
-from sched_lab.cli.program import main
+from sched_lab.cli import main
 
 main()

@@ -4,6 +4,7 @@ outcomes.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -18,7 +19,23 @@ class ExitCode(IntEnum):
     SOME_FAILED = 1
     WRONG_INPUT = 2
     OUT_OF_REACH = 3
-    INTERRUPTED = 130
+    # As shells tell of a signal: 128 and its number.
+    HUNG_UP = 128 + signal.SIGHUP
+    INTERRUPTED = 128 + signal.SIGINT
+    UNREAD = 128 + signal.SIGPIPE
+    TERMINATED = 128 + signal.SIGTERM
+
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that ask a command to end: Ctrl-C; a scheduler's or `timeout`'s; a lost terminal."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """One of the signals `STOPPING` came: an interrupt as Ctrl-C is, which knows its number."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
 
 
 class OutOfReach(Exception):

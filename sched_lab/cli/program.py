@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 import traceback
 from importlib import import_module
@@ -11,9 +12,10 @@ from typing import NoReturn
 
 import click
 
-from sched_lab import __version__
-from sched_lab.errors import ExitCode, OutOfReach, StoreError, SweepError
+from sched_lab import __version__, streams
+from sched_lab.errors import STOPPING, ExitCode, OutOfReach, StoreError, SweepError
 from sched_lab.redaction import redacted
+from sched_lab.run.interrupts import unwind
 
 COMMANDS = (
     "plan",
@@ -88,16 +90,22 @@ def cli() -> None:
     """
 
 
-def main() -> NoReturn:
-    """The console script: an outcome becomes an exit code, an error one message on stderr."""
+def run() -> NoReturn:
+    """Run the command of `sys.argv`: an outcome becomes an exit code, an error one message."""
+    streams.prepare()
     debug = "--debug" in sys.argv
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, unwind)
     try:
         code = cli.main(
             standalone_mode=False,
             args=[argument for argument in sys.argv[1:] if argument != "--debug"],
         )
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted", ExitCode.INTERRUPTED, debug)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, click.Abort) as error:
+        signum = getattr(error.__cause__ or error, "signum", signal.SIGINT)
+        _fail(f"interrupted by {signal.Signals(signum).name}", 128 + signum, debug)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(ExitCode.WRONG_INPUT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,7 @@ from sched_lab.cli.plan import print_plan
 from sched_lab.errors import ExitCode
 from sched_lab.redaction import redacted
 from sched_lab.store.folder import Store
+from sched_lab.streams import lasting
 from sched_lab.trainers.results import State
 
 if TYPE_CHECKING:
@@ -47,8 +49,8 @@ def submit(
 ) -> None:
     """Run what is missing of the sweep in FILE; what has finished in this store is never run again.
 
-    Ctrl-C lets running trials write a checkpoint and stop; submit again to go on. A second Ctrl-C
-    stops at once.
+    Ctrl-C, SIGTERM or SIGHUP lets running trials write a checkpoint and stop; submit again to go
+    on. A second one stops at once.
 
     \b
     Example:
@@ -60,9 +62,13 @@ def submit(
         return print_plan(file, where, cells=False, measure=False, as_json=as_json)
     if inline and address:
         raise click.UsageError("--inline runs without Ray: it takes no --address")
+    from sched_lab.run.interrupts import divert
     from sched_lab.run.plan import make
     from sched_lab.run.submit import submit as run
 
+    if not inline:
+        divert()
+    sys.stdout = lasting(sys.stdout)  # the exit code tells of the sweep, also to a lost terminal
     outcome = run(
         make(file, where), inline=inline, address=address, progress=sys.stderr, abandon=_abandon
     )
@@ -93,7 +99,7 @@ def _abandon(reason: str) -> NoReturn:
 
 def _exit_code(outcome: Outcome) -> ExitCode:
     if outcome.interrupted:
-        return ExitCode.INTERRUPTED
+        return ExitCode(128 + (outcome.signum or signal.SIGINT))
     if outcome.undelivered:
         return ExitCode.OUT_OF_REACH
     return ExitCode.SOME_FAILED if outcome.failed else ExitCode.DONE
@@ -113,7 +119,7 @@ def _print_outcome(outcome: Outcome, store: Store) -> None:
         click.echo(f"  see     {command('logs', outcome.failed[0].key)}", err=True)
     for told in outcome.left_out:
         click.echo(f"  left out  {told}", err=True)
-    if outcome.interrupted:
+    if counts[State.STOPPED] or counts[State.MISSING]:
         click.echo("submit again to go on with what was stopped")
     if counts[State.FINISHED]:
         where = [] if store.root == Store.at().root else ["--store", str(store.root)]

@@ -16,14 +16,16 @@ import tempfile
 import threading
 import traceback
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn, TextIO
 
 import psutil
 
-from sched_lab.errors import ExitCode, OutOfReach, SweepError
+from sched_lab.errors import ExitCode, Interrupted, OutOfReach, SweepError
 from sched_lab.redaction import redacted
+from sched_lab.run.interrupts import heard
 from sched_lab.run.plan import Plan, against, make
 from sched_lab.run.submit import Outcome
 from sched_lab.run.submit import submit as submit_here
@@ -32,6 +34,15 @@ from sched_lab.sweep.spec import Sweep
 from sched_lab.trainers.files import replacing
 
 LAST_LINES = 5  # of a child that died, for the error
+# Signals are diverted before NumPy starts threads.
+_CHILD = f"""\
+import sys
+from pathlib import Path
+from sched_lab.run.interrupts import divert
+divert()
+from {__name__} import serve
+serve(Path(sys.argv[1]))
+"""
 END_SECONDS = 20.0  # in which the child must end at the second interrupt
 
 
@@ -62,8 +73,9 @@ def submit(
     `sys.stderr`.
 
     This process goes on whatever happens, with its environment and signal handlers as they were.
-    `submit` works in any thread. A first KeyboardInterrupt lets running trials write a checkpoint
-    and end. A second one ends the submission and is raised.
+    `submit` works in any thread. In the main one, a first Ctrl-C lets running trials write a
+    checkpoint and end; a second one ends the submission and is raised. SIGTERM and SIGHUP do the
+    same, and then come to this process as they would have without `submit`: by default they end it.
 
     Raises SweepError for a sweep that cannot run. Raises OutOfReach when weights, the cluster or
     the tracking server are not there, when Ray dies, or when another submit is at work on this
@@ -74,11 +86,17 @@ def submit(
             raise TypeError("a Plan has its store already: give a file with a store, or a Plan")
     else:
         sweep = plan(sweep, store)
-    if inline:
-        if address is not None:
-            raise ValueError("inline runs without Ray: it takes no address")
-        return submit_here(sweep, inline=True, progress=progress)
-    return _submit_in_child(sweep, address, progress)
+    if inline and address is not None:
+        raise ValueError("inline runs without Ray: it takes no address")
+    with _signals_as_before() as late:
+        outcome = (
+            submit_here(sweep, inline=True, progress=progress)
+            if inline
+            else _submit_in_child(sweep, address, progress)
+        )
+        if outcome.signum:
+            late.append(outcome.signum)
+    return outcome
 
 
 def _submit_in_child(sweep: Plan, address: str | None, progress: TextIO | None) -> Outcome:
@@ -86,7 +104,7 @@ def _submit_in_child(sweep: Plan, address: str | None, progress: TextIO | None) 
         answer = Path(folder) / "answer"
         search_path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__, str(answer)],
+            [sys.executable, "-P", "-c", _CHILD, str(answer)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -123,22 +141,19 @@ def _relay(child: subprocess.Popen[bytes], lines: deque[str], progress: TextIO |
 
 
 def _wait(child: subprocess.Popen[bytes], request: bytes) -> None:
-    """Hand over the request and wait for the end; pass interrupts on, and raise the second one.
+    """Hand over the request and wait for the end; pass signals on, and raise the second one.
 
     The child's input stays open until then: its end tells the child that this process died.
     """
     assert child.stdin is not None
     try:
-        with suppress(BrokenPipeError):
-            child.stdin.write(request)
-            child.stdin.flush()
-        try:
+        with heard(lambda signum, frame: child.send_signal(signum)):
+            with suppress(BrokenPipeError):
+                child.stdin.write(request)
+                child.stdin.flush()
             child.wait()
-        except KeyboardInterrupt:
-            child.send_signal(signal.SIGINT)
-            child.wait()
-    except KeyboardInterrupt:
-        child.send_signal(signal.SIGINT)
+    except Interrupted as second:
+        child.send_signal(second.signum)
         with suppress(subprocess.TimeoutExpired):
             child.wait(END_SECONDS)
         raise
@@ -150,7 +165,24 @@ def _wait(child: subprocess.Popen[bytes], request: bytes) -> None:
             child.stdin.close()
 
 
-def _serve(answer: Path) -> NoReturn:
+@contextmanager
+def _signals_as_before() -> Iterator[list[int]]:
+    """Deliver again, at the end, what is put into the list: a SIGTERM or SIGHUP that `submit` heard
+    in place of this process's own handler, which may end the process.
+    """
+    late = list[int]()
+    try:
+        yield late
+    except Interrupted as error:
+        late.append(error.signum)
+        raise KeyboardInterrupt from None
+    finally:
+        for signum in late:
+            if signum != signal.SIGINT:
+                signal.raise_signal(signum)
+
+
+def serve(answer: Path) -> NoReturn:
     """The child: run the request that stands on the input, and leave the answer in a file."""
     sweep, address = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -182,7 +214,3 @@ def _end_with_parent() -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()  # some of Ray's would stay for a minute
     os._exit(ExitCode.INTERRUPTED)
-
-
-if __name__ == "__main__":
-    _serve(Path(sys.argv[1]))

@@ -15,11 +15,12 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray import tune
 from ray.job_config import JobConfig
@@ -270,27 +271,43 @@ def cluster(address: str | None) -> Iterator[None]:
         _knock(address)
     weights = {name: value for name in (INCEPTION_VARIABLE,) if (value := os.environ.get(name))}
     try:
-        ray.init(
-            address or "local",
-            include_dashboard=False if address is None else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": weights} if address and weights else None,
-            # Else Ray puts the working folder first on the workers' path: a `numpy.py` there would
-            # be imported by them, and by no one else.
-            job_config=JobConfig(_client_job=True),
-        )
-        for module in (proof, sys.modules[__name__]):
-            ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
-    except Exception as error:  # Ray raises plain ones too
-        reason = str(error).partition("\n")[0]
-        raise OutOfReach(
-            f"Ray can't be {f'reached at {address}' if address else 'started'}: {reason}"
-        ) from error
-    try:
+        try:
+            ray.init(
+                address or "local",
+                include_dashboard=False if address is None else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": weights} if address and weights else None,
+                # Else Ray puts the working folder first on the workers' path: a `numpy.py` there
+                # would be imported by them, and by no one else.
+                job_config=JobConfig(_client_job=True),
+            )
+            for module in (proof, sys.modules[__name__]):
+                ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
+        except Exception as error:  # Ray raises plain ones too
+            reason = str(error).partition("\n")[0]
+            raise OutOfReach(
+                f"Ray can't be {f'reached at {address}' if address else 'started'}: {reason}"
+            ) from error
         yield
     finally:
-        ray.shutdown()
+        _shut_down()
+
+
+def _shut_down() -> None:
+    """End Ray, and at once the processes that it started here: it would wait a second for each to
+    hear a SIGTERM, which `sched_lab.run.interrupts.divert` keeps from them.
+    """
+    node: Any = ray._private.worker._global_node
+    family = set[psutil.Process]()
+    for _, process in node.live_processes() if node else ():
+        with suppress(psutil.NoSuchProcess):
+            family |= set(psutil.Process(process.pid).children(recursive=True))
+        process.terminate = process.kill
+    ray.shutdown()
+    for each in family:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
 
 
 def _knock(address: str, seconds: float = 5.0) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -16,7 +15,9 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from rich.console import Console
 
+from sched_lab.errors import Interrupted
 from sched_lab.run.executors import execute_inline, ray_environment
+from sched_lab.run.interrupts import heard, importing
 from sched_lab.run.listener import HURRY, PATIENCE, Delivery, SweepListener
 from sched_lab.run.plan import Plan, against, check_can_run
 from sched_lab.run.progress import Board, shown
@@ -35,6 +36,7 @@ from sched_lab.trainers.results import JOURNAL_FILE, State
 if TYPE_CHECKING:
     from sched_lab.run.on_ray import Nodes
 
+GRACE = 20.0  # seconds from a SIGTERM or SIGHUP to the end: Kubernetes kills after 30
 Abandon = Callable[[str], NoReturn]
 """Ends this process, whose main thread waits inside a dead Ray; given the reason."""
 
@@ -50,6 +52,8 @@ class Outcome:
     """
     interrupted: bool
     """Whether the user stopped the sweep; submit it again to go on."""
+    signum: int | None
+    """The signal that asked to stop; None where `stop` asked, or nobody."""
     undelivered: str
     """Why MLflow lacks results; empty when it has all. The store has them: submit again."""
     stuck: bool
@@ -76,9 +80,10 @@ def submit(
     on this machine. Progress is written to the stream `progress`. The environment is changed
     meanwhile, and restored at the end.
 
-    A first Ctrl-C, or `stop`, lets running trials write a checkpoint and end. A second Ctrl-C
-    raises KeyboardInterrupt at once. Where Ray dies and never returns to its caller, `abandon` is
-    called from another thread.
+    A first Ctrl-C, SIGTERM or SIGHUP, or `stop`, lets running trials write a checkpoint and end. A
+    second signal raises Interrupted, as one does that comes before trials can run. `GRACE` seconds
+    after a SIGTERM or SIGHUP the second one comes by itself: who sent it will kill. Where Ray dies
+    and never returns to its caller, `abandon` is called from another thread.
 
     Before anything is spent, raises SweepError where a source cannot be scored. Raises OutOfReach
     when weights, the cluster or the tracking server are not there, when Ray dies, or when another
@@ -108,6 +113,8 @@ def _stage(
         store.stop_file(sweep.name).unlink(missing_ok=True)
         sheet = cells(plan)
         store.write_sweep(sweep.name, plan.source.text, sheet)
+        stopping = _Stopping(store.stop_file(sweep.name))
+        stack.enter_context(heard(stopping.ask, GRACE))
         executor = stack.enter_context(ThreadPoolExecutor(1))
         connecting = executor.submit(Tracker, store, sweep.name)  # while Ray starts
         orders = _orders(plan)
@@ -115,14 +122,15 @@ def _stage(
             console.print(f"{'joining' if address else 'starting'} Ray …", highlight=False)
             nodes = stack.enter_context(_ray(plan, orders, address))
             orders = replace(orders, device="cuda" if nodes.takes["GPU"] else "cpu")
+        stopping.check()
         tracker = connecting.result()
-        tracker.open(sweep.description, plan.source.text, sheet, plan.ranked_by)
         queue = Queue(
             store, to_run, [trial for trial in plan.done if plan.state(trial) == State.FAILED]
         )
         delivery = Delivery(tracker, console)
         listener = SweepListener(plan, queue, delivery)
-        stack.enter_context(_interruptible(store.stop_file(sweep.name), listener.board))
+        stopping.begin(listener.board.say)
+        tracker.open(sweep.description, plan.source.text, sheet, plan.ranked_by)
         stack.enter_context(_delivered(plan, delivery, listener))
         stack.enter_context(shown(listener.board, console))
         if inline:
@@ -138,14 +146,14 @@ def _stage(
 
             stack.enter_context(ray_watch.watched(address is None, listener.stop.enforce, give_up))
             on_ray.execute(queue, run=sweep.run, orders=orders, nodes=nodes, listener=listener)
-    states = _states(plan, listener.board)
     return Outcome(
         plan,
-        states,
-        listener.stop.is_asked,
-        delivery.undelivered,
-        delivery.is_stuck,
-        tuple(listener.nodes_left_out),
+        states=_states(plan, listener.board),
+        interrupted=listener.stop.is_asked,
+        signum=stopping.signum,
+        undelivered=delivery.undelivered,
+        stuck=delivery.is_stuck,
+        left_out=tuple(listener.nodes_left_out),
     )
 
 
@@ -227,30 +235,37 @@ def _delivered(plan: Plan, delivery: Delivery, listener: SweepListener) -> Itera
         delivery.finish(set(_states(plan, listener.board).values()), patience)
 
 
-@contextmanager
-def _interruptible(stop_file: Path, board: Board) -> Iterator[None]:
-    """Make the first Ctrl-C a request to stop, and the second a KeyboardInterrupt.
+class _Stopping:
+    """What a signal does to a stage: it ends it until `begin`, and then asks its trials to stop."""
 
-    Does nothing outside the main thread, where Python allows no signal handler.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked = False
+    def __init__(self, stop_file: Path) -> None:
+        self._file = stop_file
+        self._say: Callable[[str], None] | None = None
+        self.signum: int | None = None
+        """The signal that came first."""
 
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        stop_file.touch()
-        board.say("stopping: running trials write a checkpoint first; Ctrl-C again stops at once")
+    def begin(self, say: Callable[[str], None]) -> None:
+        """From now on the stage comes to an end of its own; `say` tells the user why."""
+        self.check()
+        self._say = say
 
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)
+    def check(self) -> None:
+        """Raise what could not be raised within an import."""
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
+    def ask(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+        if self._say is None:
+            if not importing(frame):
+                self.check()
+            return
+        try:
+            self._file.touch()
+        except OSError:  # nobody can be asked
+            raise Interrupted(signum) from None
+        hurry = "Ctrl-C again stops at once" if signum == signal.SIGINT else f"{GRACE:g} s at most"
+        self._say(f"stopping: running trials write a checkpoint first; {hurry}")
 
 
 @contextmanager
