@@ -70,7 +70,7 @@ class Stage(StrEnum):
 LOSS = "loss"
 LOSS_BY_LOG_SNR = "loss_by_log_snr/"  # + the centre of the bin
 JACKKNIFE = "jackknife/"  # + a score: its standard error within the run, at the last evaluation
-SECONDS = "seconds/"  # + prepare, train, sample, score, total
+SECONDS = "seconds/"  # + prepare, train, sample, score, baselines, total
 IMAGES_PER_SECOND = "images_per_second"
 
 STORE_FILE = "store.id"  # in the root folder of a store

@@ -52,14 +52,19 @@ def lock_of(entry: Path) -> Path:
     return entry.with_name(f"{entry.name.removesuffix(_PARTIAL)}.lock")
 
 
-def remembered(cache: Path, key: str, compute: Callable[[], str]) -> str:
-    """compute(), computed once for this key, and anew where the cache can't be written."""
+def remembered(
+    cache: Path, key: str, compute: Callable[[], str], kind: str = "fingerprints"
+) -> str:
+    """compute(), computed once for this key, and anew where the cache can't be written.
+
+    `kind` is the cache's folder for results of this sort.
+    """
 
     def make(folder: Path) -> None:
         (folder / "text").write_text(compute(), encoding="utf-8")
 
     try:
-        return (cached(cache / "fingerprints" / key, make) / "text").read_text(encoding="utf-8")
+        return (cached(cache / kind / key, make) / "text").read_text(encoding="utf-8")
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EROFS):
             raise

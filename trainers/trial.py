@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import platform
 import subprocess
 import time
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,9 +20,10 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sched_lab.trainers import sampling
+from sched_lab.trainers.caching import digest, remembered
 from sched_lab.trainers.data.prepare import prepare
 from sched_lab.trainers.diffusion import DiffusionProcess
 from sched_lab.trainers.failures import BadData, Diverged, FailureKind, chain
@@ -29,9 +31,13 @@ from sched_lab.trainers.files import PART, replacing
 from sched_lab.trainers.images import ImageSet
 from sched_lab.trainers.results import (
     CHECKPOINT_FILE,
+    DETECTOR_ACCURACY,
+    LOSS_OF_ZERO,
+    REAL,
     RESULT_FILE,
     SAMPLES_FOLDER,
     SET_ASIDE,
+    UNTRAINED,
     Failure,
     State,
     TrialResult,
@@ -48,6 +54,7 @@ from sched_lab.trainers.training import (
     load_checkpoint,
     save_checkpoint,
     train,
+    untrained,
 )
 
 log = logging.getLogger(__name__)
@@ -77,6 +84,8 @@ class Evaluation:
     scores: dict[str, float]
     uncertainty: dict[str, float]
     """Standard errors of the scores that have one, within the run; at the last evaluation alone."""
+    baselines: dict[str, float]
+    """What they compare with, as in `TrialResult.baselines`; at the last evaluation alone."""
     loss_by_log_snr: dict[float, float]
     """Mean loss since the evaluation before, by the centre of the log-SNR bin."""
     grid: str
@@ -85,19 +94,24 @@ class Evaluation:
 
 Event = TrainProgress | Beat | Saving | Sampled | Evaluation
 E = TypeVar("E")
+R = TypeVar("R")
 
 
 def run_trial(
     spec: TrialSpec, *, key: str, folder: Path, cache: Path, device: str = "auto"
 ) -> TrialResult:
     """Run one trial to its end; see `run`."""
-    events = run(spec, key=key, folder=folder, cache=cache, device=device)
+    return _returned(run(spec, key=key, folder=folder, cache=cache, device=device))
+
+
+def _returned(events: Generator[object, None, R]) -> R:
+    """What a generator returns, once all its events have passed."""
     while True:
         try:
             next(events)
         except StopIteration as end:
-            result: TrialResult = end.value
-            return result
+            value: R = end.value
+            return value
 
 
 def run(
@@ -140,6 +154,7 @@ class _Trial:
     spec: TrialSpec
     key: str
     folder: Path
+    cache: Path
     device: torch.device
     micro_batches: int
     images: ImageSet
@@ -170,7 +185,7 @@ def _prepare(
     reference = scores.load_reference(spec.data, spec.resolution, detector, cache, images, batch)
     state = _start(spec, images, on, folder / CHECKPOINT_FILE, key)
     state.seconds["prepare"] += time.perf_counter() - start
-    return _Trial(spec, key, folder, on, micro_batches, images, detector, reference, state)
+    return _Trial(spec, key, folder, cache, on, micro_batches, images, detector, reference, state)
 
 
 def _piece(batch: int, count: int) -> int:
@@ -189,7 +204,7 @@ def _run(
 ) -> Generator[Event, None, TrialResult]:
     """The trial, with a checkpoint where the caller stops it."""
     trial = _prepare(spec, key, folder, cache, on, micro_batches)
-    last = Evaluation(0, {}, {}, {}, "")
+    last = Evaluation(0, {}, {}, {}, {}, "")
     try:
         for event in _checkpointed(trial, checkpoint_seconds):
             if isinstance(event, Evaluation):
@@ -233,25 +248,97 @@ def _events(trial: _Trial) -> Iterator[TrainProgress | Beat | Sampled | Evaluati
             micro_batches=trial.micro_batches,
         )
         yield from _timed_events(training, state.seconds, "train")
-        samples: Tensor = yield from _timed_events(_draw(trial), state.seconds, "sample")
+        state.copy_buffers()
+        drawing = _timed_events(_draw(trial, state.ema), state.seconds, "sample")
+        samples: Tensor = yield from drawing
+        baselines: dict[str, float] = {}
+        if until == steps:
+            measuring = _timed_events(_baselines(trial), state.seconds, "baselines")
+            baselines = yield from measuring
         with timed(state.seconds, "score"):
-            evaluation = _evaluate(trial, samples)
+            evaluation = _evaluate(trial, samples, baselines)
         if until < steps:
             state.mark_evaluated()
         yield evaluation
 
 
-def _evaluate(trial: _Trial, samples: Tensor) -> Evaluation:
+def _evaluate(trial: _Trial, samples: Tensor, baselines: dict[str, float]) -> Evaluation:
     """Score samples (count, C, H, W) uint8, and write their grid."""
-    spec, step, detector = trial.spec, trial.state.step, trial.detector
-    batch = _piece(scores.BATCH, trial.micro_batches)
-    features = scores.extract(samples.numpy(), detector, batch=batch)
-    judged = features, trial.reference, detector.name, spec.score.metric_names
+    spec, step = trial.spec, trial.state.step
+    judged = _judged(trial, samples)
     values = scores.score(*judged)
     uncertainty = scores.standard_errors(*judged) if step == spec.train.steps else {}
     grid = f"{SAMPLES_FOLDER}/step-{step:06d}.png"
     write_grid(samples, trial.folder / grid)
-    return Evaluation(step, values, uncertainty, trial.state.loss_by_log_snr(), grid)
+    return Evaluation(step, values, uncertainty, baselines, trial.state.loss_by_log_snr(), grid)
+
+
+def _judged(
+    trial: _Trial, samples: Tensor
+) -> tuple[scores.Features, scores.Reference, str, tuple[str, ...]]:
+    """What `scores.score` takes to judge samples (count, C, H, W) uint8."""
+    batch = _piece(scores.BATCH, trial.micro_batches)
+    features = scores.extract(samples.numpy(), trial.detector, batch=batch)
+    return features, trial.reference, trial.detector.name, trial.spec.score.metric_names
+
+
+def _baselines(trial: _Trial) -> Generator[Sampled, None, dict[str, float]]:
+    """What the trial's last scores and loss compare with; what is not known is absent."""
+    spec, detector = trial.spec, trial.detector
+    metrics, count = spec.score.metric_names, spec.sample.count
+    real = scores.real_scores(trial.reference, detector.name, metrics, count, trial.cache)
+    untrained = yield from _untrained_scores(trial)
+    accuracy = getattr(detector, "accuracy", None)  # other detectors need not have it
+    return {
+        **{f"{REAL}{name}": value for name, value in real.items()},
+        **{f"{UNTRAINED}{name}": value for name, value in untrained.items()},
+        LOSS_OF_ZERO: trial.state.loss_of_zero,
+        **({} if accuracy is None else {DETECTOR_ACCURACY: accuracy}),
+    }
+
+
+def _untrained_scores(trial: _Trial) -> Generator[Sampled, None, dict[str, float]]:
+    """The scores of samples drawn in the trial's way by its network as it was before training.
+
+    Where that puts out zero, as the U-Net does, trials that differ in training alone share them.
+    """
+    spec = trial.spec
+    network = untrained(
+        spec,
+        channels=trial.images.pixels.shape[1],
+        classes=len(trial.images.class_names),
+        device=trial.device,
+    ).eval()
+    if not _puts_out_zero(trial, network):
+        try:
+            samples = yield from _draw(trial, network)
+        except Diverged as reason:
+            log.warning("the untrained network has no score: %s", reason)
+            return {}
+        return scores.score(*_judged(trial, samples))
+
+    def compute() -> str:
+        samples = _returned(_draw(trial, lambda x, gamma, label: torch.zeros_like(x)))
+        return json.dumps(scores.score(*_judged(trial, samples)))
+
+    sample = spec.sample.model_dump(mode="json", exclude={"batch"})
+    process = spec.b, spec.train.predict, spec.train.normalize
+    key = digest(trial.reference.key, spec.score.metric_names, sample, process)
+    values: dict[str, float] = json.loads(remembered(trial.cache, key, compute, "baselines"))
+    return values
+
+
+def _puts_out_zero(trial: _Trial, network: nn.Module, count: int = 16) -> bool:
+    """Whether a network's output is zero for noise at `count` gammas from start to end."""
+    spec, on = trial.spec, trial.device
+    shape = trial.images.pixels.shape[1:]
+    x = sampling.SampleNoise(spec.sample.seed, range(count), shape, on)()
+    gamma = torch.from_numpy(spec.sampling_schedule.gamma(np.linspace(1, 0, count))).to(x)
+    labels = _sample_labels(spec, trial.images, count)
+    with torch.inference_mode(), autocast_for(spec.train, on):
+        x_in = DiffusionProcess.of(spec).network_input(x, gamma)
+        output = network(x_in, gamma, None if labels is None else labels.to(on))
+    return not output.any()
 
 
 def _finish(
@@ -271,6 +358,7 @@ def _finish(
         step=state.step,
         scores=last.scores,
         uncertainty=last.uncertainty,
+        baselines=last.baselines,
         loss=state.loss,
         seconds={**state.seconds, "total": sum(state.seconds.values())},
         environment=environment(trial.device)
@@ -303,23 +391,20 @@ def _start(
     return state
 
 
-def _draw(trial: _Trial) -> Generator[Sampled, None, Tensor]:
-    """Samples (count, C, H, W) uint8 from the averaged network. Raises Diverged where one is not
-    finite.
-    """
+def _draw(trial: _Trial, network: Callable[..., Tensor]) -> Generator[Sampled, None, Tensor]:
+    """Samples (count, C, H, W) uint8 from a network. Raises Diverged where one is not finite."""
     spec, state, on = trial.spec, trial.state, trial.device
     count, process = spec.sample.count, DiffusionProcess.of(spec)
-    state.copy_buffers()
     shape = trial.images.pixels.shape[1:]  # (C, H, W)
     samples = torch.empty((count, *shape), dtype=torch.uint8)
-    labels = _sample_labels(spec, trial.images)
+    labels = _sample_labels(spec, trial.images, count)
     batch = _piece(spec.sample.batch, trial.micro_batches)
     for start in range(0, count, batch):
         index = range(start, min(start + batch, count))
         label = None if labels is None else labels[start : index.stop].to(on)
         with torch.inference_mode(), autocast_for(spec.train, on):
             x0 = sampling.draw(
-                partial(state.ema, label=label),
+                partial(network, label=label),
                 sampling.SampleNoise(spec.sample.seed, index, shape, on),
                 process,
                 schedule=spec.sampling_schedule,
@@ -335,7 +420,7 @@ def _draw(trial: _Trial) -> Generator[Sampled, None, Tensor]:
     return samples
 
 
-def _sample_labels(spec: TrialSpec, images: ImageSet) -> Tensor | None:
+def _sample_labels(spec: TrialSpec, images: ImageSet, count: int) -> Tensor | None:
     """Sample i's label, (count,), where the network takes labels.
 
     They are the data's own, shuffled by the sampling seed and repeated as often as needed.
@@ -343,7 +428,7 @@ def _sample_labels(spec: TrialSpec, images: ImageSet) -> Tensor | None:
     if not spec.train.class_conditional or images.labels is None:
         return None
     order = np.random.default_rng(spec.sample.seed).permutation(len(images.labels))
-    return torch.from_numpy(np.resize(images.labels[order], spec.sample.count))
+    return torch.from_numpy(np.resize(images.labels[order], count))
 
 
 def to_uint8(x: Tensor) -> Tensor:

@@ -212,10 +212,11 @@ def _lacks_end(store: Store, result: TrialResult) -> bool:
 def _write_end(store: Store, result: TrialResult) -> None:
     """Write what a result says to its trial's journal."""
     scores = {name: math.nan if v is None else v for name, v in result.scores.items()}
+    baselines = {name: v for name, v in result.baselines.items() if v is not None}
     seconds = {f"{names.SECONDS}{phase}": value for phase, value in result.seconds.items()}
     with Journal(store.trial(result.key) / JOURNAL_FILE) as journal:
         journal.write(
-            metrics=scores | seconds,
+            metrics=scores | baselines | seconds,
             step=result.step,
             state=result.state,
             reason=result.reason,
@@ -386,7 +387,9 @@ def _note(event: Event, journal: Journal) -> Mapping[str, float]:
             }
             errors = {f"{names.JACKKNIFE}{score}": v for score, v in event.uncertainty.items()}
             journal.write(
-                step=event.step, metrics={**event.scores, **errors, **bins}, file=event.grid
+                step=event.step,
+                metrics={**event.scores, **errors, **event.baselines, **bins},
+                file=event.grid,
             )
             return event.scores
     return {}

@@ -37,6 +37,7 @@ from sched_lab.trainers.scoring.scores import (
     kernel_distance,
     load_reference,
     precision_recall,
+    real_scores,
     refer,
     score,
     standard_errors,
@@ -471,6 +472,40 @@ def test_everything_that_changes_a_reference_changes_where_it_is_kept(
     monkeypatch.setattr(scores, "SCIENCE_VERSION", 999)
     load_reference(SHAPES, 8, DETECTOR, tmp_path, images)
     assert references() == 6
+
+
+def test_real_images_are_scored_as_samples_against_the_others_once(tmp_path: Path) -> None:
+    metrics = ["fd_plain", "kid_plain", "precision_plain"]
+    reference = refer(gaussian(41, 4, 0))
+    order = np.random.default_rng(0).permutation(41)
+    for count, taken in ((7, 7), (20, 20), (1000, 20)):  # half of them at most
+        drawn, others = reference.features[order[:taken]], reference.features[order[taken:]]
+        expected = score(drawn, refer(others), "plain", metrics)
+        assert real_scores(reference, "plain", metrics, count, tmp_path) == expected
+    assert len(list(tmp_path.glob("baselines/*/text"))) == 2
+    other = replace(refer(gaussian(41, 4, 1)), key="other")
+    assert real_scores(other, "plain", metrics, 7, tmp_path) != expected
+    few = replace(refer(gaussian(5, 4, 1)), key="few")
+    assert real_scores(few, "plain", metrics, 9, tmp_path).keys() == {"fd_plain", "kid_plain"}
+
+
+def test_a_trial_tells_its_baselines_with_its_last_scores_alone(small_lab: Path) -> None:
+    for folder in (small_lab / "lab" / "trials").iterdir():
+        lines = (folder / "journal.jsonl").read_text("utf-8").splitlines()
+        told = {
+            (event["step"], name): value
+            for event in map(json.loads, lines)
+            for name, value in event.get("metrics", {}).items()
+        }
+        result = json.loads((folder / "result.json").read_text("utf-8"))
+        assert set(result["baselines"]) == {
+            "real_fd_classifier",
+            "untrained_fd_classifier",
+            "loss_of_zero",
+            "detector_accuracy",
+        }
+        for name, value in result["baselines"].items():
+            assert {(20, name): value} == {at: v for at, v in told.items() if at[1] == name}
 
 
 def test_a_damaged_reference_is_worked_out_again(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_a_trial_closed_anywhere_goes_on_to_the_same_result(
     resumed = run_trial(of, key="k", folder=tmp_path / "part", cache=cache)
     assert resumed.scores == whole.scores
     assert resumed.loss == whole.loss
+    assert resumed.baselines == whole.baselines
     assert not (tmp_path / "part" / CHECKPOINT_FILE).exists()
 
 
@@ -243,6 +244,99 @@ def test_a_weighted_loss_far_above_one_that_predicting_zero_has_too_is_no_diverg
     assert result.state == "finished"
 
 
+class Untrained(NetworkSpec):
+    """A network whose output is not zero before training, at least not everywhere."""
+
+    kind: Literal["untrained"] = "untrained"
+    where: str = "everywhere"
+
+    def build(self, *, channels: int, resolution: int, classes: int) -> nn.Module:
+        return UntrainedNetwork(channels, self.where)
+
+
+class UntrainedNetwork(nn.Module):
+    def __init__(self, channels: int, where: str) -> None:
+        super().__init__()
+        self.layer, self.where = nn.Conv2d(channels, channels, 3, padding=1), where
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor, gamma: Tensor, label: Tensor | None) -> Tensor:
+        self.calls += self.training
+        out: Tensor = self.layer(x)
+        match self.where:
+            case "late":
+                return out * (gamma[:, None, None, None] > 0.9)
+            case "nowhere":  # not finite before the first step of training
+                return out / self.calls
+        return out
+
+
+NO_STEP = {"lr": 1e-30, "weight_decay": 0.0, "steps": 3}
+"""Training that leaves the weights as they are."""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"b": 0.3, "sample": {"count": 50, "steps": 3, "sampler": "ddpm_small"}},
+        {"train": {"predict": "x0", "normalize": "state", "class_conditional": True}},
+        {"train": {"network": Untrained()}},
+        {"train": {"network": Untrained(where="late"), "predict": "eps"}},
+    ],
+    ids=str,
+)
+def test_a_trial_that_learns_nothing_scores_as_its_untrained_network_does(
+    tmp_path: Path, cache: Path, settings: dict[str, Any]
+) -> None:
+    of = spec(**settings | {"train": {**settings.get("train", {}), **NO_STEP}})
+    result = run_trial(of, key="k", folder=tmp_path, cache=cache)
+    assert result.baselines["untrained_fd_random"] == pytest.approx(
+        result.scores["fd_random"], rel=1e-6
+    )
+    assert result.baselines["real_fd_random"] < result.scores["fd_random"]
+    if "network" not in settings.get("train", {}):
+        assert result.baselines["loss_of_zero"] == pytest.approx(result.loss)
+    assert "detector_accuracy" not in result.baselines
+
+
+def test_trials_that_differ_in_training_alone_share_their_baselines(tmp_path: Path) -> None:
+    def kept(**changes: Any) -> tuple[dict[str, float | None], int]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        result = run_trial(spec(**changes), key="k", folder=folder, cache=tmp_path / "cache")
+        files = list((tmp_path / "cache" / "baselines").glob("*/text"))
+        return {k: v for k, v in result.baselines.items() if k != "loss_of_zero"}, len(files)
+
+    one, files = kept()
+    assert files == 2
+    for changes in ({"seed": 1}, {"train": {"lr": 0.01, "steps": 5}}, {"schedule": "cosine"}):
+        assert kept(**changes) == (one, 2)
+    other, files = kept(b=0.5)
+    assert (other["real_fd_random"], files) == (one["real_fd_random"], 3)
+    assert other["untrained_fd_random"] != one["untrained_fd_random"]
+    assert kept(sample={"count": 90, "steps": 4})[1] == 5
+    assert kept(train={"network": Untrained()})[1] == 5
+
+
+def test_an_untrained_network_that_is_not_finite_has_no_score_and_the_trial_has(
+    tmp_path: Path, cache: Path
+) -> None:
+    of = spec(train={"network": Untrained(where="nowhere")})
+    result = run_trial(of, key="k", folder=tmp_path, cache=cache)
+    assert result.state == "finished"
+    assert result.baselines.keys() == {"real_fd_random", "loss_of_zero"}
+
+
+def test_baselines_come_with_the_last_evaluation_and_a_classifiers_accuracy(
+    tmp_path: Path, filled: Path
+) -> None:
+    of = LABELLED.model_copy(update={"score": LABELLED.score.model_copy(update={"every": 10})})
+    events = run(of, key="k", folder=tmp_path, cache=filled)
+    evaluations = [event for event in events if isinstance(event, Evaluation)]
+    assert [len(each.baselines) for each in evaluations] == [0, 4]
+    assert 0 <= evaluations[-1].baselines["detector_accuracy"] <= 1
+
+
 def test_class_conditional_sampling_uses_the_labels(tmp_path: Path, cache: Path) -> None:
     result = run_trial(
         spec(train={"class_conditional": True}), key="k", folder=tmp_path, cache=cache
@@ -332,6 +426,7 @@ def test_samples_drawn_in_pieces_are_those_drawn_together(tmp_path: Path, cache:
     ]
     cut = json.loads((tmp_path / "cut" / "result.json").read_text("utf-8"))
     assert cut["scores"] == pytest.approx(whole.scores, rel=1e-3)
+    assert cut["baselines"] == pytest.approx(whole.baselines, rel=1e-3)
     grids = [
         np.asarray(Image.open(tmp_path / name / "samples/step-000020.png"), int)
         for name in ("whole", "cut")

@@ -39,6 +39,8 @@ class NetworkDetector:
     fingerprint: str
     network: Callable[[Tensor], Tensor]
     device: torch.device
+    accuracy: float | None = None
+    """Of a classifier: the share of images held out from its training that it tells."""
 
     def features(self, pixels: Tensor) -> Tensor:
         import torch
@@ -72,9 +74,11 @@ def classifier(data: DataSpec, classes: int, cache: Path, device: torch.device) 
 
     from sched_lab.trainers.scoring.classifier import SIDE, Classifier, train
 
+    accuracy = "held_out_accuracy"
+
     def make(folder: Path) -> None:
-        network, accuracy = train(prepare(data, SIDE, cache))
-        about = {"held_out_accuracy": f"{accuracy:.4f}"}
+        network, share = train(prepare(data, SIDE, cache))
+        about = {accuracy: f"{share:.4f}"}
         (folder / "weights.safetensors").write_bytes(
             safetensors.torch.save(network.state_dict(), about)
         )
@@ -83,7 +87,8 @@ def classifier(data: DataSpec, classes: int, cache: Path, device: torch.device) 
     file = cached(cache / "detectors" / key, make) / "weights.safetensors"
     network = Classifier(data.image_channels, classes)
     network.load_state_dict(safetensors.torch.load_file(file))
-    return _frozen("classifier", network, device)
+    with safetensors.safe_open(file, "pt") as content:
+        return _frozen("classifier", network, device, float(content.metadata()[accuracy]))
 
 
 def random(data: DataSpec, device: torch.device) -> Detector:
@@ -135,10 +140,12 @@ def inception_network(weights: BinaryIO, device: torch.device) -> Callable[[Tens
     return features
 
 
-def _frozen(name: str, network: nn.Module, device: torch.device) -> Detector:
+def _frozen(
+    name: str, network: nn.Module, device: torch.device, accuracy: float | None = None
+) -> Detector:
     import safetensors.torch
 
     fingerprint = hashlib.sha256(safetensors.torch.save(network.state_dict())).hexdigest()
     return NetworkDetector(
-        name, fingerprint, network.eval().requires_grad_(False).to(device), device
+        name, fingerprint, network.eval().requires_grad_(False).to(device), device, accuracy
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sched_lab.trainers.caching import cached, digest
+from sched_lab.trainers.caching import cached, digest, remembered
 from sched_lab.trainers.data.prepare import content_key
 from sched_lab.trainers.images import ImageSet, Pixels
 from sched_lab.trainers.scoring.options import (
@@ -44,6 +45,8 @@ class Reference:
     """(d, d), over N - 1."""
     root: Matrix
     """(d, d), the covariance's symmetric square root."""
+    key: str = ""
+    """What names images, size and detector in the cache."""
 
 
 def score(
@@ -108,7 +111,29 @@ def load_reference(
 
     key = digest(content_key(data, cache), size, detector.fingerprint, len(chosen), SCIENCE_VERSION)
     folder = cached(cache / "references" / key, make)
-    return Reference(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _PARTS})
+    parts = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _PARTS}
+    return Reference(**parts, key=key)
+
+
+def real_scores(
+    reference: Reference, detector: str, metrics: Sequence[str], count: int, cache: Path
+) -> dict[str, float]:
+    """The metrics of `count` of the real images, half of them at most, against all others.
+
+    Perfect samples would score so. The images are drawn by one seed; the result is kept in `cache`.
+    Metrics for which there are too few images are absent.
+    """
+    count = min(count, len(reference.features) // 2)
+    metrics = [name for name in metrics if count >= least_samples(_kind(name, detector))]
+
+    def compute() -> str:
+        order = np.random.default_rng(0).permutation(len(reference.features))
+        drawn, others = reference.features[order[:count]], reference.features[order[count:]]
+        return json.dumps(score(drawn, refer(others), detector, metrics))
+
+    key = digest(reference.key, count, metrics)
+    values: dict[str, float] = json.loads(remembered(cache, key, compute, "baselines"))
+    return values
 
 
 def refer(features: Features) -> Reference:
