@@ -59,7 +59,13 @@ def report(
         raise OutOfReach(f"{in_words(error)}{hint}") from error
     if out is None:
         try:
-            publish_report(lab.tracking_uri, written.analysis.sweep.run_id, written.files["html"])
+            analysis = written.analysis
+            publish_report(
+                lab.tracking_uri,
+                analysis.sweep.run_id,
+                written.files["html"],
+                analysis.main.warnings,
+            )
         except OutOfReach as error:  # such as a server that lets this user read only
             click.echo(
                 f"warning: the sweep's page in MLflow does not show this report: {error}", err=True
@@ -96,7 +102,7 @@ def _print_answer(written: WrittenReport, store: str | None) -> None:
 
     console = Console(markup=False, emoji=False)
     for warning in written.analysis.main.warnings:
-        console.print(warning, style="bold", highlight=False)
+        console.print(warning, style="bold", highlight=False, soft_wrap=True)
     console.print(terminal(written.analysis.answer))
     counts = [f"{count} {state}" for state, count in _state_counts(written).items()]
     former = no_longer_belong(written.analysis.sweep.former)
@@ -150,25 +156,29 @@ def recommend(
     Example:
       sched-lab recommend headline --size 64
     """
-    from sched_lab.analysis.report.findings import fitted
+    from sched_lab.analysis.report.findings import fitted, warnings
     from sched_lab.analysis.runs import load_sweep
     from sched_lab.analysis.statistics import law
     from sched_lab.store.folder import Store
     from sched_lab.tracking.reader import UnknownSweepError
 
     try:
-        best = fitted(load_sweep(name, Store.at(store, tracking_uri).tracking_uri), schedule)
+        sweep = load_sweep(name, Store.at(store, tracking_uri).tracking_uri)
+        best, warned = fitted(sweep, schedule), warnings(sweep)
+    except (UnknownSweepError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    for warning in warned:
+        click.echo(warning, err=True)
+    try:
         advice = law.recommend(best, size)
     except law.Unsupported as error:
         click.echo(f"no recommendation: {error}", err=True)
         raise click.exceptions.Exit(1) from error
-    except (UnknownSweepError, ValueError) as error:
-        raise click.UsageError(str(error)) from error
     at = str(best["schedule"].iloc[0])
     if as_json:
         ends = {"low": advice.low, "high": advice.high}
         known = {end: None if math.isnan(value) else value for end, value in ends.items()}
-        print_json({"schedule": at, **asdict(advice), **known})
+        print_json({"warnings": warned, "schedule": at, **asdict(advice), **known})
         return
     interval = f"{advice.low:.3g} to {advice.high:.3g}"
     interval = "no interval" if math.isnan(advice.low) else interval

@@ -113,6 +113,14 @@ def fitted(sweep: SubmittedSweep, schedule: str | None = None) -> pd.DataFrame:
     return _best_b(comparisons.set_apart(runs, sweep.ranked_by)[0], sweep, schedule)
 
 
+def warnings(sweep: SubmittedSweep) -> list[str]:
+    """What is to be known of the largest population before all else: see `wording.warnings`."""
+    largest = comparisons.set_apart(sweep.runs, sweep.ranked_by)[0]
+    columns = ranking.cell_columns(largest.runs, sweep.settings)
+    cells = ranking.summarize(largest.runs, largest.score, columns)
+    return _warnings(cells, largest.runs, largest.score, columns)
+
+
 def _best_b(
     population: comparisons.Population, sweep: SubmittedSweep, schedule: str | None = None
 ) -> pd.DataFrame:
@@ -159,18 +167,18 @@ def _findings(
         sizes=sorted(whole["resolution"].unique()),
         cells=cells.join(ranks).join(versus.rename(columns=VERSUS)),
         best=best.join(ranks),
-        warnings=tuple(wording.warnings(_of_all_sizes(cells, whole, score, columns), whole)),
+        warnings=tuple(_warnings(cells, whole, score, columns)),
     )
 
 
-def _of_all_sizes(
+def _warnings(
     cells: pd.DataFrame, whole: pd.DataFrame, score: str, columns: list[str]
-) -> pd.DataFrame:
-    """The cells, and those of the screening at sizes where none was confirmed."""
-    if "stage" not in whole:
-        return cells
-    tried = ranking.summarize(whole.drop(columns="stage"), score, columns)
-    return pd.concat([cells, tried[~tried["resolution"].isin(cells["resolution"])]])
+) -> list[str]:
+    """Of the cells, and of those of the screening at sizes where none was confirmed."""
+    if "stage" in whole:
+        tried = ranking.summarize(whole.drop(columns="stage"), score, columns)
+        cells = pd.concat([cells, tried[~tried["resolution"].isin(cells["resolution"])]])
+    return wording.warnings(cells, whole)
 
 
 def report_tables(analysis: Analysis, limit: int) -> list[render.Table]:

@@ -238,7 +238,7 @@ def summary(
         law.recommend(analysis.fitted, further)
     except law.Unsupported:
         further = 0
-    sentence = f"No law of b over image size: {analysis.no_law}"
+    sentence = f"No law of b over image size: {analysis.no_law}."
     if analysis.law:
         sentence = f"{analysis.law.sentence[:1].upper()}{analysis.law.sentence[1:]}."
     finished = int((runs["state"] == State.FINISHED).sum())

@@ -130,8 +130,8 @@ def cells_table(
             *(
                 Entry(text)
                 for text in (
-                    number_text(cell["untrained"], decimals),
-                    number_text(cell["real"], decimals),
+                    _significant(cell["untrained"]),
+                    _significant(cell["real"]),
                     percent(cell["closed"]),
                 )
                 if known

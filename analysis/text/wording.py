@@ -199,7 +199,7 @@ def warnings(cells: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
 
 def percent(share: float) -> str:
     """A share in per cent; — for NaN."""
-    return DASH if math.isnan(share) else f"{100 * share:.0f} %"
+    return DASH if math.isnan(share) else f"{round(100 * share)} %".replace("-", "−")
 
 
 def _answer(

@@ -34,7 +34,7 @@ class Shortfall(StrEnum):
 
     BLIND = "with scores that do not tell untrained networks from real images"
     NO_BETTER = "no better than untrained networks"
-    TOO_LITTLE = f"under {CLOSED:.0%} of the way from untrained networks to real images"
+    TOO_LITTLE = f"under {100 * CLOSED:g} % of the way from untrained networks to real images"
     NO_LEARNING = "with a loss no lower than that of predicting zero"
 
 

@@ -9,7 +9,7 @@ import json
 import shlex
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, dropwhile
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -107,6 +107,13 @@ def sweep_note(about: Iterable[str], cells: Iterable[CellRow], store: Store, swe
         f"    sched-lab report {what}{served}\n    sched-lab status {what}",
     ]
     return "\n\n".join(filter(None, paragraphs))
+
+
+def warned(note: str, warnings: Iterable[str]) -> str:
+    """A sweep's note with these warnings on top, in the place of earlier ones."""
+    mark = "> **"  # begins no other paragraph before the links
+    paragraphs = list(dropwhile(lambda each: each.startswith(mark), note.split("\n\n")))
+    return "\n\n".join([*(f"{mark}{warning}**" for warning in warnings), *paragraphs])
 
 
 def trial_note(run_id: str, pictures: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from sched_lab.store.folder import Store
 from sched_lab.store.journal import identity, read
 from sched_lab.store.records import CellRow, JournalEvent, read_record
 from sched_lab.sweep.grid import Trial
+from sched_lab.tracking import pages
 from sched_lab.tracking.client import connect, mlflow_configured, mlflow_session, retrying
 from sched_lab.tracking.delivery import deliver_events, set_state
 from sched_lab.tracking.runs import (
@@ -149,9 +150,16 @@ class Tracker:
             return False
 
 
-def publish_report(tracking_uri: str, run_id: str, page: Path) -> None:
-    """Put a sweep's report beside its run, where the run's description links to it. Raises
-    OutOfReach.
+def publish_report(tracking_uri: str, run_id: str, page: Path, warnings: Sequence[str]) -> None:
+    """Put a sweep's report beside its run, where the run's description links to it; what the report
+    says before all else comes first there too. Raises OutOfReach.
     """
     with mlflow_session(tracking_uri):
-        connect(tracking_uri).log_artifact(run_id, str(page), names.REPORT_FOLDER)
+        client = connect(tracking_uri)
+        client.log_artifact(run_id, str(page), names.REPORT_FOLDER)
+        run = client.get_run(run_id)
+        before = run.data.tags.get(names.NOTE, "")
+        note = pages.warned(before, warnings)
+        if note != before:
+            client.set_tag(run_id, names.NOTE, note)
+            client.set_experiment_tag(run.info.experiment_id, names.NOTE, note)
