@@ -25,7 +25,7 @@ from sched_lab.analysis import runs as reading
 from sched_lab.analysis.commands import report
 from sched_lab.analysis.report.findings import analyse
 from sched_lab.analysis.report.write import write, write_report
-from sched_lab.analysis.runs import load_runs, load_sweep
+from sched_lab.analysis.runs import SubmittedSweep, load_runs, load_sweep
 from sched_lab.errors import OutOfReach
 from sched_lab.store.folder import Store
 from sched_lab.tracking.reader import UnknownSweepError, sample_grid
@@ -544,3 +544,83 @@ from sched_lab.analysis.figures.static import gamma
 assert not {"torch", "ray", "matplotlib", "mlflow"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def noisy(uri: str, untrained: float, **known: object) -> SubmittedSweep:
+    """The sweep `scale`, with scores from 30 to 51, beside untrained networks at this score."""
+    sweep = load_sweep("scale", uri)
+    told: dict[str, object] = {
+        f"{names.REAL}fd_classifier": 0.0,
+        f"{names.UNTRAINED}fd_classifier": untrained,
+    }
+    return replace(sweep, runs=sweep.runs.assign(**(told | known)))
+
+
+def test_where_all_models_draw_noise_every_file_says_so_first(uri: str, tmp_path: Path) -> None:
+    analysis = analyse(noisy(uri, 30.0))
+    assert analysis.main.best.empty
+    assert not analysis.fitted["supported"].any()
+    files = write(analysis, [], {}, tmp_path)
+    first = "No cell is best at 8×8: its 3 cells are all no better than untrained networks."
+    assert analysis.main.warnings[0] == first
+    assert "train.steps is 1500" in analysis.main.warnings[-1]
+    page = Tags(files["html"].read_text("utf-8")).text
+    markdown, latex = (files[kind].read_text("utf-8") for kind in ("markdown", "latex"))
+    for text, said in (
+        (page[page.index("sched-lab report", 2000) :], first),
+        (markdown, first),
+        (latex, first.replace("×", r"$\times$")),
+    ):
+        assert said in text
+        assert text.index(said) < text.index("fd")  # before any score, and the metric's name
+    best = pd.read_csv(files["best"])
+    assert best["resolution"].tolist() == [8, 16]
+    assert best["why"].str.contains("no better than untrained networks").all()
+    assert best["b"].isna().all()
+    assert "Best:" not in page
+    cells = pd.read_csv(files["cells"])
+    assert (cells["shortfall"].notna() == (cells["n"] > 0)).all()  # shown with their scores
+
+
+def test_where_all_models_learn_scores_stand_between_those_of_noise_and_real_images(
+    uri: str, tmp_path: Path
+) -> None:
+    analysis = analyse(noisy(uri, 130.5))
+    assert analysis.main.warnings == ()
+    assert analysis.main.best["closed"].tolist() == pytest.approx([100 / 130.5] * 2)
+    text = write(analysis, [], {}, tmp_path)["markdown"].read_text("utf-8")
+    assert "77 % of the way from untrained networks to real images" in text
+    assert "| untrained | real | of the way |" in text
+
+
+def test_scores_by_a_detector_that_is_mostly_wrong_are_said_to_mean_little(uri: str) -> None:
+    for accuracy, doubtful in ((0.31, True), (0.5, False), (0.97, False)):
+        analysis = analyse(noisy(uri, 130.5, detector_accuracy=accuracy))
+        assert bool(analysis.main.warnings) == doubtful
+        right = f"right on {100 * accuracy:.0f} % of held-out images"
+        assert right in analysis.answer.caption
+        assert all(right in each and "mean little" in each for each in analysis.main.warnings)
+
+
+def test_baselines_that_no_trial_measured_are_said_to_be_unknown(uri: str) -> None:
+    analysis = analyse(load_sweep("scale", uri))
+    assert len(analysis.main.best) == 2
+    assert "not known" in analysis.main.warnings[0]
+
+
+@pytest.mark.parametrize("path", ["./faces", "/home/me/faces"])
+def test_a_sweep_with_relative_paths_runs_again_where_they_begin(
+    uri: str, tmp_path: Path, path: str
+) -> None:
+    sweep = load_sweep("scale", uri)
+    runs = sweep.runs.assign(**{"data.source": "folder", "data.path": "/home/me/faces"})
+    yaml = f"data: {{source: folder, path: {path}}}"
+    analysis = analyse(replace(sweep, runs=runs, yaml=yaml, folder="/home/me"))
+    files = write(analysis, [], {}, tmp_path, ["--store", "/a lab"])
+    lines = files["markdown"].read_text("utf-8").partition("```sh\n")[2].splitlines()
+    where = ["cd /home/me"] if path.startswith(".") else []
+    assert lines[: len(where) + 2] == [
+        *where,
+        f"sched-lab submit {tmp_path / 'sweep.yaml'} --store '/a lab'",
+        "sched-lab report scale --store '/a lab'",
+    ]

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from sched_lab import names
+from sched_lab.analysis.report.findings import VERSUS
 from sched_lab.analysis.report.write import csv
 from sched_lab.analysis.statistics import ranking
 from sched_lab.analysis.text import render, tables, wording
@@ -313,3 +314,29 @@ def test_a_small_spread_is_never_written_as_none() -> None:
     cell = {"n": 2, "mean": 0.00376, "half_width": 1.3e-6, "state": State.FINISHED}
     assert wording.score_text(cell, 5) == "0.00376 ± 1e-06"
     assert wording.score_text(cell | {"half_width": 0.0}, 5) == "0.00376 ± 0.00000"
+
+
+def test_a_tie_beyond_the_best_ones_own_interval_is_explained() -> None:
+    # Differences to b = 2: (6, 16), mean 11, sd √50, half-width 12.7062·√50/√2 = 63.5.
+    scores = {2.0: (108.0, 108.1), 1.0: (114.0, 124.1), 0.5: (150.0, 150.2)}
+    frame = pd.DataFrame(
+        {
+            "resolution": 16,
+            "schedule": "linear",
+            "b": b,
+            "seed": seed,
+            "state": State.FINISHED,
+            FD: score,
+        }
+        for b, both in scores.items()
+        for seed, score in enumerate(both)
+    )
+    versus = ranking.against_best(frame, FD).rename(columns=VERSUS)[list(VERSUS.values())]
+    cells, best = ranking.summarize(frame, FD).join(versus), ranking.best_cells(frame, FD)
+    (answer,) = wording.answers(cells, best, FD, ["b"])
+    assert answer.score == "108 ± 1"
+    assert answer.ties == ("b 1",)
+    assert (
+        "b 1 ties though it lies outside this interval, which is of the best cell's own seeds: seed"
+        " by seed the two differ by 11 ± 64" in answer.remarks
+    )
