@@ -45,6 +45,8 @@ FAILURE = "sched_lab.failure"  # the kind of failure: a sched_lab.trainers.failu
 ROLE = "sched_lab.role"  # `sweep` on the parent run, `trial` on its children
 PARENT = "mlflow.parentRunId"
 EXPERIMENT_KIND = "mlflow.experimentKind"  # of an experiment: what MLflow's pages show of it first
+# "true" on a trial's run whose trial the sweep, as submitted last, no longer has
+SUPERSEDED = "sched_lab.superseded"
 DESCRIPTION = "sched_lab.description"  # on the parent: what the sweep's file says that it asks
 NOTE = "mlflow.note.content"  # of a run and of an experiment: Markdown that MLflow's pages show
 LOGGED_IMAGES = "mlflow.loggedImages"  # of a run that has a gallery

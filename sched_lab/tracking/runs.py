@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _log = logging.getLogger(__name__)
+EARLIER = "earlier: "  # before the name of a run whose trial the sweep no longer has
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class TrialProgress:
     end: int = 0
     """The byte of that journal up to which it was delivered."""
     has_params: bool = False
+    superseded: bool = False
+    """Whether it is told apart as a run of a trial that the sweep no longer has."""
     status: str = MLFLOW_STATUS[State.RUNNING]
     fresh: bool = True
     """Whether the run holds nothing but what this object knows of."""
@@ -196,6 +199,18 @@ def run_name(spec: TrialSpec) -> str:
     return f"{spec.resolution}px b={spec.b:g} {spec.schedule} seed={spec.seed}"[:LONGEST_NAME]
 
 
+def supersede(experiment: Experiment, run: TrialProgress, *, superseded: bool) -> None:
+    """Tell a run apart, in its name and by a tag, or take that back."""
+    name = experiment.client.get_run(run.run_id).info.run_name.removeprefix(EARLIER)
+    if superseded:
+        experiment.client.set_tag(run.run_id, names.SUPERSEDED, "true")
+        name = f"{EARLIER}{name}"[:LONGEST_NAME]
+    else:
+        experiment.client.delete_tag(run.run_id, names.SUPERSEDED)
+    experiment.client.update_run(run.run_id, name=name)
+    run.superseded = superseded
+
+
 def _search(experiment: Experiment, filter_string: str) -> Iterator[Run]:
     return paged(
         lambda length, token: experiment.client.search_runs(
@@ -234,6 +249,7 @@ def _progress(experiment: Experiment, run: Run) -> TrialProgress:
         state,
         *delivered,
         has_params=bool(run.data.params),
+        superseded=names.SUPERSEDED in run.data.tags,
         status=run.info.status,
         fresh=False,
     )

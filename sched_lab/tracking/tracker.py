@@ -7,7 +7,7 @@ Trials never speak to MLflow: the driver reads their journals and sends it what 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from sched_lab import names
@@ -23,6 +23,7 @@ from sched_lab.tracking.runs import (
     create_run,
     find_run,
     open_experiment,
+    supersede,
     writable_runs,
 )
 from sched_lab.tracking.sweep_run import create_sweep_run, record_submission, record_sweep_end
@@ -42,6 +43,7 @@ class Tracker:
         self._store = store
         self._parent = ""  # the id of the sweep's own run
         self._runs: dict[str, TrialProgress] = {}  # by trial key
+        self._ours: set[str] = set()  # keys of trials whose run no other store wrote last
         self._created: set[str] = set()  # keys of trials for which a run was asked for
         self._stages: dict[str, str] = {}  # by trial key
         identities = store.identities()
@@ -72,9 +74,18 @@ class Tracker:
             record_submission(
                 self._experiment, self._parent, description, yaml_text, cells, ranked_by
             )
+            if cells:
+                self._tell_apart({cell.key for cell in cells})
 
         with mlflow_session(self._store.tracking_uri):
             retrying(act)
+
+    def _tell_apart(self, keys: Set[str]) -> None:
+        """Mark this store's runs of trials that the sweep no longer has, and no others."""
+        for key in self._ours & self._runs.keys():
+            run, superseded = self._runs[key], key not in keys
+            if run.superseded != superseded:
+                supersede(self._experiment, run, superseded=superseded)
 
     def close(self, state: State) -> None:
         """Record how the sweep ended; no run stays RUNNING whose trial no process runs. Raises
@@ -134,6 +145,7 @@ class Tracker:
         for key, ours, run in writable_runs(self._experiment, among):
             if key:
                 kept = self._runs.setdefault(key, run).run_id
+                self._ours |= {key} if ours and run.run_id == kept else set()
             else:
                 kept = self._parent = self._parent or run.run_id
             if ours and run.run_id != kept:

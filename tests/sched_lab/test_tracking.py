@@ -26,6 +26,7 @@ from sched_lab.errors import OutOfReach
 from sched_lab.run.worker import record_end
 from sched_lab.store.folder import Store
 from sched_lab.store.journal import Journal, read
+from sched_lab.store.records import CellRow
 from sched_lab.sweep.grid import Trial
 from sched_lab.tracking.client import connect, mlflow_configured
 from sched_lab.tracking.courier import Courier
@@ -241,6 +242,32 @@ def test_two_stores_with_one_server_leave_each_others_runs_alone(
     assert sorted(run.info.status for run in runs(store)) == ["FINISHED", "KILLED"]
     assert points(store) == once("a", range(1, 3)) + once("a", range(1, 5))
     assert len({run.data.tags[names.STORE] for run in runs(store)}) == 2
+
+
+def test_runs_of_trials_that_a_sweep_no_longer_has_are_told_apart_until_it_has_them_again(
+    store: Store,
+) -> None:
+    for key in "ab":
+        write_steps(store, range(1, 3), key, state=State.FINISHED, reason="")
+        opened(store).deliver(trial(key))
+
+    def submitted(*keys: str) -> dict[str, tuple[bool, bool]]:
+        size = {"resolution": "8"}
+        cells = [CellRow.model_construct(key=key, settings={}, params=size) for key in keys]
+        Tracker(store, SWEEP).open("", "name: tracked", cells, "fd_classifier")
+        return {
+            run.data.tags[names.TRIAL_KEY]: (
+                names.SUPERSEDED in run.data.tags,
+                run.info.run_name.startswith("earlier: 8px"),
+            )
+            for run in runs(store)
+        }
+
+    assert submitted("a", "b") == {"a": (False, False), "b": (False, False)}
+    for _ in range(2):
+        assert submitted("b", "c") == {"a": (True, True), "b": (False, False)}
+    assert submitted("a", "b") == {"a": (False, False), "b": (False, False)}
+    assert points(store) == once("ab", range(1, 3))
 
 
 def test_a_store_goes_on_with_the_run_of_another_that_has_ended_and_says_so(
