@@ -4,7 +4,7 @@ ROUNDS ?= 50
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: setup demo test check docs bench chaos clean
+.PHONY: setup demo test check docs reference bench chaos clean
 
 setup: .venv/installed-dev
 
@@ -37,6 +37,10 @@ check: setup
 
 docs: setup
 	$(BIN)/mkdocs build --strict
+
+# The tables of settings and schedules that the pages hold.
+reference: setup
+	$(BIN)/python docs/hooks.py
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks

@@ -1,7 +1,9 @@
 """Writes into the pages what the code itself knows: settings, schedules, commands, figures.
 
 A line `<!-- from code: name argument -->` in a page stands for what the function of that name in
-`PARTS` returns. mkdocs calls `on_files` and `on_page_markdown`; nothing is fetched or committed.
+`PARTS` returns. mkdocs calls `on_files` and `on_page_markdown`; nothing is fetched. Where a line
+`<!-- end -->` follows, what stands between the two is that text, for readers of the raw page. `make
+reference` brings it up to date, and a test compares.
 """
 
 from __future__ import annotations
@@ -145,13 +147,31 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     for path, own in BESIDE.items():
         markdown = markdown.replace(f"](../{path}", f"]({own}")
 
-    def written(line: re.Match[str]) -> str:
-        name, argument = line[1], line[2]
-        if name not in PARTS:
-            raise PluginError(f"{page.file.src_uri}: no part {name!r}; valid: {', '.join(PARTS)}")
-        return PARTS[name](argument) if argument else PARTS[name]()
+    return _PART.sub(lambda part: _written(part, page.file.src_uri), markdown)
 
-    return re.sub(r"^<!-- from code: (\w+)(?: (.+?))? -->$", written, markdown, flags=re.MULTILINE)
+
+_PART = re.compile(
+    r"^<!-- from code: (\w+)(?: (.+?))? -->$(?:\n(?:(?!<!-- from code:).*\n)*?(<!-- end -->)$)?",
+    flags=re.MULTILINE,
+)
+
+
+def _written(part: re.Match[str], page: str) -> str:
+    name, argument = part[1], part[2]
+    if name not in PARTS:
+        raise PluginError(f"{page}: no part {name!r}; valid: {', '.join(PARTS)}")
+    return PARTS[name](argument) if argument else PARTS[name]()
+
+
+def up_to_date(markdown: str, page: str) -> str:
+    """The page with the text of its parts that are kept in it."""
+
+    def kept(part: re.Match[str]) -> str:
+        if not part[3]:
+            return part[0]
+        return f"{part[0].partition(chr(10))[0]}\n\n{_written(part, page)}\n\n{part[3]}"
+
+    return _PART.sub(kept, markdown)
 
 
 def _table(model: type[BaseModel], prefix: str, only: Iterable[str] = ()) -> str:
@@ -247,3 +267,8 @@ def _prose(text: str | None) -> str:
     paragraphs = inspect.cleandoc(text or "").replace("``", "`").split("\n\n")
     whole = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     return re.sub(r"\b(\d{4}\.\d{5})\b", r"[\1](https://arxiv.org/abs/\1)", whole)
+
+
+if __name__ == "__main__":
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        path.write_text(up_to_date(path.read_text("utf-8"), path.name), "utf-8")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from runpy import run_path
 
 import click
 import pytest
@@ -161,6 +162,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.mark.parametrize("page", ["sweep-file.md", "schedules.md"])
+def test_what_a_page_holds_of_the_code_is_what_the_code_says(page: str) -> None:
+    pytest.importorskip("mkdocs")
+    hooks = run_path(str(ROOT / "docs" / "hooks.py"))
+    text = PAGES[f"docs/{page}"]
+    assert "<!-- end -->" in text
+    assert hooks["up_to_date"](text, page) == text, "run make reference"
 
 
 @pytest.mark.slow
