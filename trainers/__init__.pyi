@@ -2,6 +2,7 @@ from .errors import FieldError as FieldError
 from .errors import WeightsMissing as WeightsMissing
 from .failures import BadData as BadData
 from .failures import Diverged as Diverged
+from .images import DataFacts as DataFacts
 from .images import ImageSet as ImageSet
 from .images import Item as Item
 from .images import Pixels as Pixels

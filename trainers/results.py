@@ -20,6 +20,8 @@ SPEC_FILE = "spec.json"
 RESULT_FILE = "result.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 SAMPLES_FOLDER = "samples"  # step-001500.png: a grid of samples at that step
+REAL_FILE = "real.png"  # a grid of real images, as the network sees them
+FACTS_FILE = "data.json"  # which images there are: a DataFacts
 JOURNAL_FILE = "journal.jsonl"
 LOG_FILE = "log.txt"
 

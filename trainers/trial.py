@@ -24,16 +24,18 @@ from torch import Tensor, nn
 
 from sched_lab.trainers import sampling
 from sched_lab.trainers.caching import digest, remembered
-from sched_lab.trainers.data.prepare import prepare
+from sched_lab.trainers.data.prepare import facts, prepare
 from sched_lab.trainers.diffusion import DiffusionProcess
 from sched_lab.trainers.failures import BadData, Diverged, FailureKind, chain
-from sched_lab.trainers.files import PART, replacing
-from sched_lab.trainers.images import ImageSet
+from sched_lab.trainers.files import PART, replacing, write_json
+from sched_lab.trainers.images import DataFacts, ImageSet
 from sched_lab.trainers.results import (
     CHECKPOINT_FILE,
     DETECTOR_ACCURACY,
+    FACTS_FILE,
     LOSS_OF_ZERO,
     REAL,
+    REAL_FILE,
     RESULT_FILE,
     SAMPLES_FOLDER,
     SET_ASIDE,
@@ -57,6 +59,7 @@ from sched_lab.trainers.training import (
     untrained,
 )
 
+TILES = 8  # on a side of a grid of images
 log = logging.getLogger(__name__)
 
 
@@ -174,6 +177,7 @@ def _prepare(
     start = time.perf_counter()
     _clean_slate(on, folder)
     images = prepare(spec.data, spec.resolution, cache)
+    _show(images, facts(spec.data, images, cache), folder)
     if spec.train.class_conditional and images.labels is None:
         raise BadData(
             f"train.class_conditional needs labels, which this {spec.data.source} source has not"
@@ -186,6 +190,13 @@ def _prepare(
     state = _start(spec, images, on, folder / CHECKPOINT_FILE, key)
     state.seconds["prepare"] += time.perf_counter() - start
     return _Trial(spec, key, folder, cache, on, micro_batches, images, detector, reference, state)
+
+
+def _show(images: ImageSet, facts: DataFacts, folder: Path) -> None:
+    """Write which images the trial is about: their facts, and a grid of some of them."""
+    write_json(folder / FACTS_FILE, facts.model_dump())
+    chosen = np.random.default_rng(0).permutation(len(images))[: TILES**2]
+    write_grid(torch.from_numpy(images.pixels[chosen]), folder / REAL_FILE)
 
 
 def _piece(batch: int, count: int) -> int:
@@ -436,7 +447,7 @@ def to_uint8(x: Tensor) -> Tensor:
     return x.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def write_grid(samples: Tensor, path: Path, side: int = 8) -> None:
+def write_grid(samples: Tensor, path: Path, side: int = TILES) -> None:
     """Write a PNG of the first side² samples (N, C, H, W) at most, one pixel apart."""
     from PIL import Image
 
@@ -466,7 +477,8 @@ def _clean_slate(device: torch.device, folder: Path) -> None:
     A GPU then gives the same bits every time, as a CPU does anyway.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for written in (f"{CHECKPOINT_FILE}.*", f"{RESULT_FILE}.*", f"{SAMPLES_FOLDER}/*"):
+    files = (CHECKPOINT_FILE, RESULT_FILE, FACTS_FILE, REAL_FILE)
+    for written in (*(f"{name}.*" for name in files), f"{SAMPLES_FOLDER}/*"):
         for part in folder.glob(f"{written}{PART}"):
             part.unlink(missing_ok=True)
     if device.type == "cuda":

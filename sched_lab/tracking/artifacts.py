@@ -40,6 +40,8 @@ def of_end(spec: TrialSpec, store: Store, key: str) -> Files:
         names.LAST_SAMPLES_FILE: pages.last_samples_png(folder / names.SAMPLES_FOLDER),
         names.LOSS_FILE: pages.loss_png(spec, read(folder / names.JOURNAL_FILE)[0]),
         names.LOG_FILE: _tail(folder / names.LOG_FILE).encode(),
+        names.FACTS_FILE: _content(folder / names.FACTS_FILE),
+        names.REAL_FILE: _content(folder / names.REAL_FILE),
     }
     return {name: content for name, content in files.items() if content}
 
@@ -58,7 +60,8 @@ def in_gallery(image: Image, run_id: str, step: int, time_ms: int) -> Files:
 
 def note(run_id: str, files: Files) -> str:
     """Markdown that shows those of these artifacts that are to be seen first."""
-    pictures = [name for name in (names.LAST_SAMPLES_FILE, names.LOSS_FILE) if name in files]
+    first = (names.LAST_SAMPLES_FILE, names.REAL_FILE, names.LOSS_FILE)
+    pictures = [name for name in first if name in files]
     return pages.trial_note(run_id, pictures)
 
 
@@ -76,6 +79,11 @@ def log(files: Files, artifact_uri: str, tracking_uri: str) -> None:
             file.write_bytes(content)
             parent = str(Path(path).parent) if "/" in path else None
             repository.log_artifact(str(file), parent)  # type: ignore[no-untyped-call]
+
+
+def _content(file: Path) -> bytes:
+    """What a file holds; nothing where a trial ended before it was written."""
+    return file.read_bytes() if file.exists() else b""
 
 
 def _tail(log: Path) -> str:

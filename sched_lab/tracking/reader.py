@@ -15,11 +15,13 @@ from pydantic import ValidationError
 from sched_lab.names import (
     CELLS_FILE,
     DESCRIPTION,
+    FACTS_FILE,
     FAILURE,
     FOLDER,
     GALLERY_FOLDER,
     NOTE,
     RANKED_BY,
+    REAL_FILE,
     REASON,
     ROLE,
     ROLE_SWEEP,
@@ -35,6 +37,7 @@ from sched_lab.store import database
 from sched_lab.store.records import CellRow, SubmittedCells, first_rule
 from sched_lab.tracking.client import connect_to_read, is_database, mlflow_session, paged
 from sched_lab.tracking.runs import find_experiment
+from sched_lab.trainers.images import DataFacts
 from sched_lab.trainers.plugins import nearest
 
 if TYPE_CHECKING:
@@ -152,6 +155,19 @@ def sample_grid(run_id: str, tracking_uri: str, folder: Path) -> Path | None:
         return Path(client.download_artifacts(run_id, last, str(own)))
 
 
+def data_shown(run_id: str, tracking_uri: str) -> tuple[DataFacts | None, bytes]:
+    """Which images a trial's run was about, and a grid of some, a PNG; None and empty where the run
+    has none, or they are damaged.
+    """
+    with mlflow_session(tracking_uri):
+        client, _ = _client(tracking_uri)
+        try:
+            facts = DataFacts.model_validate_json(_content(client, run_id, FACTS_FILE))
+        except ValidationError:
+            facts = None
+        return facts, _content(client, run_id, REAL_FILE)
+
+
 def artifact_text(run_id: str, path: str, tracking_uri: str) -> str:
     """A text artifact of a run; empty when it has none of that name."""
     with mlflow_session(tracking_uri):
@@ -168,10 +184,14 @@ def _client(tracking_uri: str) -> tuple[MlflowClient, str]:
 
 
 def _text(client: MlflowClient, run_id: str, path: str) -> str:
+    return _content(client, run_id, path).decode()
+
+
+def _content(client: MlflowClient, run_id: str, path: str) -> bytes:
     if path not in {item.path for item in client.list_artifacts(run_id)}:
-        return ""
+        return b""
     with tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run_id, path, folder)).read_text("utf-8")
+        return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
 
 
 def _search(client: MlflowClient, experiments: Sequence[str], role: str) -> list[Run]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
 from sched_lab.errors import SweepError
 from sched_lab.run.api import plan
@@ -114,6 +115,30 @@ def test_plan_says_what_would_run(sched_lab: Command, tmp_path: Path) -> None:
     assert said["expected_seconds"] is None
     dry = json.loads(sched_lab("submit", "small.yaml", "--dry-run", "--json", cwd=tmp_path).stdout)
     assert dry == said
+
+
+def test_plan_says_which_images_there_are_or_names_all_that_are_broken_at_their_line(
+    sched_lab: Command, tmp_path: Path
+) -> None:
+    for index in range(4):
+        folder = tmp_path / "images" / "ab"[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20 + index, 20)).save(folder / f"{index}.png")
+    text = "name: own\ndata: {source: folder, path: images}\ntrain: {steps: 9}\n"
+    (tmp_path / "own.yaml").write_text(text, "utf-8")
+    told = "4 images of folder, 2 classes of 2, 20 x 20 to 23 x 20 pixels"
+    assert told in sched_lab("plan", "own.yaml", cwd=tmp_path).stdout
+    (record,) = json.loads(sched_lab("plan", "own.yaml", "--json", cwd=tmp_path).stdout)["images"]
+    assert record["classes"] == {"a": 2, "b": 2}
+    for index in range(3):
+        (tmp_path / f"images/a/broken-{index}.png").touch()
+    done = sched_lab("plan", "own.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    first, *rest = done.stderr.splitlines()
+    assert "own.yaml:2:30: data.path = images: 3 of 7 images" in first
+    assert rest == [f"  a/broken-{index}.png: no known image format" for index in range(3)]
+    done = sched_lab("submit", "own.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stderr.splitlines()[1:]) == (2, rest)
 
 
 @pytest.mark.slow

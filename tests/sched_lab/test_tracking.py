@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from sched_lab import names
 from sched_lab.errors import OutOfReach
@@ -31,9 +32,11 @@ from sched_lab.sweep.grid import Trial
 from sched_lab.tracking.client import connect, mlflow_configured
 from sched_lab.tracking.courier import Courier
 from sched_lab.tracking.plots import schedule_png
+from sched_lab.tracking.reader import data_shown
 from sched_lab.tracking.tracker import Tracker
 from sched_lab.trainers.failures import FailureKind
 from sched_lab.trainers.files import write_json
+from sched_lab.trainers.images import DataFacts
 from sched_lab.trainers.results import State
 from sched_lab.trainers.schedules import Schedule
 from sched_lab.trainers.spec import TrialSpec
@@ -352,6 +355,23 @@ def test_settings_stay_until_the_last_thread_leaves_and_those_of_the_user_stay_f
     other.join()
     assert retries not in os.environ
     assert os.environ[timeout] == "7"
+
+
+def test_a_run_keeps_which_images_its_trial_was_about_and_shows_some(store: Store) -> None:
+    facts = DataFacts(source="digits", images=1797, classes={"0": 178, "1": 1619})
+    write_json(store.trial("a") / names.FACTS_FILE, facts.model_dump())
+    Image.new("L", (8, 8), 7).save(store.trial("a") / names.REAL_FILE)
+    write_steps(store, range(1, 2), state=State.FINISHED, reason="")
+    assert opened(store).deliver(trial())
+    (run,) = runs(store)
+    assert f"path={names.REAL_FILE}" in run.data.tags[names.NOTE]
+    read, grid = data_shown(run.info.run_id, store.tracking_uri)
+    assert read == facts
+    assert grid == (store.trial("a") / names.REAL_FILE).read_bytes()
+    write_steps(store, range(1, 2), "b", state=State.FINISHED, reason="")
+    assert opened(store).deliver(trial("b"))
+    (other,) = runs(store, "tags.`sched_lab.trial_key` = 'b'")
+    assert data_shown(other.info.run_id, store.tracking_uri) == (None, b"")
 
 
 def test_the_picture_of_a_schedule_is_drawn_once(

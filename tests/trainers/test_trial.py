@@ -22,7 +22,9 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from sched_lab.trainers.data.prepare import facts, prepare
 from sched_lab.trainers.failures import BadData, kind_of
+from sched_lab.trainers.images import DataFacts
 from sched_lab.trainers.spec import NetworkSpec, TrialSpec
 from sched_lab.trainers.training import Beat, TrainProgress
 from sched_lab.trainers.trial import (
@@ -70,6 +72,30 @@ def test_a_trial_ends_with_its_scores_grid_and_result(tmp_path: Path, cache: Pat
     assert result.seconds["total"] == pytest.approx(
         sum(v for k, v in result.seconds.items() if k != "total")
     )
+
+
+def test_a_trial_s_folder_shows_which_images_it_is_about(tmp_path: Path, cache: Path) -> None:
+    run_trial(spec(resolution=12), key="k", folder=tmp_path, cache=cache)
+    written = DataFacts.model_validate_json((tmp_path / "data.json").read_text("utf-8"))
+    assert written == spec().data.facts(cache)
+    with Image.open(tmp_path / "real.png") as grid:
+        shown = np.asarray(grid)
+    assert shown.shape == (8 * 13 - 1, 8 * 13 - 1)
+    real = {image.tobytes() for image in prepare(spec().data, 12, cache).pixels[:, 0]}
+    tiles = [shown[y * 13 :, x * 13 :][:12, :12] for y in range(8) for x in range(8)]
+    assert {tile.tobytes() for tile in tiles} <= real
+    assert len({tile.tobytes() for tile in tiles}) == 64
+
+
+def test_of_a_source_that_tells_nothing_the_images_are_counted(cache: Path) -> None:
+    class Silent(type(spec().data)):  # type: ignore[misc]
+        def facts(self, cache: Path) -> None:
+            return None
+
+    told = spec().data.facts(cache)
+    counted = facts(Silent(), prepare(spec().data, 8, cache), cache)
+    assert told is not None
+    assert counted == told.model_copy(update={"smallest": None, "largest": None})
 
 
 def test_the_same_spec_gives_the_same_scores(tmp_path: Path, cache: Path) -> None:

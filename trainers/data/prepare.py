@@ -15,7 +15,7 @@ import numpy as np
 from sched_lab.trainers.caching import cached, digest
 from sched_lab.trainers.errors import fields_of, rule_of
 from sched_lab.trainers.failures import BadData
-from sched_lab.trainers.images import ImageSet
+from sched_lab.trainers.images import DataFacts, ImageSet
 from sched_lab.trainers.spec import SCIENCE_VERSION, DataSpec
 
 
@@ -57,6 +57,24 @@ def prepare(data: DataSpec, size: int, cache: Path) -> ImageSet:
         ),  # torch warns of an array it may not write to
         labels=np.load(folder / "labels.npy") if class_names else None,
         class_names=class_names,
+    )
+
+
+def facts(data: DataSpec, images: ImageSet, cache: Path) -> DataFacts:
+    """Which images a source gives: in its own words, or else what is counted in those prepared.
+
+    Raises BadData when the source's content is missing or broken.
+    """
+    with blaming_data():
+        known = data.facts(cache)
+    if known is not None:
+        return known
+    classes = images.class_names
+    counts = np.bincount(images.labels, minlength=len(classes)) if images.labels is not None else ()
+    return DataFacts(
+        source=data.source,
+        images=len(images),
+        classes={name: int(count) for name, count in zip(classes, counts, strict=True)},
     )
 
 
