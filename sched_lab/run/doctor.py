@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from sched_lab.redaction import redacted
+from sched_lab.run.allowance import allowance, lacks
 from sched_lab.store.folder import Store
 from sched_lab.tracking.client import connect
 
@@ -28,6 +29,8 @@ def examine(store: Store) -> list[Finding]:
         "torch": _torch,
         "torch-fidelity": _torch_fidelity,
         "ray": lambda: _package("ray"),
+        "cores and memory": lambda: ("ok", str(allowance())),
+        "limits": _limits,
         "mlflow": lambda: _package("mlflow"),
         "store": lambda: _disk(store),
         "tracking": lambda: _tracking(store),
@@ -62,6 +65,12 @@ def _torch_fidelity() -> tuple[str, str]:
     import torch_fidelity  # noqa: F401
 
     return "ok", version("torch-fidelity")
+
+
+def _limits() -> tuple[str, str]:
+    here = allowance()
+    found = lacks(min(here.cores, here.trials))
+    return ("missing", "; ".join(found)) if found else ("ok", "files, processes and room for Ray")
 
 
 def _package(name: str, otherwise: str = "missing") -> tuple[str, str]:

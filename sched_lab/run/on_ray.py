@@ -29,7 +29,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sched_lab import names
 from sched_lab.errors import OutOfReach
-from sched_lab.run import proof
+from sched_lab.run import proof, ray_watch
+from sched_lab.run.allowance import OBJECT_STORE
 from sched_lab.run.executors import Listener
 from sched_lab.run.proof import differences, objection
 from sched_lab.run.queue import Queue
@@ -111,6 +112,8 @@ class _FromQueue(_Unsaved, tune.search.Searcher):
     def suggest(self, trial_id: str) -> Any:
         if self._over():
             return self.FINISHED
+        if self._nodes.full(self._queue.out):
+            return None
         trial = self._queue.take()
         if trial is None:
             return self.FINISHED if self._queue.over else None
@@ -259,9 +262,13 @@ def _scheduler(kind: str, specs: Sequence[TrialSpec]) -> tune.schedulers.TrialSc
 
 
 @contextmanager
-def cluster(address: str | None) -> Iterator[None]:
-    """Ray on this machine for as long as the context lasts, or the cluster at `address`. Raises
-    OutOfReach.
+def cluster(
+    address: str | None, cores: int | None, give_up: Callable[[str], None]
+) -> Iterator[None]:
+    """Ray on `cores` of this machine for as long as the context lasts, or the cluster at `address`.
+
+    Raises OutOfReach. Where Ray neither starts nor fails, another thread calls `give_up` with the
+    reason, which has to end the process.
     """
     if address is not None and "://" in address:
         raise OutOfReach(
@@ -270,22 +277,27 @@ def cluster(address: str | None) -> Iterator[None]:
     if address is not None and address != "auto":
         _knock(address)
     weights = {name: value for name in (INCEPTION_VARIABLE,) if (value := os.environ.get(name))}
+    local = address is None
+    bound = ray_watch.Bound(give_up)
     try:
         try:
-            ray.init(
-                address or "local",
-                include_dashboard=False if address is None else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": weights} if address and weights else None,
-                # Else Ray puts the working folder first on the workers' path: a `numpy.py` there
-                # would be imported by them, and by no one else.
-                job_config=JobConfig(_client_job=True),
-            )
+            with bound:
+                ray.init(
+                    address or "local",
+                    num_cpus=cores,
+                    object_store_memory=OBJECT_STORE if local else None,
+                    include_dashboard=False if local else None,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": weights} if weights and not local else None,
+                    job_config=_search_path(address),
+                )
             for module in (proof, sys.modules[__name__]):
                 ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
         except Exception as error:  # Ray raises plain ones too
-            reason = str(error).partition("\n")[0]
+            reason = bound.reason or str(error).partition("\n")[0]
+            if address and os.environ.get("RAY_AUTH_MODE") != "token":
+                reason += "; if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
             raise OutOfReach(
                 f"Ray can't be {f'reached at {address}' if address else 'started'}: {reason}"
             ) from error
@@ -310,6 +322,17 @@ def _shut_down() -> None:
             each.kill()
 
 
+def _search_path(address: str | None) -> JobConfig:
+    """Has workers on this machine import what this process imports, and others what they have.
+
+    Ray itself puts the working folder first: a `numpy.py` there would be theirs alone.
+    """
+    if address is not None:
+        return JobConfig(_client_job=True)
+    path = [str(Path(entry).absolute()) for entry in sys.path]
+    return JobConfig(_client_job=True, _py_driver_sys_path=path[::-1])  # each is put first
+
+
 def _knock(address: str, seconds: float = 5.0) -> None:
     """Raise OutOfReach when nobody listens at HOST:PORT: Ray itself tries for minutes."""
     host, _, port = address.rpartition(":")
@@ -322,7 +345,9 @@ def _knock(address: str, seconds: float = 5.0) -> None:
 class Nodes:
     """The cluster's nodes, less those that could not prove what a worker must."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_most: int | None) -> None:
+        """At most so many trials run at once."""
+        self._at_most = at_most
         self.left_out: dict[str, str] = {}
         """Which and why, by the node's id."""
         self.takes: dict[str, float] = {}
@@ -379,7 +404,16 @@ class Nodes:
     @property
     def slots(self) -> int:
         """How many trials the nodes can run at once."""
-        return sum(map(self._room, self._trusted()))
+        room = sum(map(self._room, self._trusted()))
+        return min(room, self._at_most or room)
+
+    def full(self, out: int) -> bool:
+        """Whether so many trials are as many as may run at once.
+
+        Not where the nodes hold no more anyway: Tune uses a worker again for a trial that waits.
+        """
+        limit = self._at_most
+        return limit is not None and out >= limit < sum(map(self._room, self._trusted()))
 
     def _room(self, node: dict[str, Any]) -> int:
         taken = [(name, amount) for name, amount in self.takes.items() if amount]

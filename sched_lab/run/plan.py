@@ -5,7 +5,6 @@ will cost.
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
@@ -16,6 +15,7 @@ from pathlib import Path
 from sched_lab.errors import OutOfReach, Problem, SweepError
 from sched_lab.names import Stage
 from sched_lab.run import cost
+from sched_lab.run.allowance import allowance
 from sched_lab.store.folder import Store
 from sched_lab.sweep import stages
 from sched_lab.sweep.grid import Cell, Grid, Trial
@@ -265,10 +265,21 @@ def warnings(plan: Plan) -> list[str]:
         plan.check_writable()
     except OutOfReach as error:
         told.append(f"submit would refuse: {error}")
-    cpu, here = plan.sweep.resources.cpu or 1, os.cpu_count() or 1
-    if cpu > here:
+    asked, here = plan.sweep.resources, allowance().cores
+    if (asked.cpu or 1) > here:
         told.append(
-            f"a trial asks for {cpu:g} CPU, more than the {here} of this machine: it needs a larger"
-            " cluster"
+            f"a trial asks for {asked.cpu:g} CPU, more than the {here} that this process may use:"
+            " it needs a larger cluster"
+        )
+    if asked.gpu and not _sees_gpu():
+        told.append(
+            f"a trial asks for {asked.gpu:g} GPU, and PyTorch sees none here: it needs a cluster"
+            " with GPUs, or a PyTorch built for them"
         )
     return told
+
+
+def _sees_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -48,6 +48,11 @@ class Queue:
         """Whether nothing was left to be handed out when `take` last looked."""
         return not (self._waiting or self._out or self.elsewhere)
 
+    @property
+    def out(self) -> int:
+        """How many trials were taken and have not come to their end."""
+        return len(self._out)
+
     def ended(self, key: str, *, failed: bool) -> None:
         """A trial that was taken has come to its end."""
         self._out.discard(key)

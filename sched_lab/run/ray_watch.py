@@ -1,5 +1,5 @@
-"""Notices the death of Ray's own processes: Ray itself waits a minute, then ends its driver without
-a word.
+"""Notices that Ray does not start, or has died. Ray itself waits for ever, or a minute, and then
+ends its driver without a word.
 """
 
 from __future__ import annotations
@@ -17,7 +17,38 @@ from sched_lab.errors import OutOfReach
 PERIOD = 2.0  # seconds between knocks
 # Knocks without an answer that count as death, on this machine and over a network.
 MISSES_HERE, MISSES_AWAY = 2, 15
+START = 120.0  # seconds in which Ray must start; it takes 5 where little else runs
 GRACE = 10.0  # seconds in which Tune must end once the trials have
+
+
+class Bound:
+    """Ends the start of Ray within the context, with its processes, when it takes too long.
+
+    `reason` then says so. Where that does not free the main thread, another one calls `give_up`
+    with the reason, which has to end the process.
+    """
+
+    def __init__(self, give_up: Callable[[str], None], seconds: float | None = None) -> None:
+        self._give_up, self._seconds = give_up, START if seconds is None else seconds
+        self._over = threading.Event()
+        self.reason = ""
+
+    def __enter__(self) -> None:
+        self._before = set(psutil.Process().children(recursive=True))
+        threading.Thread(target=self._watch, name="ray-start", daemon=True).start()
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+
+    def _watch(self) -> None:
+        if self._over.wait(self._seconds):
+            return
+        self.reason = f"it did not start within {self._seconds:g} seconds"
+        for process in set(psutil.Process().children(recursive=True)) - self._before:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        if not self._over.wait(GRACE):  # the main thread waits inside Ray
+            self._give_up(f"Ray can't be used: {self.reason}")
 
 
 class _Watch(threading.Thread):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import signal
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 from rich.console import Console
 
 from sched_lab.errors import Interrupted
+from sched_lab.run.allowance import allowance, check_limits
 from sched_lab.run.executors import execute_inline, ray_environment
 from sched_lab.run.interrupts import heard, importing
 from sched_lab.run.listener import HURRY, PATIENCE, Delivery, SweepListener
@@ -119,8 +121,7 @@ def _stage(
         connecting = executor.submit(Tracker, store, sweep.name)  # while Ray starts
         orders = _orders(plan)
         if to_run and not inline:
-            console.print(f"{'joining' if address else 'starting'} Ray …", highlight=False)
-            nodes = stack.enter_context(_ray(plan, orders, address))
+            nodes = stack.enter_context(_ray(plan, orders, address, console, abandon))
             orders = replace(orders, device="cuda" if nodes.takes["GPU"] else "cpu")
         stopping.check()
         tracker = connecting.result()
@@ -158,16 +159,33 @@ def _stage(
 
 
 @contextmanager
-def _ray(plan: Plan, orders: Orders, address: str | None) -> Iterator[Nodes]:
+def _ray(
+    plan: Plan, orders: Orders, address: str | None, console: Console, abandon: Abandon | None
+) -> Iterator[Nodes]:
     """Ray meanwhile, and the nodes on which it may run trials. Raises OutOfReach."""
+    asked, cores = plan.sweep.resources, None
+    cpu, at_most = asked.cpu or 1.0, asked.at_most
+    if address:
+        console.print("joining Ray …", highlight=False)
+    else:
+        here = allowance()
+        at_most = min(at_most or here.trials, here.trials)
+        cores = max(1, min(here.cores, math.ceil(at_most * cpu)))
+        check_limits(max(1, int(cores / cpu)))
+        console.print(f"starting Ray on {cores} of {here} …", highlight=False)
     os.environ |= ray_environment(address)
     from sched_lab.run import on_ray
 
-    with on_ray.cluster(address):
-        nodes = on_ray.Nodes()
+    def give_up(reason: str) -> None:
+        console.show_cursor()
+        if abandon:
+            abandon(reason)
+
+    with on_ray.cluster(address, cores, give_up):
+        nodes = on_ray.Nodes(at_most)
         if address:
             nodes.check(orders)
-        nodes.fit(plan.sweep.resources)
+        nodes.fit(asked)
         yield nodes
 
 

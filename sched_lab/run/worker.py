@@ -171,8 +171,8 @@ def _unfit(key: str, spec: TrialSpec, orders: Orders, store: Store) -> str:
 
         if not torch.cuda.is_available():
             return (
-                f"has a GPU for a trial, and its PyTorch {torch.__version__} sees none: install one"
-                " built for that GPU, or set resources.gpu to 0"
+                f"sees no GPU with its PyTorch {torch.__version__}: install a build for it, or set"
+                " resources.gpu to 0"
             )
     try:
         seen = trial_key(spec, spec.data.fingerprint(store.cache))

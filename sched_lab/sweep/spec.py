@@ -35,19 +35,21 @@ def _name(value: str) -> str:
     return value
 
 
-def _whole_above_one(value: float) -> float:
-    if value > 1 and not value.is_integer():
-        raise ValueError("must be a fraction of one GPU, or a whole number of them")
+def _of_one(value: float) -> float:
+    if value > 1:
+        raise ValueError("must be at most 1: a trial runs on one GPU, or on a fraction of one")
     return value
 
 
 class Resources(_Strict):
-    """What each trial is given while it runs."""
+    """What each trial is given while it runs, and how many run at once."""
 
     cpu: Annotated[float, Field(gt=0)] | None = None
     """CPU cores; null for one."""
-    gpu: Annotated[float, Field(ge=0), AfterValidator(_whole_above_one)] | None = None
-    """GPUs, or the fraction of one; null for one where the machine has GPUs."""
+    gpu: Annotated[float, Field(ge=0), AfterValidator(_of_one)] | None = None
+    """The fraction of one GPU, up to 1; null for a whole one where the machine has GPUs."""
+    at_most: Annotated[int, Field(ge=1)] | None = None
+    """How many trials run at once; null for as many as cores, GPUs and memory allow."""
 
 
 Times = Annotated[int, Field(ge=0)]

@@ -189,7 +189,7 @@ UNFIT: dict[str, tuple[Callable[[Plan, Orders], Orders], str]] = {
         lambda plan, orders: _with(orders, lambda: _orders(plan)),
         "does not see the store",
     ),
-    "no GPU": (lambda plan, orders: replace(orders, device="cuda"), "sees none"),
+    "no GPU": (lambda plan, orders: replace(orders, device="cuda"), "sees no GPU"),
     "other images": (
         lambda plan, orders: _with(orders, lambda: _photos(plan, "0.png").unlink()),
         "reads other images",

@@ -95,8 +95,16 @@ def test_a_sweep_is_read_with_all_that_it_says() -> None:
             "x.yaml:2:21: run.max_failures = -1: must be at least 0",
         ),
         (
+            "name: x\nresources: {gpu: 2}",
+            "x.yaml:2:18: resources.gpu = 2: must be at most 1: a trial runs on one GPU",
+        ),
+        (
+            "name: x\nresources: {at_most: 0}",
+            "x.yaml:2:22: resources.at_most = 0: must be at least 1",
+        ),
+        (
             "name: x\nresources: {gpu: 1.5}",
-            "x.yaml:2:18: resources.gpu = 1.5: must be a fraction of one GPU",
+            "x.yaml:2:18: resources.gpu = 1.5: must be at most 1: a trial runs on one GPU",
         ),
         (
             "name: x\nrun: {early_stop: asha}",
