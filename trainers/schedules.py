@@ -260,9 +260,8 @@ def check_visible(notation: str, b: float, *, sampled: bool) -> None:
             low, high = math.exp(-(VISIBLE + first) / 2), math.exp((VISIBLE - last) / 2)
             fields, advice = ["b", "schedule"], f"choose b from {low:.2g} to {high:.2g}"
         raise ScheduleError(
-            f"image and noise both show at {share(b):.1%} of t along {notation} with b = {b:g}, but"
-            f" at {LEAST_SHARE:.0%} or more they must; elsewhere one is over 255 times the other:"
-            f" {advice}",
+            f"image and noise both show, neither over 255 times the other, at {share(b):.1%} of t"
+            f" along {notation} with b = {b:g}; at least {LEAST_SHARE:.0%} is needed: {advice}",
             *fields,
         )
     if sampled and end + 2 * math.log(b) >= 0:

@@ -247,7 +247,8 @@ def _doubts(plan: Plan) -> Iterator[Problem]:
         for metric in {"fd", "fid"}.intersection(spec.score.metrics):
             enough = meaningful_samples(metric, spec.score.detector.dimension)
             if facts.images < enough:
-                rule = f"{facts.images:,} images say little: {metric} from {enough:,}"
+                few = f"{facts.images:,} images are too few to mean much"
+                rule = f"{few}: {metric} takes {enough:,} or more"
                 yield problem(plan.source, trial, "data", FieldError(rule, "path", "count"))
         if facts.images < spec.train.batch:
             rule = f"{facts.images:,} images do not fill a batch: each step repeats some"

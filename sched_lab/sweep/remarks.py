@@ -17,6 +17,9 @@ from sched_lab.trainers.spec import TrainSpec, TrialSpec, idle_settings
 INITIAL_SHARE = 0.05
 """Above this share of the initial weights in the average, samples are judged on them."""
 
+TOO_LOW = 1e-9
+"""Half the distance of float32 numbers near 0.03, where a network's weights begin."""
+
 
 class Rule(NamedTuple):
     """Something that settings which are valid each must keep together."""
@@ -38,7 +41,7 @@ def refused(source: Located, cells: Iterable[Cell]) -> Iterator[Problem]:
         differ = [name for name in cell.settings if cell.settings[name] != first.settings.get(name)]
         if differ:
             path = place(source, cell.chosen, "", differ)
-            rule = f"is shown as another value of {differ[0]} is: let them differ in six digits"
+            rule = f"is shown as another {differ[0]} is: let them differ in their first six digits"
             yield source.problem(path, rule)
 
 
@@ -88,8 +91,8 @@ def _too_few(spec: TrialSpec) -> str:
 def _few(spec: TrialSpec) -> str:
     dimension = spec.score.detector.dimension
     needed = {m: meaningful_samples(m, dimension) for m in spec.score.metrics}
-    lacking = [f"{metric} from {n:,}" for metric, n in needed.items() if spec.sample.count < n]
-    return f"so few samples say little: {', '.join(lacking)}" if lacking else ""
+    lacking = [f"{metric} takes {n:,}" for metric, n in needed.items() if spec.sample.count < n]
+    return f"too few samples to mean much: {', '.join(lacking)} or more" if lacking else ""
 
 
 def _initial(spec: TrialSpec) -> str:
@@ -107,6 +110,13 @@ def _never_warm(spec: TrialSpec) -> str:
     return f"the learning rate never reaches its peak in {steps} steps" if warmup >= steps else ""
 
 
+def _rate(spec: TrialSpec) -> str:
+    moves = "AdamW moves each weight by about the learning rate in a step"
+    if spec.train.lr < TOO_LOW:
+        return f"{moves}: so little is lost in float32's rounding"
+    return f"{moves}: 1 or more is far beyond the weights" if spec.train.lr >= 1 else ""
+
+
 def _growing(spec: TrialSpec) -> str:
     product = spec.train.lr * spec.train.weight_decay
     rule = "AdamW multiplies the weights by 1 − lr·weight_decay, here"
@@ -118,5 +128,6 @@ DOUBTED = (
     Rule("sample", ("count",), _few),
     Rule("train", ("ema", "ema_warmup", "steps"), _initial),
     Rule("train", ("warmup", "steps"), _never_warm),
+    Rule("train", ("lr",), _rate),
     Rule("train", ("lr", "weight_decay"), _growing),
 )

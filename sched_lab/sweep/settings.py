@@ -125,10 +125,10 @@ class Breach(NamedTuple):
 
 _RULES = {
     "missing": "is required",
-    "greater_than": "must be greater than {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than": "must be less than {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
     "multiple_of": "must be a multiple of {multiple_of}",
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
@@ -163,10 +163,21 @@ def breaches(error: ValidationError, model: type[BaseModel]) -> Iterator[Breach]
             raised = context["error"]
             yield Breach(loc, rule_of(raised), fields=fields_of(raised), part=part_of(raised))
         else:
-            rule = _RULES[kind].format(**context) if kind in _RULES else each["msg"]
+            limits = {name: _number(value) for name, value in context.items()}
+            rule = _RULES[kind].format(**limits) if kind in _RULES else each["msg"]
             given = each["input"]
             whole = kind == "int_type" and isinstance(given, float) and given.is_integer()
             yield Breach(loc, f"{rule}, written {int(given)}" if whole else rule)
+
+
+def _number(value: Any) -> str:
+    return (
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def _annotation(model: type[BaseModel], loc: KeyPath) -> Any:

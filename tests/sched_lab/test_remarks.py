@@ -42,14 +42,14 @@ def test_too_few_samples_to_compute_a_metric_are_refused_and_too_few_to_mean_som
         f"x.yaml:2:17: sample.count = {least - 1}: {metric} needs at least {least} samples"
     )
     (doubt,) = doubts(text.replace("COUNT", str(least)))
-    assert doubt.startswith(f"x.yaml:2:17: sample.count = {least}: so few samples say little")
+    assert doubt.startswith(f"x.yaml:2:17: sample.count = {least}: too few samples to mean much")
     assert doubts(text.replace("COUNT", str(enough - 1)))
     assert not doubts(text.replace("COUNT", str(enough)))
 
 
 def test_how_many_samples_say_something_depends_on_the_detectors_features() -> None:
     (doubt,) = doubts("sample: {count: 1000}\nscore: {detector: inception, metrics: [fid]}")
-    assert doubt.endswith("say little: fid from 2,049")
+    assert doubt.endswith("to mean much: fid takes 2,049 or more")
 
 
 @given(st.integers(1, 5000), st.floats(0, 0.9999), st.booleans())
@@ -67,7 +67,9 @@ def test_the_initial_share_of_the_average_is_what_its_steps_leave(
     [
         ("train: {steps: 40, ema_warmup: false}", "2:32: train.ema_warmup = false: the average"),
         ("train: {steps: 600,\n  warmup: 600}", "3:11: train.warmup = 600: the learning rate"),
-        ("train:\n  lr: 2\n  weight_decay: 1", "3:7: train.lr = 2: AdamW multiplies"),
+        ("train:\n  lr: 0.9\n  weight_decay: 2", "3:7: train.lr = 0.9: AdamW multiplies"),
+        ("train:\n  lr: 1.0e-10", "3:7: train.lr = 1.0e-10: AdamW moves each weight"),
+        ("train:\n  lr: 2", "3:7: train.lr = 2: AdamW moves each weight"),
         ("sample: {steps: 1}\ngrid:\n  sample.sampler: [ddim, ddpm_large]",
          '4:19: grid.sample.sampler = [ddim, ddpm_large]: changes nothing'),
         ("grid: {train.network.attention: [2, 3]}", "2:33: grid.train.network.attention = [2"),
@@ -100,7 +102,7 @@ def test_cells_that_differ_are_shown_apart_or_refused(values: list[float]) -> No
     text = f"grid:\n  b: {values}\n  tau: {values}\n  schedule: [sigmoid]"
     apart = len({f"{value:g}" for value in values}) == len(set(values))
     if not apart:
-        with pytest.raises(SweepError, match="let them differ in six digits") as caught:
+        with pytest.raises(SweepError, match="let them differ in their first six digits") as caught:
             read(text)
         assert {problem.key[:5] for problem in caught.value.problems} <= {"grid."}
         return
