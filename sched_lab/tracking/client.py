@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -62,7 +63,16 @@ def environment() -> dict[str, str]:
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
+    if not _has_home():  # as a container's user may be; without a home, MLflow can't be imported
+        values["HOME"] = tempfile.gettempdir()
     return {name: value for name, value in values.items() if name not in os.environ}
+
+
+def _has_home() -> bool:
+    try:
+        return bool(Path.home())
+    except RuntimeError:
+        return False
 
 
 _lock = threading.Lock()

@@ -19,6 +19,7 @@ from sched_lab.redaction import redacted
 from sched_lab.store import database
 from sched_lab.store.database import database_uri
 from sched_lab.store.folder import Store
+from sched_lab.tracking.client import environment as mlflow_environment
 from sched_lab.tracking.client import is_database
 
 LOOPBACK = "127.0.0.1"
@@ -40,6 +41,7 @@ def serve(store: Store, host: str, port: int) -> None:
     addresses = _addresses(host, port)
     # Not in the arguments, which every user of the machine can read.
     environment = {
+        **mlflow_environment(),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(addresses),

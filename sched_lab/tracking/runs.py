@@ -118,8 +118,8 @@ def find_experiment(client: MlflowClient, sweep: str) -> MlflowExperiment | None
     """The experiment of a sweep, deleted or not, whatever its name is by now; None where there is
     none.
 
-    It bears the sweep's name in a tag. One of an earlier version is known by its own name, else by
-    the sweep's run in it.
+    It bears the sweep's name in a tag. One of an earlier version is known by its own name, else, in
+    a database, by the sweep's run in it.
     """
     from mlflow.entities import ViewType
 
@@ -137,6 +137,8 @@ def find_experiment(client: MlflowClient, sweep: str) -> MlflowExperiment | None
     named = client.get_experiment_by_name(sweep)
     if named is not None and named.tags.get(names.SWEEP, sweep) == sweep:
         return named
+    if is_server(client.tracking_uri):  # which may hold thousands of other people's
+        return None
     untagged = [each.experiment_id for each in experiments() if names.SWEEP not in each.tags]
     runs = paged(
         lambda length, token: client.search_runs(
