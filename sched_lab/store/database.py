@@ -22,6 +22,7 @@ from urllib.parse import quote, unquote, urlsplit
 from sched_lab import names
 from sched_lab.errors import OutOfReach
 from sched_lab.store.records import warn
+from sched_lab.trainers.files import replacing
 from sched_lab.trainers.results import SET_ASIDE
 
 DATABASE = "mlflow.db"  # in the root folder of a store
@@ -65,31 +66,41 @@ def is_own(database: Path) -> bool:
     return database.name == DATABASE and (database.parent / names.STORE_FILE).exists()
 
 
-def prepare(file: Path) -> None:
-    """Make a database ready to be written: there, whole and, as a store's own, with locations that
-    do not depend on the store's place. The caller holds its lock.
+def prepare(file: Path) -> bool:
+    """Make a database ready to be written: whole and, as a store's own, with locations that do not
+    depend on the store's place. The caller holds its lock.
 
-    A damaged one of a store is set aside. Raises OutOfReach, also where it can't be written.
+    False where it is still to be made, as after a damaged one of a store was set aside. Raises
+    OutOfReach where it can't be written.
     """
-    if not file.exists():
-        for left in _beside(file):  # of another database: SQLite would play it back into this one
-            left.unlink(missing_ok=True)
-        # SQLite keeps others of the group from writing a file that it makes itself
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o666))
     for each in (file, file.parent):
-        if not os.access(each, os.W_OK):
+        if each.exists() and not os.access(each, os.W_OK):
             raise OutOfReach(not_writable(each))
-    if not is_own(file):
-        return
-    if damage := _damage(file, "rw"):
-        for each in (file, *_beside(file)):
-            if each.exists():
-                each.replace(f"{each}{SET_ASIDE}")
-        warn(file, f"damaged ({damage}) and set aside as {file.name}{SET_ASIDE}; {REBUILT}")
-        prepare(file)
-    elif file.stat().st_size:
-        with _opened(file, "rw") as connection:
-            _retarget(connection, RELATIVE)
+    if is_own(file) and _is_begun(file):
+        if damage := _damage(file, "rw"):
+            file.replace(f"{file}{SET_ASIDE}")
+            warn(file, f"damaged ({damage}) and set aside as {file.name}{SET_ASIDE}; {REBUILT}")
+        else:
+            with _opened(file, "rw") as connection:
+                _retarget(connection, RELATIVE)
+    if _is_begun(file):
+        return True
+    for left in _beside(file):  # of another database: SQLite would play it back into the next one
+        left.unlink(missing_ok=True)
+    return False
+
+
+@contextmanager
+def making(file: Path) -> Iterator[Path]:
+    """A path at which to make a database that will stand at `file`, whole or not at all."""
+    with replacing(file) as part:
+        # SQLite keeps others of the group from writing a file that it makes itself
+        os.close(os.open(part, os.O_CREAT | os.O_RDWR, 0o666))
+        yield part
+
+
+def _is_begun(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
 
 
 def place_experiment(file: Path, experiment: str, folder: str) -> None:
@@ -118,7 +129,7 @@ def _readable(file: Path, *version: tuple[int, ...]) -> Path:
         raise OutOfReach(f"{file} is damaged ({damage}): {REBUILT}")
     try:
         with _opened(file, "ro") as connection:
-            if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            if not _has_experiments(connection):
                 raise FileNotFoundError(f"nothing in {file} yet")
             if not is_own(file) or not list(_misplaced(connection, RELATIVE)):
                 return file
@@ -194,11 +205,21 @@ def _damage(file: Path, mode: str) -> str:
     try:
         with _opened(file, mode) as connection:
             (told,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        return "" if told == "ok" else str(told).splitlines()[-1]
+            if told == "ok":
+                return (
+                    "" if mode == "ro" or _has_experiments(connection) else "it was never finished"
+                )
+        return str(told).splitlines()[-1]
     except sqlite3.OperationalError:
         return ""
     except sqlite3.DatabaseError as error:
         return str(error) if is_damage(error) else ""
+
+
+def _has_experiments(connection: sqlite3.Connection) -> bool:
+    """Whether MLflow has made all its tables: the last thing is to put its own experiment there."""
+    tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'")
+    return bool(tables.fetchone() and connection.execute("SELECT 1 FROM experiments").fetchone())
 
 
 def is_damage(error: BaseException) -> bool:

@@ -24,13 +24,13 @@ from sched_lab.errors import OutOfReach
 from sched_lab.redaction import redacted
 from sched_lab.store import database
 from sched_lab.store.database import database_file, database_uri
-from sched_lab.trainers.files import replacing
 from sched_lab.trainers.results import State
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from mlflow.store.entities import PagedList
+    from sqlalchemy import Engine
 
 PAGE = 1000  # entries a query: a loaded server still answers within a request's time limit
 POSTGRESQL = "postgresql"
@@ -130,7 +130,7 @@ def connect(uri: str) -> MlflowClient:
         except MlflowException as error:
             if file is None or not database.is_own(file) or not _is_earlier(error):
                 raise
-        with replacing(file) as part:
+        with database.making(file) as part:
             shutil.copyfile(file, part)
             _migrate(part)
         return _client(uri)
@@ -168,8 +168,7 @@ def _connected(uri: str, number: int) -> tuple[MlflowClient, str]:
 
 
 def _client(uri: str) -> MlflowClient:
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises
+    _database_utils()
     from mlflow import MlflowClient
 
     _resolve_locations()
@@ -226,16 +225,14 @@ def _open(file: Path, uri: str) -> None:
 
     To open one by itself, MLflow makes a folder of the path as its address spells it.
     """
-    from mlflow.store.db import utils
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
     from mlflow.tracking._tracking_service.utils import _tracking_store_registry as stores
 
-    database_utils: Any = utils  # without annotations
     number = file.stat().st_ino
     if _databases.get(uri) != number:
         if engine := SqlAlchemyStore._engine_map.get(uri):
             engine.dispose()
-        SqlAlchemyStore._engine_map[uri] = database_utils.create_sqlalchemy_engine(uri)
+        SqlAlchemyStore._engine_map[uri] = _database_utils().create_sqlalchemy_engine(uri)
         stores._get_store_with_resolved_uri.cache_clear()
         _databases[uri] = number
 
@@ -245,13 +242,29 @@ def _is_earlier(error: MlflowException) -> bool:
     return "out-of-date database schema" in str(error)
 
 
+def _create(file: Path) -> None:
+    """Make MLflow's tables in an empty database."""
+    _database_utils()._initialize_tables(_engine(file))
+
+
 def _migrate(file: Path) -> None:
     """Bring a database of an earlier MLflow to the tables of this one."""
-    from mlflow.store.db import utils
+    _database_utils()._upgrade_db(_engine(file))
+
+
+def _engine(file: Path) -> Engine:
     from sqlalchemy import NullPool, create_engine
 
-    database_utils: Any = utils  # without annotations
-    database_utils._upgrade_db(create_engine(database_uri(file), poolclass=NullPool))
+    return create_engine(database_uri(file), poolclass=NullPool)
+
+
+def _database_utils() -> Any:
+    """MLflow's module that makes tables and connections; it has no annotations."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises
+    from mlflow.store.db import utils
+
+    return utils
 
 
 def in_words(error: BaseException, uri: str) -> str:
@@ -343,7 +356,9 @@ def _creating_tables_alone(uri: str) -> Iterator[None]:
     if file := database_file(uri):
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):
-            database.prepare(file)
+            if not database.prepare(file):
+                with database.making(file) as part:
+                    _create(part)
             yield
     elif uri.startswith(POSTGRESQL):
         from sqlalchemy import NullPool, create_engine, func, select

@@ -74,7 +74,8 @@ def _served(store: Store) -> str:
     if not (os.access(file, os.W_OK) and os.access(store.root, os.W_OK)):
         return database_uri(database.private_copy(file))
     with FileLock(f"{file}.lock"):
-        database.prepare(file)
+        if not database.prepare(file):
+            raise OutOfReach(f"{file} holds nothing: {database.REBUILT}")
     if "%" in store.tracking_uri:  # of which MLflow would make a folder
         link = Path(mkdtemp(prefix="sched-lab-"), "store")
         link.symlink_to(store.root)

@@ -49,9 +49,20 @@ DAMAGE = {
 }
 
 
+def begun(file: Path) -> None:
+    """A database as a full disk or a kill leaves it while tables are made."""
+    file.unlink()
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("CREATE TABLE experiments (experiment_id INTEGER)")
+        connection.execute("CREATE TABLE datasets (dataset_id INTEGER)")
+
+
 def damage(store: Store, how: str) -> bytes:
     """Damage a store's database; what is left of it."""
     file = store.root / "mlflow.db"
+    if how == "begun":
+        begun(file)
+        return file.read_bytes()
     content: bytes | None = DAMAGE[how](file.read_bytes(), page_size(file))
     file.unlink()
     if content is not None:
@@ -71,7 +82,7 @@ def test_a_damaged_database_is_named_with_what_to_do(delivered: Store, how: str)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["deleted", "emptied", "cut in half", "noise"])
+@pytest.mark.parametrize("how", ["deleted", "emptied", "cut in half", "noise", "begun"])
 def test_a_lost_database_is_set_aside_and_rebuilt(delivered: Store, how: str) -> None:
     left = damage(delivered, how)
     submit(delivered, "a", "b")
