@@ -342,6 +342,40 @@ def test_scores_of_huge_features_are_finite(metric: str, largest: float) -> None
     assert all(map(math.isfinite, values.values()))
 
 
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("metric", ["fd", "kid"])
+def test_a_score_that_is_not_finite_is_refused(metric: str) -> None:
+    # Only a detector of a plug-in's own gives float64.
+    features = gaussian(30, 4, 0).astype(np.float64) * 1e160
+    reference = Reference(features, features.mean(0), np.eye(4), np.eye(4))
+    with pytest.raises(ValueError, match=r"scores must be finite, got|infs or NaNs|converge"):
+        score(-features, reference, "plain", [f"{metric}_plain"])
+
+
+def test_the_distance_holds_for_features_that_are_dead_or_equal() -> None:
+    """As a classifier's are, after its ReLU: the covariances are singular."""
+    import_torchvision()
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    pair = [np.maximum(gaussian(n, 16, seed), 0) for n, seed in ((50, 0), (200, 1))]
+    for features in pair:
+        features[:, 3:8] = 0
+        features[:, 9] = features[:, 10]
+        features[:, 11] = 7.5
+    theirs = [fid_features_to_statistics(torch.from_numpy(x.astype(np.float64))) for x in pair]
+    expected = fid_statistics_to_metric(*theirs, verbose=False)["frechet_inception_distance"]
+    assert distance(*pair) == pytest.approx(expected, abs=1e-6)
+    constant = np.full((20, 16), 7.3, np.float32)
+    assert distance(constant, constant) == 0
+    assert kernel_distance(constant, constant) == pytest.approx(0, abs=1e-9)
+    assert distance(constant, pair[0]) == pytest.approx(
+        float(
+            ((statistics(pair[0])[0] - np.float32(7.3)) ** 2).sum() + pair[0].var(0, ddof=1).sum()
+        ),
+        rel=1e-5,
+    )
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_features_that_are_not_finite_are_refused_with_their_number(bad: float) -> None:
     def network(pixels: Tensor) -> Tensor:

@@ -157,6 +157,20 @@ def test_long_silent_training_lets_the_caller_in_between_reports(
     }
 
 
+def test_on_a_gpu_attention_leaves_out_the_kernel_whose_gradient_is_not_finite() -> None:
+    program = (
+        "import pathlib, tempfile, torch\n"
+        "from sched_lab.trainers.trial import _clean_slate\n"
+        "_clean_slate(torch.device('cuda'), pathlib.Path(tempfile.mkdtemp()))\n"
+        "for kernel in ('cudnn', 'flash', 'mem_efficient'):\n"
+        "    print(getattr(torch.backends.cuda, f'{kernel}_sdp_enabled')())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, encoding="utf-8"
+    )
+    assert done.stdout.split() == ["False", "True", "True"]
+
+
 def test_a_diverging_trial_fails_with_the_reason_and_without_a_score(
     tmp_path: Path, cache: Path
 ) -> None:

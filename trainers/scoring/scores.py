@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,8 @@ def score(
 
     `features` (N, d) are the samples', from that detector. The Fréchet distance is in squared units
     of the features, 0 at best. KID is an unbiased estimate, so it may fall below 0. Precision and
-    recall lie in [0, 1]. Raises ValueError when there are too few samples.
+    recall lie in [0, 1]. Raises ValueError where there are too few samples, or a score is not
+    finite.
     """
     kinds = {name: _kind(name, detector) for name in metrics}
     for name, kind in kinds.items():
@@ -76,7 +78,10 @@ def score(
         values["kid"] = kernel_distance(features, reference.features)
     if {"precision", "recall"} & set(kinds.values()):
         values["precision"], values["recall"] = precision_recall(features, reference.features)
-    return {name: values[kind] for name, kind in kinds.items()}
+    found = {name: values[kind] for name, kind in kinds.items()}
+    if not all(map(math.isfinite, found.values())):
+        raise ValueError(f"scores must be finite, got {found}: the features are too large")
+    return found
 
 
 def standard_errors(
