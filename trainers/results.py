@@ -27,7 +27,8 @@ LOG_FILE = "log.txt"
 
 # Names of `TrialResult.baselines`.
 REAL = "real_"  # + a score: that of as many held-out real images
-UNTRAINED = "untrained_"  # + a score: that of samples of the network before its first step
+# + a score: that of samples, 10,000 at most, of the network before its first step
+UNTRAINED = "untrained_"
 LOSS_OF_ZERO = "loss_of_zero"  # the loss that predicting zero has, in the steps that `loss` is of
 DETECTOR_ACCURACY = "detector_accuracy"  # of a classifier, on images held out from its training
 

@@ -60,6 +60,8 @@ from sched_lab.trainers.training import (
 )
 
 TILES = 8  # on a side of a grid of images
+MOST_UNTRAINED = 10_000
+"""Samples of the untrained network at most: FID's authors advise as many, and more cost hours."""
 log = logging.getLogger(__name__)
 
 
@@ -260,7 +262,7 @@ def _events(trial: _Trial) -> Iterator[TrainProgress | Beat | Sampled | Evaluati
         )
         yield from _timed_events(training, state.seconds, "train")
         state.copy_buffers()
-        drawing = _timed_events(_draw(trial, state.ema), state.seconds, "sample")
+        drawing = _timed_events(_draw(trial, state.ema, spec.sample.count), state.seconds, "sample")
         samples: Tensor = yield from drawing
         baselines: dict[str, float] = {}
         if until == steps:
@@ -313,7 +315,7 @@ def _untrained_scores(trial: _Trial) -> Generator[Sampled, None, dict[str, float
 
     Where that puts out zero, as the U-Net does, trials that differ in training alone share them.
     """
-    spec = trial.spec
+    spec, count = trial.spec, min(trial.spec.sample.count, MOST_UNTRAINED)
     network = untrained(
         spec,
         channels=trial.images.pixels.shape[1],
@@ -322,15 +324,15 @@ def _untrained_scores(trial: _Trial) -> Generator[Sampled, None, dict[str, float
     ).eval()
     if not _puts_out_zero(trial, network):
         try:
-            samples = yield from _draw(trial, network)
+            samples = yield from _draw(trial, network, count)
         except Diverged as reason:
             log.warning("the untrained network has no score: %s", reason)
             return {}
         return scores.score(*_judged(trial, samples))
 
     def compute() -> str:
-        samples = _returned(_draw(trial, lambda x, gamma, label: torch.zeros_like(x)))
-        return json.dumps(scores.score(*_judged(trial, samples)))
+        drawing = _draw(trial, lambda x, gamma, label: torch.zeros_like(x), count)
+        return json.dumps(scores.score(*_judged(trial, _returned(drawing))))
 
     sample = spec.sample.model_dump(mode="json", exclude={"batch"})
     process = spec.b, spec.train.predict, spec.train.normalize
@@ -402,10 +404,12 @@ def _start(
     return state
 
 
-def _draw(trial: _Trial, network: Callable[..., Tensor]) -> Generator[Sampled, None, Tensor]:
+def _draw(
+    trial: _Trial, network: Callable[..., Tensor], count: int
+) -> Generator[Sampled, None, Tensor]:
     """Samples (count, C, H, W) uint8 from a network. Raises Diverged where one is not finite."""
     spec, state, on = trial.spec, trial.state, trial.device
-    count, process = spec.sample.count, DiffusionProcess.of(spec)
+    process = DiffusionProcess.of(spec)
     shape = trial.images.pixels.shape[1:]  # (C, H, W)
     samples = torch.empty((count, *shape), dtype=torch.uint8)
     labels = _sample_labels(spec, trial.images, count)

@@ -358,6 +358,16 @@ def test_trials_that_differ_in_training_alone_share_their_baselines(tmp_path: Pa
     assert kept(train={"network": Untrained()})[1] == 5
 
 
+def test_no_more_samples_of_an_untrained_network_are_drawn_than_its_score_needs(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sched_lab.trainers.trial.MOST_UNTRAINED", 50)
+    of = spec(train={"network": Untrained()})
+    events = list(run(of, key="k", folder=tmp_path, cache=cache))
+    drawn = [(each.done, each.count) for each in events if isinstance(each, Sampled)]
+    assert drawn == [(40, 100), (80, 100), (100, 100), (40, 50), (50, 50)]
+
+
 def test_an_untrained_network_that_is_not_finite_has_no_score_and_the_trial_has(
     tmp_path: Path, cache: Path
 ) -> None:
