@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +13,8 @@ import pandas as pd
 from sched_lab.analysis.report.findings import SIZES, Findings
 from sched_lab.analysis.statistics import ranking
 from sched_lab.analysis.text import wording
-from sched_lab.tracking.reader import sample_grid
+from sched_lab.text import facts_text
+from sched_lab.tracking.reader import data_shown, sample_grid
 from sched_lab.trainers.results import State
 
 SAMPLED = 8  # cells of an image size whose samples are shown, the best first
@@ -21,7 +23,7 @@ PIXELS = 528  # of a side, above which samples are shown smaller
 
 @dataclass(frozen=True)
 class Samples:
-    """A cell's grid of samples, all of one image size from the same noise."""
+    """A grid of images: of a cell's samples, all of one image size from the same noise, or real."""
 
     size: str
     label: str
@@ -30,7 +32,8 @@ class Samples:
 
 
 def fetch_samples(findings: Findings, tracking_uri: str) -> list[Samples]:
-    """The samples of at most eight cells a size and six sizes, in the order of the cells.
+    """The samples of at most eight cells a size and six sizes, in the order of the cells; before
+    them, some real images.
 
     Those of a size have the same seeds and thus start from the same noise. Only these are read.
     """
@@ -40,7 +43,9 @@ def fetch_samples(findings: Findings, tracking_uri: str) -> list[Samples]:
     with tempfile.TemporaryDirectory() as folder:
         for resolution in sorted(set(scored["resolution"]))[:SIZES]:
             chosen = scored[scored["resolution"] == resolution][:SAMPLED].sort_index()
-            for _, trial in _same_seeds(findings, chosen).iterrows():
+            size, trials = wording.size_text(resolution), _same_seeds(findings, chosen)
+            samples += _real(trials["run_id"], size, tracking_uri)
+            for _, trial in trials.iterrows():
                 path = sample_grid(trial["run_id"], tracking_uri, Path(folder))
                 if path is None:
                     continue
@@ -49,8 +54,18 @@ def fetch_samples(findings: Findings, tracking_uri: str) -> list[Samples]:
                 score = wording.score_text(cell, decimals)
                 label = f"{name} · {score} · seed {trial['seed']}"
                 best = trial["cell"] in findings.best.index
-                samples.append(Samples(wording.size_text(resolution), label, best, _shrunk(path)))
+                samples.append(Samples(size, label, best, _shrunk(path.read_bytes())))
     return samples
+
+
+def _real(run_ids: Iterable[str], size: str, tracking_uri: str) -> list[Samples]:
+    """The real images of the first of these runs that has any, with what is known of all."""
+    for run_id in run_ids:
+        facts, png = data_shown(run_id, tracking_uri)
+        if png:
+            label = f"real images: {facts_text(facts)}" if facts else "real images"
+            return [Samples(size, label, False, _shrunk(png))]
+    return []
 
 
 def _same_seeds(findings: Findings, cells: pd.DataFrame) -> pd.DataFrame:
@@ -63,13 +78,13 @@ def _same_seeds(findings: Findings, cells: pd.DataFrame) -> pd.DataFrame:
     return trials[seeds == seeds.mode().min()].sort_values("cell")
 
 
-def _shrunk(path: Path) -> bytes:
+def _shrunk(png: bytes) -> bytes:
     """The PNG, no larger than a page can show."""
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(BytesIO(png)) as image:
         if max(image.size) <= PIXELS:
-            return path.read_bytes()
+            return png
         image.thumbnail((PIXELS, PIXELS))
         buffer = BytesIO()
         image.save(buffer, "png", optimize=True)

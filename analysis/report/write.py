@@ -28,8 +28,8 @@ from sched_lab.analysis.runs import SubmittedSweep, load_sweep
 from sched_lab.analysis.statistics import law, reference
 from sched_lab.analysis.text import render, tables, wording
 from sched_lab.names import ENVIRONMENT_FILE, REPORT_FILE, SECONDS, SWEEP_FILE
-from sched_lab.text import counted, no_longer_belong
-from sched_lab.tracking.reader import artifact_text
+from sched_lab.text import counted, facts_text, no_longer_belong
+from sched_lab.tracking.reader import artifact_text, data_shown
 from sched_lab.trainers.results import State
 
 ROWS = 300  # of a table on the page or in Markdown; the files of values hold all
@@ -158,14 +158,16 @@ def _frames(analysis: Analysis) -> dict[str, pd.DataFrame]:
 
 
 def _environment(findings: Findings, tracking_uri: str) -> dict[str, str]:
-    """The versions that a trial ran with: of a best cell, where there is one."""
+    """The versions and images that a trial ran with: of a best cell, where there is one."""
     finished = findings.runs[findings.runs["state"] == State.FINISHED]
     best = finished.merge(findings.best[findings.columns][:1])
     ran = best if len(best) else finished
     if ran.empty:
         return {}
-    text = artifact_text(ran["run_id"].iloc[0], ENVIRONMENT_FILE, tracking_uri)
-    return dict(json.loads(text or "{}"))
+    run_id = ran["run_id"].iloc[0]
+    versions = json.loads(artifact_text(run_id, ENVIRONMENT_FILE, tracking_uri) or "{}")
+    facts, _ = data_shown(run_id, tracking_uri)
+    return {**versions, "images": facts_text(facts)} if facts else versions
 
 
 def _markdown(analysis: Analysis, about: Mapping[str, Any], titles: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
@@ -11,6 +12,8 @@ from base64 import b64encode
 from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
+from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +27,13 @@ from sched_lab import names
 from sched_lab.analysis import runs as reading
 from sched_lab.analysis.commands import report
 from sched_lab.analysis.report.findings import analyse
+from sched_lab.analysis.report.samples import fetch_samples
 from sched_lab.analysis.report.write import write, write_report
 from sched_lab.analysis.runs import SubmittedSweep, load_runs, load_sweep
 from sched_lab.errors import OutOfReach
 from sched_lab.store.folder import Store
 from sched_lab.tracking.reader import UnknownSweepError, sample_grid
+from sched_lab.trainers.images import DataFacts
 from sched_lab.trainers.results import State
 from tests.conftest import Command
 
@@ -38,6 +43,10 @@ if TYPE_CHECKING:
 HOSTILE = "a/<script>alert('1')</script> ☃ | ${x}"
 YAML = "name: scale\ngrid: {b: [1, 2, 4]}  # ``` </code><script>alert(2)</script>\n"
 SIZES, BS, SEEDS = (8, 16), (1.0, 2.0, 4.0), (0, 1, 2)
+
+FACTS = DataFacts(
+    source="folder", images=70, classes={"a": 30, "b": 40}, broken=3, unknown={"<.jp2>": 2}
+)
 
 
 def score(size: int, b: float, seed: int) -> float:
@@ -97,6 +106,8 @@ def fill(client: MlflowClient, folder: Path, sweep: str) -> None:
                 client.log_image(
                     run, grid, artifact_file=f"{names.SAMPLES_FOLDER}/step-{step:06d}.png"
                 )
+            client.log_image(run, np.full((71, 71), 7, np.uint8), artifact_file=names.REAL_FILE)
+            client.log_dict(run, FACTS.model_dump(), names.FACTS_FILE)
             client.log_dict(run, {"torch": "2.13.0", "device": "cpu: <x>"}, names.ENVIRONMENT_FILE)
     stale = {
         names.ROLE: names.ROLE_TRIAL,
@@ -284,6 +295,21 @@ def test_the_last_grid_of_samples_is_fetched(uri: str, frame: pd.DataFrame, tmp_
     with Image.open(path) as image:
         assert np.asarray(image).max() == 150
     assert sample_grid(frame["run_id"].iloc[0], uri, tmp_path) is None
+
+
+def test_real_images_and_how_many_there_are_stand_before_the_samples(
+    uri: str, written: dict[str, Path]
+) -> None:
+    samples = fetch_samples(analyse(load_sweep("scale", uri)).main, uri)
+    told = "70 images of folder, 2 classes of 30 to 40; left out: 3 broken, 2 <.jp2>"
+    for _, grids in groupby(samples, key=lambda each: each.size):
+        real, *drawn = grids
+        assert real.label == f"real images: {told}"
+        with Image.open(BytesIO(real.png)) as image:
+            assert np.asarray(image).max() == 7
+        assert drawn
+    for kind, text in (("html", html.escape(told)), ("markdown", "70 images of folder")):
+        assert text in written[kind].read_text("utf-8")
 
 
 class Tags(HTMLParser):
