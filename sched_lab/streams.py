@@ -76,7 +76,8 @@ def _safe(stream: TextIO) -> TextIO:
 
 
 def _end_if_unread(error: OSError) -> None:
-    if not isinstance(error, BrokenPipeError):
-        raise error
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left must not fail
-    raise SystemExit(ExitCode.UNREAD)
+    # What is still to be written would fail again, at the process's end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        raise SystemExit(ExitCode.UNREAD)
+    raise error

@@ -17,8 +17,11 @@ PROGRAM = "sched-lab"
 
 
 def print_json(value: object) -> None:
-    """Print JSON for programs. Raises ValueError for infinities and NaN."""
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+    """Print JSON for programs, in ASCII unless the output is UTF-8. Raises ValueError for
+    infinities and NaN.
+    """
+    ascii_only = not sys.stdout.encoding.lower().startswith("utf")
+    click.echo(json.dumps(value, indent=1, ensure_ascii=ascii_only, allow_nan=False))
 
 
 def command(*arguments: str) -> str:

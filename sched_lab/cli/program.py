@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 import traceback
@@ -98,6 +99,7 @@ def run() -> NoReturn:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, unwind)
     try:
+        _check_folder()
         code = cli.main(
             standalone_mode=False,
             args=[argument for argument in sys.argv[1:] if argument != "--debug"],
@@ -129,6 +131,13 @@ def run() -> NoReturn:
     # Skip the last garbage collection, which takes most of a second.
     gc.freeze()
     sys.exit(code or ExitCode.DONE)
+
+
+def _check_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise OutOfReach("the working folder has been deleted: change to one that exists") from None
 
 
 def _is_about_the_form(error: click.ClickException) -> bool:

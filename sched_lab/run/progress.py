@@ -191,7 +191,7 @@ class Board:
 @contextmanager
 def shown(board: Board, console: Console) -> Iterator[None]:
     """Show the board within the context: live in a terminal, as a line now and then elsewhere."""
-    if console.is_terminal:
+    if console.is_terminal and not console.is_dumb_terminal:
         with Live(board, console=console, refresh_per_second=2, transient=True):
             yield
         return

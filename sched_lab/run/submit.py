@@ -91,7 +91,14 @@ def submit(
     when weights, the cluster or the tracking server are not there, when Ray dies, or when another
     submit is at work on this sweep.
     """
-    console = Console(file=progress, quiet=progress is None, markup=False, emoji=False)
+    console = Console(
+        file=progress,
+        quiet=progress is None,
+        # Where $FORCE_COLOR has it so, else: a file would get the codes that move a cursor.
+        force_terminal=progress is not None and progress.isatty(),
+        markup=False,
+        emoji=False,
+    )
     with _environment_restored():
         outcome = _stage(plan, inline, address, console, abandon)
         if plan.to_confirm and not (outcome.undelivered or outcome.interrupted):
