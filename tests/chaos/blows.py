@@ -9,11 +9,13 @@ import random
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
 
 from sched_lab import names
+from sched_lab.trainers.results import State
 from tests.chaos.lab import END_SECONDS, OVERLAP, PROGRAM, Driver, Lab, environment, kill
 
 Act = Callable[
@@ -68,6 +70,20 @@ def kill_mlflow(lab: Lab, driver: Driver, luck: random.Random) -> str:
     return f"for {seconds:.1f} s and its start"
 
 
+def kill_mlflow_at_a_delivery(lab: Lab, driver: Driver, luck: random.Random) -> str:
+    """Kill the server within the second in which a trial's end is delivered."""
+
+    def ends() -> int:
+        said = (event.state for events in lab.journals().values() for event in events)
+        return sum(state == State.FINISHED for state in said)
+
+    before = ends()
+    if not lab.wait(lambda: driver.ended or ends() > before, END_SECONDS) or driver.ended:
+        return "there was none"
+    lab.wait(lambda: False, luck.uniform(0, 1.5))
+    return kill_mlflow(lab, driver, luck)
+
+
 def pause_mlflow(lab: Lab, driver: Driver, luck: random.Random) -> str:
     seconds = luck.uniform(1, 8)
     lab.interrupt_server(lab.server.pause, seconds, lab.server.resume)
@@ -77,6 +93,27 @@ def pause_mlflow(lab: Lab, driver: Driver, luck: random.Random) -> str:
 def ctrl_c(lab: Lab, driver: Driver, luck: random.Random) -> str:
     driver.interrupt()
     return ""
+
+
+def sigterm(lab: Lab, driver: Driver, luck: random.Random) -> str:
+    return _signal(driver, signal.SIGTERM, luck)
+
+
+def sighup(lab: Lab, driver: Driver, luck: random.Random) -> str:
+    return _signal(driver, signal.SIGHUP, luck)
+
+
+def _signal(driver: Driver, number: signal.Signals, luck: random.Random) -> str:
+    """Send it to the driver, its group, or each process of its job, as senders differ."""
+    to = luck.choice(("driver", "group", "job"))
+    for process in driver.left() if to == "job" else ():
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+    if to == "group":
+        driver.interrupt(number)
+    elif not driver.ended:
+        driver.process.send_signal(number)
+    return f"to the {to}"
 
 
 def ctrl_c_twice(lab: Lab, driver: Driver, luck: random.Random) -> str:
@@ -167,6 +204,7 @@ class Kind:
     act: Act
     codes: tuple[int, ...] = ()  # what its driver may end with, beside 0
     ends: bool = True  # whether its driver is to end by it
+    soft: bool = False  # whether its trials write a checkpoint first, and their runs end
 
 
 KILLED = -signal.SIGKILL
@@ -177,9 +215,12 @@ KINDS = {
     "gcs": Kind(kill_gcs, (3,)),
     "mlflow": Kind(kill_mlflow, (3,), ends=False),
     "mlflow-pause": Kind(pause_mlflow, (3,), ends=False),
-    "ctrl-c": Kind(ctrl_c, (130,)),
+    "delivery": Kind(kill_mlflow_at_a_delivery, (3,), ends=False),
+    "ctrl-c": Kind(ctrl_c, (130,), soft=True),
+    "term": Kind(sigterm, (143,), soft=True),
+    "hup": Kind(sighup, (129,), soft=True),
     "ctrl-c-twice": Kind(ctrl_c_twice, (130,)),
-    "stop": Kind(stop, (130,)),
+    "stop": Kind(stop, (130,), soft=True),
     "second": Kind(second_driver, ends=False),
     "overlap": Kind(overlap, ends=False),
     "checkpoint": Kind(cut_checkpoint, (KILLED,)),

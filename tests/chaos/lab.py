@@ -87,10 +87,10 @@ class Driver:
         """Its descendants that are alive; only those of this name, where one is given."""
         return [each for each in self._family if alive(each) and name in ("", each.name())]
 
-    def interrupt(self) -> None:
-        """What a terminal does at Ctrl-C."""
+    def interrupt(self, number: int = signal.SIGINT) -> None:
+        """Send its process group a signal: what a terminal does at Ctrl-C."""
         with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGINT)
+            os.killpg(self.process.pid, number)
 
 
 class Lab:

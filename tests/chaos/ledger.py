@@ -15,6 +15,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from safetensors import safe_open
 
 from sched_lab import names
 from sched_lab.trainers.results import State
@@ -56,6 +57,23 @@ def read_experiment(client: MlflowClient, sweep: str) -> tuple[Experiment, list[
                     f" {state}"
                 )
     return {key: _told(client, found[0]) for key, found in runs.items() if key}, wrong
+
+
+def running(client: MlflowClient, sweep: str) -> Iterator[str]:
+    """The runs of a sweep that MLflow takes for running."""
+    experiment = client.get_experiment_by_name(sweep)
+    for run in client.search_runs([experiment.experiment_id]) if experiment else ():
+        if run.info.status == "RUNNING":
+            yield f"{sweep}: the run {run.info.run_name!r} is RUNNING after a stop"
+
+
+def checkpoint_step(folder: Path) -> int:
+    """The step at which a trial's checkpoint was written; 0 where it has none."""
+    file = folder / names.CHECKPOINT_FILE
+    if not file.exists():
+        return 0
+    with safe_open(file, framework="np") as checkpoint:
+        return int(json.loads(checkpoint.metadata()["state"])["step"])
 
 
 def _told(client: MlflowClient, run: Run) -> Told:

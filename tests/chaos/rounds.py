@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sched_lab import names
 from sched_lab.tracking.client import connect
+from sched_lab.trainers.results import State
 from tests.chaos import ledger
 from tests.chaos.blows import KINDS, Blow, plan
 from tests.chaos.lab import (
@@ -116,16 +117,20 @@ def deal(lab: Lab, blows: Iterable[Blow], reference: Reference) -> Iterator[str]
     it ended.
     """
     driver, codes, told = None, {0}, list[str]()
+    soft = True  # nothing yet has ended trials by force
     for blow in blows:
         if driver is None:
             driver, codes, told = lab.submit(), {0}, []
         kind, text = KINDS[blow.kind], "came too late"
         if comes(blow, lab, driver, reference):
             codes |= set(kind.codes)
+            soft &= kind.soft
             text = kind.act(lab, driver, random.Random(blow.luck))
         told.append(f"{blow} ({text})".removesuffix(" ()"))
         if kind.ends or driver.ended:
             yield f"{', '.join(told)}: {lab.end(driver, codes)}"
+            if soft:
+                lab.wrong += check_stopped(lab)
             if not blow.hasty:
                 lab.bury()
             driver = None
@@ -148,6 +153,19 @@ def comes(blow: Blow, lab: Lab, driver: Driver, reference: Reference) -> bool:
 
     lab.wait(lambda: driver.ended or due(), END_SECONDS)
     return not lab.wait(lambda: driver.ended, blow.seconds)
+
+
+def check_stopped(lab: Lab) -> Iterator[str]:
+    """What is lost or left open after a signal that lets trials write a checkpoint first."""
+    for key, events in lab.journals().items():
+        states = [event.state for event in events if event.state]
+        if states and states[-1] == State.RUNNING:
+            yield f"{key}: no end in its journal after a stop"
+        if states and states[-1] == State.STOPPED and (told := max(event.step for event in events)):
+            kept = ledger.checkpoint_step(lab.store / "trials" / key)
+            if kept < told:
+                yield f"{key}: a stop kept {kept} of {told} steps"
+    yield from ledger.running(connect(lab.server.uri), lab.name(MAIN))
 
 
 def check(lab: Lab, reference: Reference) -> None:

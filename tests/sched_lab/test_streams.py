@@ -88,10 +88,8 @@ def test_a_sweep_runs_and_is_reported_in_every_locale(tmp_path: Path, name: str)
         assert done.returncode == 0, done.stderr.decode(errors="replace")
         for told in (done.stdout, done.stderr):
             assert "Traceback" not in told.decode(encoding)
-    page = next(tmp_path.glob("**/report.html")).read_text("utf-8")
-    assert "γ → b, “quoted” – 日本 ✓" in page
     told = json.loads(run(tmp_path, "report", "tiny", "--json", env=environment).stdout)
-    assert told["sweep"] == "tiny"
+    assert "γ → b, “quoted” – 日本 ✓" in (tmp_path / told["files"]["html"]).read_text("utf-8")
 
 
 def test_what_an_encoding_lacks_is_written_as_its_number(tmp_path: Path) -> None:
