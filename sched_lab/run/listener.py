@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sched_lab.errors import OutOfReach
 from sched_lab.redaction import redacted
+from sched_lab.run.deaths import cause
 from sched_lab.run.plan import Plan
 from sched_lab.run.progress import Board
 from sched_lab.run.queue import Queue
@@ -22,7 +23,7 @@ from sched_lab.sweep.grid import Trial
 from sched_lab.sweep.spec import RunSpec
 from sched_lab.tracking.courier import Courier
 from sched_lab.tracking.tracker import Tracker
-from sched_lab.trainers.failures import FailureKind, disk_is_full
+from sched_lab.trainers.failures import disk_is_full
 from sched_lab.trainers.results import Failure, State
 
 PATIENCE = 30.0  # seconds in which MLflow must take a further trial's results
@@ -193,7 +194,8 @@ class SweepListener:
             self._store.prune_file(key).touch()
 
     def lost(self, key: str, told: str) -> None:
-        reason, failure = _cause(told)
+        reason, failure = cause(told)
+        reason = redacted(reason)
         while True:
             try:
                 self.reported(key, record_lost_process(self._store, key, reason, failure))
@@ -213,10 +215,3 @@ class SweepListener:
 
     def stopping(self) -> bool:
         return self.stop.is_done
-
-
-def _cause(told: str) -> tuple[str, FailureKind]:
-    """The reason and the kind of failure, from the last words of a worker that died."""
-    lines = told.splitlines() or ["its process died without a word"]
-    memory = any(word in told for word in ("OutOfMemoryError", "running low on memory"))
-    return redacted(lines[-1]), FailureKind.OUT_OF_MEMORY if memory else FailureKind.LOST_PROCESS

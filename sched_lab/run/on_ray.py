@@ -31,6 +31,7 @@ from sched_lab import names
 from sched_lab.errors import OutOfReach
 from sched_lab.run import proof, ray_watch
 from sched_lab.run.allowance import OBJECT_STORE
+from sched_lab.run.deaths import cause
 from sched_lab.run.executors import Listener
 from sched_lab.run.proof import differences, objection
 from sched_lab.run.queue import Queue
@@ -375,7 +376,7 @@ class Nodes:
             try:
                 why = ray.get(answer) if answer in answered else "does not answer"
             except ray.exceptions.RayError as error:
-                why = f"can't run a task: {str(error).strip().splitlines()[-1]}"
+                why = f"can't run a task: {cause(str(error))[0]}"
             if why:
                 self.leave_out(node, why)
 
