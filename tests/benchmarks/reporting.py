@@ -80,6 +80,9 @@ def _metrics(trial: Trial, score: str, step: int) -> dict[str, float]:
     )
     return {
         score: value,
+        f"{names.REAL}{score}": 0.5,
+        f"{names.UNTRAINED}{score}": 90 + noise.random(),
+        names.LOSS_OF_ZERO: 2.0,
         **{name: noise.random() for name in (names.LOSS, names.IMAGES_PER_SECOND, *more, *seconds)},
     }
 
