@@ -66,7 +66,7 @@ def _versions() -> dict[str, str]:
 
 
 def differences(expected: Evidence) -> str:
-    """How this process differs from the one that gave `expected`; empty where it does not."""
+    """How this process differs from what the driver was at its start; empty where it does not."""
     packages = [about.removeprefix("code of ") for about in expected if about.startswith("code of")]
     here = evidence(packages)
     told = []
@@ -75,10 +75,14 @@ def differences(expected: Evidence) -> str:
         if found != wanted and about.startswith("code of"):
             package = about.removeprefix("code of ")
             lacks = found == ABSENT
-            told.append(f"lacks {package}" if lacks else f"has other code of {package}")
+            told.append(
+                f"lacks {package}"
+                if lacks
+                else f"has other code of {package} than the driver began with"
+            )
         elif found != wanted:
             told.append(f"has {about} {found}, not {wanted}")
-    return ", ".join(told)
+    return f"{', '.join(told)}: have the same everywhere, and submit again" if told else ""
 
 
 def sees(token_file: str, token: str) -> bool:
@@ -99,7 +103,7 @@ def sees(token_file: str, token: str) -> bool:
 def objection(expected: Evidence, token_file: str, token: str) -> str:
     """Why this process must not run a trial of the driver that gave these; empty where it may."""
     if different := differences(expected):
-        return f"{different}: install the same there, then submit again"
+        return different
     if not sees(token_file, token):
         folder = os.path.dirname(token_file)
         return f"does not see the store's {folder} as it is here: share that folder"
