@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sched_lab.errors import OutOfReach
+from sched_lab.store.database import DATABASE
 from sched_lab.store.folder import STOP_FILE, Store, locked
 from sched_lab.trainers.caching import is_partial, lock_of
 from sched_lab.trainers.files import is_abandoned
@@ -40,7 +41,7 @@ def leftovers(store: Store, cache: bool = False) -> list[Leftover]:
         raise OutOfReach(
             f"the cache of {store.root} is in use by {', '.join(users)}: wait, or leave --cache out"
         )
-    found = [*_of_trials(store), *_of_sweeps(store), *_of_cache(store, cache)]
+    found = [*_of_root(store), *_of_trials(store), *_of_sweeps(store), *_of_cache(store, cache)]
     return [Leftover(what, path, _size(path)) for what, path in found]
 
 
@@ -67,8 +68,10 @@ def _alone_with(store: Store, path: Path) -> Iterator[Iterable[tuple[str, Path]]
     Raises Timeout for a cache entry that is being made. A sweep is looked at only: to hold it
     writes to the disk, which may be full.
     """
-    kind, name, *_ = path.relative_to(store.root).parts
-    if kind == "trials":
+    kind, name, *_ = (*path.relative_to(store.root).parts, "")
+    if not name:  # what was set aside or abandoned there, nobody opens
+        yield _of_root(store)
+    elif kind == "trials":
         with store.claimed(name, patience=0) as mine:
             yield _of_trial(store, path.parent) if mine else ()
     elif kind == "sweeps":
@@ -84,6 +87,14 @@ def _users(store: Store) -> list[str]:
     holders = {folder.name: store.holder(folder.name) for folder in sweeps}
     submits = [f"the submit of {name} ({holder})" for name, holder in holders.items() if holder]
     return submits or [f"trial {folder.name}" for folder in trials if store.busy(folder.name)]
+
+
+def _of_root(store: Store) -> Iterator[tuple[str, Path]]:
+    for file in _files(store.root) if store.root.is_dir() else ():
+        if file.name.startswith(DATABASE) and file.suffix == SET_ASIDE:
+            yield "damaged database", file
+        elif is_abandoned(file) or is_abandoned(file.with_name(file.name.removesuffix("-journal"))):
+            yield "unfinished file", file
 
 
 def _of_trials(store: Store) -> Iterator[tuple[str, Path]]:

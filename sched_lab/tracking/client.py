@@ -269,6 +269,14 @@ def _database_utils() -> Any:
 
 def in_words(error: BaseException, uri: str) -> str:
     """What keeps MLflow from its work at this address: without SQL, and with what to do."""
+    without_sql = str(error).partition("\n[SQL:")[0]
+    return of_sqlite(error, uri) or redacted(
+        f"the MLflow tracking server {uri} can't be used: {without_sql}"
+    )
+
+
+def of_sqlite(error: BaseException, uri: str) -> str:
+    """The same of an SQLite database; empty for any other address, and any other error."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(
         told := getattr(cause, "orig", cause), sqlite3.Error
@@ -276,8 +284,7 @@ def in_words(error: BaseException, uri: str) -> str:
         cause = cause.__cause__ or cause.__context__
     file = database_file(uri)
     if cause is None or file is None:
-        without_sql = str(error).partition("\n[SQL:")[0]
-        return redacted(f"the MLflow tracking server {uri} can't be used: {without_sql}")
+        return ""
     name = getattr(told, "sqlite_errorname", "")
     if database.is_damage(told):
         return f"{file} is damaged ({told}): {database.REBUILT}"

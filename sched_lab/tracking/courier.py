@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from sched_lab.redaction import redacted
 from sched_lab.sweep.grid import Trial
-from sched_lab.tracking.client import mlflow_configured
+from sched_lab.tracking.client import mlflow_configured, of_sqlite
 from sched_lab.tracking.tracker import Tracker
 
 Followed = dict[str, tuple[Trial, bool]]
@@ -83,7 +83,8 @@ class Courier(threading.Thread):
                     raise TimeoutError("not delivered in time")
                 complete = self._tracker.deliver(trial)
             except Exception as error:  # of a server or an artifact store: the others go on
-                errors.append(redacted(f"trial {key}: {error}".partition("\n")[0]))
+                told = of_sqlite(error, self._tracker.tracking_uri) or str(error)
+                errors.append(redacted(f"trial {key}: {told}".partition("\n")[0]))
                 continue
             self._progressed = time.monotonic()
             with self._lock:

@@ -53,6 +53,10 @@ class Tracker:
             retrying(self._adopt_runs)
 
     @property
+    def tracking_uri(self) -> str:
+        return self._store.tracking_uri
+
+    @property
     def in_flight(self) -> int:
         """How many trials may be delivered at once."""
         sqlite = self._store.tracking_uri.startswith("sqlite")

@@ -240,3 +240,14 @@ def test_gc_of_the_cache_of_a_store_in_use_is_exit_3(sched_lab: Command, store: 
 def test_gc_creates_no_store(sched_lab: Command, tmp_path: Path) -> None:
     assert sched_lab("gc", "--cache", "--yes", cwd=tmp_path).returncode == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_that_was_set_aside_can_go_and_the_one_in_use_stays(store: Store) -> None:
+    kept = [written(store.root / name) for name in ("mlflow.db", "store.id", "notes.bad")]
+    gone = ["mlflow.db.bad", f"mlflow.db.{NOBODY}.part", f"mlflow.db.{NOBODY}.part-journal"]
+    for name in gone:
+        written(store.root / name)
+    assert found(store) == set(gone)
+    assert len(delete(store, leftovers(store))) == 3
+    assert all(path.exists() for path in kept)
+    assert found(store) == set()
