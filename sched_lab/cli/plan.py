@@ -36,7 +36,7 @@ def print_plan(file: Path, store: Store, cells: bool, measure: bool, as_json: bo
     from sched_lab.run.plan import make, warnings
 
     plan = make(file, store)
-    seconds = plan.expected_seconds
+    seconds = plan.expected
     if measure and plan.to_run:
         from sched_lab.run.probe import probe
 

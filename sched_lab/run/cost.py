@@ -1,77 +1,229 @@
-"""What trials cost: their size in images through the network, and the seconds that takes by the
-trials already run.
+"""What trials cost, by those that have run: a start, and seconds for each image that is trained on,
+denoised or scored.
+
+These are kept apart by device and by all that they depend on. So an estimate stays the same
+whatever else a store holds. What is shared, such as a trained detector, is made by the first trial
+alone.
 """
 
 from __future__ import annotations
 
-import heapq
 import logging
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
+from statistics import median
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from sched_lab.store.folder import Store
 from sched_lab.store.records import first_rule, read_object
+from sched_lab.text import clock
 from sched_lab.trainers.results import RESULT_FILE, SPEC_FILE, State
 from sched_lab.trainers.spec import TrialSpec
 
 log = logging.getLogger(__name__)
 
 TRAINING_PASSES = 3.0  # a backward pass costs about two forward ones
-HISTORY = 500  # finished trials looked at, the newest first
+ENOUGH = 20  # finished trials of one kind that tell what it costs
+PARTS = ("prepare", "train", "sample", "score")  # of a trial, as its result tells their seconds
+NEEDED = ("train", "sample")  # where these are not known, nothing is
+VARIES = 1.15  # trials of one kind take so many times longer or less
+# A network cuts images into patches, so larger ones cost little more: images of 64 pixels took 1.4
+# times as long as those of 16.
+GROWTH, MOST_GROWTH = 0.2, 2.0  # exponents of the side's ratio
+SHARED = 0.2  # of the first trial's preparing, what each further trial repeats
+
+
+class Seconds(NamedTuple):
+    """Seconds, and from where to where they may be; NaN where nothing is known."""
+
+    low: float
+    likely: float
+    high: float
+
+    def __mul__(self, times: float) -> Seconds:  # type: ignore[override]
+        return Seconds(*(times * each for each in self))
+
+    @property
+    def is_known(self) -> bool:
+        return math.isfinite(self.likely)
+
+
+UNKNOWN = Seconds(math.nan, math.nan, math.nan)
+
+
+class Kind(NamedTuple):
+    """What the seconds of a part of a trial depend on."""
+
+    part: str
+    alike: str
+    """The network, or else the detector and the images."""
+    resolution: int
+    batch: int
+
+
+Cost = tuple[tuple[Kind, float], ...]
+"""Of each part of a trial, in the order of `PARTS`: its kind, and how much of it there is."""
 
 
 def passes(spec: TrialSpec) -> float:
     """Images passed forward through the network over the whole trial, training counted with its
     backward passes.
     """
-    train, sample = spec.train, spec.sample
-    evaluations = math.ceil(train.steps / (spec.score.every or train.steps))
-    return TRAINING_PASSES * train.steps * train.batch + evaluations * sample.count * sample.steps
+    amount = amounts(spec)
+    return TRAINING_PASSES * amount["train"] + amount["sample"]
+
+
+def amounts(spec: TrialSpec) -> dict[str, float]:
+    """How much there is of each part: one start, images trained on, steps of samples, samples."""
+    evaluations = math.ceil(spec.train.steps / (spec.score.every or spec.train.steps))
+    drawn = evaluations * spec.sample.count
+    trained = spec.train.steps * spec.train.batch
+    return {"prepare": 1, "train": trained, "sample": drawn * spec.sample.steps, "score": drawn}
+
+
+def kind(part: str, spec: TrialSpec) -> Kind:
+    network = f"{spec.train.network.model_dump_json()} {spec.train.precision}"
+    judged = f"{spec.score.detector.model_dump_json()} {spec.data.model_dump_json()}"
+    batch = {"train": spec.train.batch, "sample": spec.sample.batch}.get(part, 0)
+    return Kind(part, network if part in NEEDED else judged, spec.resolution, batch)
+
+
+def cost(spec: TrialSpec) -> Cost:
+    return tuple((kind(part, spec), amount) for part, amount in amounts(spec).items())
+
+
+def span(seconds: Seconds) -> str:
+    """As text: one time where the ends are near, else both."""
+    low, high = clock(seconds.low), clock(seconds.high)
+    return f"about {low}" if low == high else f"{low} to {high}"
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds a pass on one slot, by network and resolution."""
+    """Seconds for one of a part's amount on one slot, as seen."""
 
-    by_size: dict[tuple[str, int], float]
+    seen: dict[Kind, list[float]] = field(default_factory=lambda: defaultdict(list))
+    before: Rates | None = None
+    """Those seen earlier, for what has not been seen since."""
 
-    def seconds(self, spec: TrialSpec) -> float:
-        """The seconds expected for a trial, NaN when none with its network has finished here.
+    def add(self, part: str, spec: TrialSpec, rate: float) -> None:
+        if math.isfinite(rate) and rate > 0:
+            self.seen[kind(part, spec)].append(rate)
 
-        Taken from trials of its size where there are any, else from the mean of the other sizes.
+    def add_trial(self, spec: TrialSpec, seconds: Mapping[str, float]) -> None:
+        """Learn from a trial that has finished; parts whose seconds are not known are left out."""
+        for part, amount in amounts(spec).items():
+            self.add(part, spec, seconds.get(part, math.nan) / amount)
+
+    def rate(self, wanted: Kind) -> Seconds:
+        """The seconds of one of a part's amount."""
+        part = wanted.part
+        for layer in self._layers():
+            if values := layer.seen.get(wanted):
+                return _around(values, shared=part == "prepare")
+        for layer in self._layers():
+            alike = [each for each in layer.seen if (each.part, each.alike) == wanted[:2]]
+            if alike:
+                nearest = min(alike, key=lambda each: _distance(each, wanted))
+                known = _around(layer.seen[nearest], shared=part == "prepare")
+                return _grown(known, wanted.resolution / nearest.resolution)
+        return UNKNOWN
+
+    def seconds(self, trial: Cost, done: Mapping[str, float] | None = None) -> Seconds:
+        """The seconds expected for a trial, or for what is left of it when so much of each part is
+        done.
+
+        NaN when no trial with its network is known. What preparing and scoring take may be unknown;
+        it is then little beside the rest.
         """
-        network = spec.train.network.model_dump_json()
-        exact = self.by_size.get((network, spec.resolution))
-        others = [rate for (of, _), rate in self.by_size.items() if of == network]
-        rate = exact if exact is not None else (fmean(others) if others else float("nan"))
-        return rate * passes(spec)
+        parts = {
+            each.part: self.rate(each) * max(0.0, amount - (done or {}).get(each.part, 0.0))
+            for each, amount in trial
+        }
+        if not all(parts[part].is_known for part in NEEDED):
+            return UNKNOWN
+        known = [each for each in parts.values() if each.is_known]
+        low, likely, high = (math.fsum(each) for each in zip(*known, strict=True))
+        missing = len(parts) - len(known)
+        return Seconds(low, likely, high * (1 + 0.2 * missing))
 
-    def total(self, specs: Iterable[TrialSpec]) -> float:
+    def total(self, specs: Iterable[TrialSpec]) -> Seconds:
         """The seconds expected for all of these; NaN when one is not known."""
-        return math.fsum(self.seconds(spec) for spec in specs)
+        each = [self.seconds(cost(spec)) for spec in specs]
+        sums = [math.fsum(one[which] for one in each) for which in range(3)]
+        return Seconds(*sums)
+
+    def _layers(self) -> Iterator[Rates]:
+        yield self
+        if self.before is not None:
+            yield from self.before._layers()
 
 
-def measured(store: Store, keys: Iterable[str]) -> Rates:
-    """The rates of the newest finished trials among `keys`.
+def _around(values: Sequence[float], *, shared: bool) -> Seconds:
+    """What such values suggest for the next one; the first ones of a `shared` part took more."""
+    low, middle, high = min(values), median(values), max(values)
+    if not shared:
+        return Seconds(low / VARIES, middle, high * VARIES)
+    again = low if len(values) > 2 else SHARED * low
+    return Seconds(min(again, low) / VARIES, again, max(middle, again) * VARIES)
 
-    Trials whose seconds are not known are left out. So are those whose spec no longer fits; the log
-    names one of these.
-    """
-    newest = heapq.nlargest(
-        HISTORY, keys, key=lambda key: _modified(store.trial(key) / RESULT_FILE)
+
+def _distance(one: Kind, other: Kind) -> tuple[float, float]:
+    return (
+        abs(math.log(one.resolution / other.resolution)),
+        abs(math.log((one.batch + 1) / (other.batch + 1))),
     )
-    seen: dict[tuple[str, int], list[float]] = defaultdict(list)
-    unfit = []
+
+
+def _grown(known: Seconds, ratio: float) -> Seconds:
+    """The same for images `ratio` times as wide."""
+    ends = sorted((1.0, ratio**MOST_GROWTH))
+    low, high = known.low * ends[0] / VARIES, known.high * ends[1] * VARIES
+    return Seconds(low, known.likely * ratio**GROWTH, high)
+
+
+def left(running: Sequence[Seconds], waiting: Sequence[Seconds], slots: int) -> Seconds:
+    """Until the last trial ends, when those that wait begin in their order as slots get free."""
+
+    def last(which: int) -> float:
+        ends = sorted(each[which] for each in running)
+        ends = [*[0.0] * (slots - len(ends)), *ends]
+        for trial in waiting:
+            first = ends.index(min(ends))
+            ends[first] += trial[which]
+        return max(ends, default=0.0)
+
+    if not all(each.is_known for each in (*running, *waiting)):
+        return UNKNOWN
+    return Seconds(last(0), last(1), last(2))
+
+
+def measured(
+    store: Store, keys: Iterable[str], wanted: Iterable[TrialSpec], device: str = ""
+) -> Rates:
+    """The rates of the newest finished trials among `keys`, as far as they tell of those `wanted`.
+
+    They come from one device, whose name begins with `device`: that of the newest one. Trials whose
+    seconds are not known are left out. So are those whose spec no longer fits; the log names one
+    of these.
+    """
+    rates, unfit = Rates(), list[str]()
+    kinds = {kind(part, spec) for spec in wanted for part in PARTS}
+    newest = sorted(keys, key=lambda key: -_modified(store.trial(key) / RESULT_FILE))
     for key in newest:
+        if kinds and all(len(rates.seen.get(each, ())) >= ENOUGH for each in kinds):
+            break
         result, file = store.result(key), store.trial(key) / SPEC_FILE
-        if result is None or result.state != State.FINISHED or "total" not in result.seconds:
+        if result is None or result.state != State.FINISHED or "train" not in result.seconds:
+            continue
+        where = result.environment.get("device", device)
+        if not where.startswith(device):
             continue
         raw = read_object(file)
         if raw is None:
@@ -81,11 +233,11 @@ def measured(store: Store, keys: Iterable[str]) -> Rates:
         except ValidationError as error:  # also of a plug-in or a file that is no longer there
             unfit.append(f"{file}: {first_rule(error)}")
             continue
-        network = spec.train.network.model_dump_json()
-        seen[network, spec.resolution].append(result.seconds["total"] / passes(spec))
+        device = where
+        rates.add_trial(spec, result.seconds)
     if unfit:
         log.warning("the estimate leaves out %d finished trials, such as %s", len(unfit), unfit[0])
-    return Rates({group: fmean(rates) for group, rates in seen.items()})
+    return rates
 
 
 def _modified(path: Path) -> float:

@@ -116,13 +116,18 @@ class Plan:
         self.store.check_writable(self.sweep.name, [trial.key for trial in self.trials])
 
     @cached_property
-    def expected_seconds(self) -> float:
+    def expected(self) -> cost.Seconds:
         """Of compute for what is to run, on one slot; NaN when nothing like it has run in this
         store.
         """
-        return cost.measured(self.store, self.store.trial_keys()).total(
-            [trial.spec for trial in self.to_run]
-        )
+        specs = [trial.spec for trial in self.to_run]
+        device = "cpu" if self.sweep.resources.gpu == 0 else ""
+        return cost.measured(self.store, self.store.trial_keys(), specs, device).total(specs)
+
+    @property
+    def expected_seconds(self) -> float:
+        """The likely seconds of `expected`."""
+        return self.expected.likely
 
 
 def _source(spec: TrialSpec) -> str:

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from sched_lab.names import Stage
+from sched_lab.run.cost import Seconds, span
 from sched_lab.run.plan import Plan, warnings
-from sched_lab.text import clock, counted, facts_text, label
+from sched_lab.text import counted, facts_text, label
 from sched_lab.trainers.results import State
 
 
-def record(plan: Plan, seconds: float) -> dict[str, Any]:
+def record(plan: Plan, seconds: Seconds) -> dict[str, Any]:
     """The plan as JSON values; `seconds` of compute are expected, NaN where that is not known."""
-    gpu, known = plan.sweep.resources.gpu, math.isfinite(seconds)
+    gpu, known = plan.sweep.resources.gpu, seconds.is_known
     accuracy_known = math.isfinite(plan.detector_accuracy or math.nan)
     return {
         "sweep": plan.sweep.name,
@@ -24,8 +25,9 @@ def record(plan: Plan, seconds: float) -> dict[str, Any]:
         "finished": plan.count(State.FINISHED),
         "failed": plan.count(State.FAILED),
         "to_run": len(plan.to_run),
-        "expected_seconds": seconds if known else None,
-        "expected_gpu_hours": seconds * gpu / 3600 if known and gpu is not None else None,
+        "expected_seconds": seconds.likely if known else None,
+        "expected_range": [seconds.low, seconds.high] if known else None,
+        "expected_gpu_hours": seconds.likely * gpu / 3600 if known and gpu is not None else None,
         "to_confirm": plan.to_confirm,
         "warnings": warnings(plan),
         "images": [facts.model_dump(mode="json") for facts in plan.images],
@@ -37,7 +39,7 @@ def record(plan: Plan, seconds: float) -> dict[str, Any]:
     }
 
 
-def lines(plan: Plan, seconds: float, cells: bool) -> Iterator[str]:
+def lines(plan: Plan, seconds: Seconds, cells: bool) -> Iterator[str]:
     """The plan as text; `cells` adds a line for each trial."""
     if cells:
         for trial in plan.trials:
@@ -86,16 +88,16 @@ def _stages(plan: Plan, seeds: int) -> str:
     return f"confirming {counted(confirmed, 'cell')}; {saved}"
 
 
-def _cost(plan: Plan, seconds: float) -> str:
+def _cost(plan: Plan, seconds: Seconds) -> str:
     if not plan.to_run:
         return "nothing: no trial is left to run"
-    if not math.isfinite(seconds):
+    if not seconds.is_known:
         return (
             "unknown until a trial with this network has finished in this store; --measure times a"
             " few steps"
         )
     gpu = plan.sweep.resources.gpu
     return (
-        f"{clock(seconds)} of compute on one"
-        f" slot{f', {seconds * gpu / 3600:.2g} GPU-hours' if gpu else ''}"
+        f"{span(seconds)} of compute on one"
+        f" slot{f', {seconds.likely * gpu / 3600:.2g} GPU-hours' if gpu else ''}"
     )

@@ -7,7 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,11 +17,21 @@ from rich.table import Table
 from rich.text import Text
 
 from sched_lab import names
-from sched_lab.run.cost import TRAINING_PASSES, passes
+from sched_lab.run.cost import (
+    TRAINING_PASSES,
+    Cost,
+    Rates,
+    Seconds,
+    cost,
+    left,
+    measured,
+    passes,
+    span,
+)
 from sched_lab.store.folder import Store
 from sched_lab.store.journal import read
 from sched_lab.sweep.grid import Trial
-from sched_lab.text import clock, label
+from sched_lab.text import label
 from sched_lab.trainers.results import JOURNAL_FILE, State
 
 PLAIN_PERIOD = 30.0  # seconds between lines where there is no terminal
@@ -31,26 +42,48 @@ class _Running:
     """What a running trial's journal says of it."""
 
     trial: Trial
+    begun: float = field(default_factory=time.monotonic)
     read_to: int = 0
     step: int = 0
     sampled: int = 0
     evaluations: int = 0
     loss: float | None = None
+    told_ms: int = 0
+    """When the last event was written."""
 
-    def follow(self, store: Store) -> None:
+    def follow(self, store: Store, rates: Rates) -> None:
+        """Read on in the journal; `rates` learn what it tells of the pace."""
+        spec = self.trial.spec
+        following = self.read_to > 0  # what was there before tells of another process, perhaps
         events, self.read_to = read(store.trial(self.trial.key) / JOURNAL_FILE, self.read_to)
         for event in events:
             self.step = max(self.step, event.step)
             self.loss = event.metrics.get(names.LOSS, self.loss)
-            self.sampled = event.sampled[0] if event.sampled else 0
+            if following and (pace := event.metrics.get(names.IMAGES_PER_SECOND)):
+                rates.add("train", spec, 1 / pace)
+            sampled = event.sampled[0] if event.sampled else 0
+            if following and 0 < self.sampled < sampled:
+                taken = (event.time_ms - self.told_ms) / 1000
+                rates.add("sample", spec, taken / (sampled - self.sampled) / spec.sample.steps)
+            self.sampled, self.told_ms = sampled, event.time_ms
             self.evaluations += event.file is not None
 
     @property
-    def fraction(self) -> float:
+    def done(self) -> dict[str, float]:
+        """How much is done of each part of the trial."""
         spec = self.trial.spec
-        sampled = self.evaluations * spec.sample.count + self.sampled
-        done = TRAINING_PASSES * self.step * spec.train.batch + sampled * spec.sample.steps
-        return min(1.0, done / passes(spec))
+        drawn = self.evaluations * spec.sample.count
+        return {
+            "prepare": float(self.step > 0),
+            "train": self.step * spec.train.batch,
+            "sample": (drawn + self.sampled) * spec.sample.steps,
+            "score": drawn,
+        }
+
+    @property
+    def fraction(self) -> float:
+        done = TRAINING_PASSES * self.done["train"] + self.done["sample"]
+        return min(1.0, done / passes(self.trial.spec))
 
     def __str__(self) -> str:
         spec = self.trial.spec
@@ -78,10 +111,10 @@ class Board:
         self.states: dict[str, State] = {}
         self.best: dict[int, tuple[float, Trial]] = {}
         self._running: dict[str, _Running] = {}
-        self._begun = time.monotonic()
+        self._slots = 1  # the most trials that ran at once
+        self._to_run = [trial.key for trial in to_run]
+        self._rates = Rates()  # as seen in this submission
         self._lock = threading.Lock()
-        self._work = sum(passes(trial.spec) for trial in to_run)
-        self._work_done = 0.0
         self._said = ""
         for trial in done:
             result = store.result(trial.key)
@@ -99,11 +132,9 @@ class Board:
 
     def started(self, key: str) -> None:
         with self._lock:
-            if self.states.pop(key, None):
-                self._work_done -= passes(self.trials[key].spec)
-            if not self._running and not self._work_done:
-                self._begun = time.monotonic()
+            self.states.pop(key, None)
             self._running[key] = _Running(self.trials[key])
+            self._slots = max(self._slots, len(self._running))
 
     def left(self, key: str) -> None:
         """The trial does not run here any more, and has not ended."""
@@ -113,10 +144,12 @@ class Board:
     def ended(self, key: str, state: State, scores: Mapping[str, float | None]) -> None:
         with self._lock:
             self._running.pop(key, None)
-            self._work_done += passes(self.trials[key].spec)
             self.states[key] = state
             if state == State.FINISHED:
                 self._rank(self.trials[key], scores)
+        if state == State.FINISHED and (result := self._store.result(key)):
+            with self._lock:
+                self._rates.add_trial(self.trials[key].spec, result.seconds)
 
     def _rank(self, trial: Trial, scores: Mapping[str, float | None]) -> None:
         score = scores.get(trial.spec.score.metric_names[0])
@@ -137,20 +170,37 @@ class Board:
         with self._lock:
             return list(self._running.values())
 
-    def seconds_left(self) -> float:
-        """Until the last trial ends, at the pace so far; NaN before there is one."""
-        running = self.running
-        done = self._work_done + sum(item.fraction * passes(item.trial.spec) for item in running)
-        return (
-            (time.monotonic() - self._begun) * (self._work - done) / done
-            if done > 0
-            else float("nan")
-        )
+    @cached_property
+    def _earlier(self) -> Rates:
+        """The rates of trials that had finished before."""
+        earlier = set(self._store.trial_keys()) - set(self._to_run)
+        return measured(self._store, earlier, [self.trials[key].spec for key in self._to_run])
+
+    @cached_property
+    def _costs(self) -> dict[str, Cost]:
+        return {key: cost(self.trials[key].spec) for key in self._to_run}
+
+    def seconds_left(self) -> Seconds:
+        """Until the last trial ends; NaN where nothing tells of a trial that is still to run."""
+        now, running = time.monotonic(), self.running
+        with self._lock:
+            rates = Rates(dict(self._rates.seen), self._earlier)
+            at_work = {item.trial.key for item in running}
+            waiting = [k for k in self._to_run if k not in self.states and k not in at_work]
+        parts = []
+        for item in running:
+            done = item.done
+            preparing = rates.rate(self._costs[item.trial.key][0][0]).likely
+            if not done["prepare"] and preparing > 0:
+                done["prepare"] = min(1.0, (now - item.begun) / preparing)
+            parts.append(rates.seconds(self._costs[item.trial.key], done))
+        each = {alike: rates.seconds(alike) for alike in {self._costs[key] for key in waiting}}
+        return left(parts, [each[self._costs[key]] for key in waiting], self._slots)
 
     def summary(self) -> str:
         """One line: cells done, running, failed, time left."""
         for item in self.running:
-            item.follow(self._store)
+            item.follow(self._store, self._rates)
         parts = [
             f"{self.count(State.FINISHED)}/{len(self.trials)} cells done",
             f"{len(self.running)} running",
@@ -160,9 +210,9 @@ class Board:
             for state in (State.FAILED, State.STOPPED)
             if self.count(state)
         ]
-        left = self.seconds_left()
-        if left == left:
-            parts.append(f"about {clock(left)} left")
+        if self._to_run and (self.running or len(self.states) < len(self.trials)):
+            seconds = self.seconds_left()
+            parts.append(f"{span(seconds)} left" if seconds.is_known else "time left not known yet")
         return " · ".join(parts)
 
     def best_lines(self) -> list[str]:

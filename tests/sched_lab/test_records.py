@@ -185,7 +185,7 @@ def test_any_result_is_read_or_named(tmp_path: Path, caplog: pytest.LogCaptureFi
         assert (str(file) in caplog.text) != read, case[:2]
         complete_journal(here.store, file.parent.name)
         assert read == (last_state(file.with_name(names.JOURNAL_FILE)) is not None)
-    assert measured(here.store, here.store.trial_keys()).by_size
+    assert measured(here.store, here.store.trial_keys(), []).seen
     Board(here.store, "lab", here.trials, [], lambda: ()).summary()
 
 
@@ -308,7 +308,7 @@ def test_any_spec_is_read_or_named(
             assert str(file) in caplog.text, case[:2]
         else:
             assert case.what != "of another type", case.member
-    assert measured(here.store, here.store.trial_keys()).by_size
+    assert measured(here.store, here.store.trial_keys(), []).seen
 
 
 def test_a_trial_that_has_lost_its_result_is_missing(tmp_path: Path) -> None:
