@@ -18,11 +18,12 @@ from PIL import Image
 from sched_lab.errors import SweepError
 from sched_lab.run.api import plan
 from sched_lab.store.folder import Store
+from sched_lab.tracking.client import connect
 from tests.conftest import ROOT, SMALL_SWEEP, Command
 
 
 def client(folder: Path) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{folder / 'lab' / 'mlflow.db'}")
+    return connect(f"sqlite:///{folder / 'lab' / 'mlflow.db'}")
 
 
 def test_schedule_prints_the_golden_gamma(sched_lab: Command) -> None:
@@ -173,15 +174,14 @@ def test_a_finished_sweep_has_one_run_a_trial_with_params_metrics_and_artifacts(
         assert any(name.startswith("loss_by_log_snr/") for name in run.data.metrics)
         top = {item.path for item in mlflow.list_artifacts(run.info.run_id)}
         assert {
-            "samples",
             "images",
             "spec.json",
             "environment.json",
             "schedule.png",
             "loss_by_log_snr.png",
         } <= top
-        grids = [item.path for item in mlflow.list_artifacts(run.info.run_id, "samples")]
-        assert grids == ["samples/step-000010.png", "samples/step-000020.png"]
+        grids = [item.path for item in mlflow.list_artifacts(run.info.run_id, "images")]
+        assert [int(path.split("+")[2]) for path in grids] == [10, 10, 20, 20]
 
 
 def test_submitting_a_finished_sweep_again_runs_nothing(
