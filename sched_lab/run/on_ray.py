@@ -368,13 +368,15 @@ class Nodes:
         token_file = str(Store.at(orders.root).token_file(orders.sweep))
         asked = {}
         for node in self._trusted():
+            if not node["Resources"].get("CPU"):  # a head that runs no trials
+                continue
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             probe = task.options(scheduling_strategy=here)
             asked[probe.remote(orders.evidence, token_file, orders.token)] = node["NodeID"]
         answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
         for answer, node in asked.items():
             try:
-                why = ray.get(answer) if answer in answered else "does not answer"
+                why = ray.get(answer) if answer in answered else "does not answer in time"
             except ray.exceptions.RayError as error:
                 why = f"can't run a task: {cause(str(error))[0]}"
             if why:
@@ -387,8 +389,6 @@ class Nodes:
         Raises OutOfReach when no node has that much.
         """
         nodes = [node["Resources"] for node in self._trusted()]
-        if not nodes:
-            raise OutOfReach(f"no node can run a trial: {self._reasons()}")
         has_gpu = any(node.get("GPU", 0) >= 1 for node in nodes)
         cpu = 1.0 if wanted.cpu is None else wanted.cpu
         gpu = (1.0 if has_gpu else 0.0) if wanted.gpu is None else wanted.gpu
@@ -398,7 +398,8 @@ class Nodes:
                 f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes
             )
             raise OutOfReach(
-                f"a trial asks for {cpu:g} CPU and {gpu:g} GPU at once; the nodes have {most}"
+                f"a trial asks for {cpu:g} CPU and {gpu:g} GPU at once; the nodes have"
+                f" {most or 'nothing'}{self._reasons('; left out: ')}"
             )
         return self.takes
 
@@ -438,10 +439,10 @@ class Nodes:
         gone = bool(self._were_fit - self.left_out.keys())  # and may come back
         if now - self._last_fit > RETURN_SECONDS * gone:
             left = "; those that could have left the cluster" if gone else ""
-            self.lacking = f"no node is left that can run a trial: {self._reasons()}{left}"
+            self.lacking = f"no node is left that can run a trial{self._reasons(': ')}{left}"
 
-    def _reasons(self) -> str:
-        return "; ".join(self.left_out.values())
+    def _reasons(self, before: str) -> str:
+        return "".join([before * bool(self.left_out), "; ".join(self.left_out.values())])
 
 
 def _nodes() -> list[dict[str, Any]]:
