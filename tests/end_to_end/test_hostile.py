@@ -156,14 +156,15 @@ def image(path: Path, colour: str = "red", size: tuple[int, int] = (8, 8)) -> Pa
 def test_what_is_no_regular_file_is_named_at_once_or_left_out(
     sched_lab: Command, tmp_path: Path, kind: str
 ) -> None:
-    image(tmp_path / "images/good.png")
+    for name in ("good.png", "fine.png"):
+        image(tmp_path / "images" / name)
     ODD[kind](tmp_path / "images/odd.png")
     data = {"source": "folder", "path": "images"}
     start = time.monotonic()
     done = sched_lab("plan", tiny(tmp_path, "odd", data=data), cwd=tmp_path)
     assert time.monotonic() - start < 30
     assert done.returncode == 2
-    assert "odd.png is no regular file" in done.stderr
+    assert "  odd.png: no regular file" in done.stderr
     done = sched_lab(
         "plan", tiny(tmp_path, "odd", data={**data, "on_broken": "skip"}), cwd=tmp_path
     )
@@ -173,7 +174,8 @@ def test_what_is_no_regular_file_is_named_at_once_or_left_out(
 def test_folders_named_as_images_and_loops_of_folders_are_no_images(
     sched_lab: Command, tmp_path: Path
 ) -> None:
-    image(tmp_path / "images/a/good.png")
+    for name in ("good.png", "fine.png"):
+        image(tmp_path / "images/a" / name)
     (tmp_path / "images/a/folder.png").mkdir()
     (tmp_path / "images/a/loop.png").symlink_to(tmp_path / "images")
     done = sched_lab(
@@ -270,6 +272,7 @@ def test_a_store_full_of_garbage_is_answered_with_messages(
     trials = [path for path in (tmp_path / "lab/trials").rglob("*.json*") if path.is_file()]
     sweeps = [path for path in (tmp_path / "lab/sweeps").rglob("*") if path.is_file()]
     assert {path.name for path in trials} == {
+        names.FACTS_FILE,
         names.RESULT_FILE,
         names.SPEC_FILE,
         names.JOURNAL_FILE,

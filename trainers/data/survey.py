@@ -125,8 +125,13 @@ def _read(place: str, candidates: Sequence[Candidate], last: dict[str, _Reading]
         known = last.get(candidate.name)
         return known if known and known.state == candidate.state else _reading(candidate)
 
-    with strictly(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with strictly(), ThreadPoolExecutor(_cores()) as pool:
         return list(_told(place, len(candidates), pool.map(reading, candidates)))
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _reading(candidate: Candidate) -> _Reading:
