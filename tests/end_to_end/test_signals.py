@@ -94,10 +94,10 @@ def running(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [TERM, HUP, INT])
+@pytest.mark.parametrize("number", [TERM, HUP])
 def test_a_trial_in_this_process_writes_a_checkpoint(tmp_path: Path, number: int) -> None:
     with started(tmp_path, *submitted(tmp_path, "--inline")) as process:
-        wait_for(lambda: training(tmp_path))
+        wait_for(lambda: training(tmp_path) or process.poll() is not None)
         send(process, number, "process")
         said, _ = process.communicate(timeout=END_SECONDS)
     assert process.returncode == 128 + number, said
@@ -109,7 +109,7 @@ def test_a_trial_in_this_process_writes_a_checkpoint(tmp_path: Path, number: int
 @pytest.mark.parametrize(("number", "to"), [(TERM, "job"), (HUP, "group")])
 def test_ray_outlives_the_checkpoints_of_its_trials(tmp_path: Path, number: int, to: str) -> None:
     with started(tmp_path, *submitted(tmp_path)) as process:
-        wait_for(lambda: training(tmp_path))
+        wait_for(lambda: training(tmp_path) or process.poll() is not None)
         family = send(process, number, to)
         said, _ = process.communicate(timeout=END_SECONDS)
     assert process.returncode == 128 + number, said
@@ -131,7 +131,7 @@ def test_timeout_stops_a_sweep(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_second_signal_of_another_kind_stops_at_once(tmp_path: Path) -> None:
     with started(tmp_path, *submitted(tmp_path)) as process:
-        wait_for(lambda: training(tmp_path))
+        wait_for(lambda: training(tmp_path) or process.poll() is not None)
         send(process, INT, "process")
         time.sleep(0.7)  # less is taken for one
         family = send(process, TERM, "process")
@@ -142,13 +142,12 @@ def test_a_second_signal_of_another_kind_stops_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [1.0, 3.0])
-def test_a_signal_while_ray_starts_leaves_nothing_behind(tmp_path: Path, seconds: float) -> None:
+def test_a_signal_while_ray_starts_leaves_nothing_behind(tmp_path: Path) -> None:
     with started(tmp_path, *submitted(tmp_path)) as process:
         assert process.stdout is not None
         while "starting Ray" not in process.stdout.readline():
             assert process.poll() is None
-        time.sleep(seconds)
+        time.sleep(2)
         family = send(process, TERM, "group")
         said, _ = process.communicate(timeout=END_SECONDS)
     assert process.returncode == 143, said
@@ -161,7 +160,7 @@ def test_a_signal_while_ray_starts_leaves_nothing_behind(tmp_path: Path, seconds
 @pytest.mark.slow
 def test_under_nohup_a_lost_terminal_stops_nothing(tmp_path: Path) -> None:
     with started(tmp_path, *submitted(tmp_path, "--inline"), ignored=HUP) as process:
-        wait_for(lambda: training(tmp_path))
+        wait_for(lambda: training(tmp_path) or process.poll() is not None)
         send(process, HUP, "group")
         time.sleep(3)
         assert process.poll() is None
@@ -179,7 +178,7 @@ def test_a_python_caller_ends_by_the_signal_once_its_trials_have_checkpoints(
     submitted(tmp_path)
     code = f"import sched_lab; sched_lab.submit('sweep.yaml', inline={inline}); print('went on')"
     with started(tmp_path, sys.executable, "-c", code) as process:
-        wait_for(lambda: training(tmp_path))
+        wait_for(lambda: training(tmp_path) or process.poll() is not None)
         family = send(process, TERM, "job")
         said, _ = process.communicate(timeout=END_SECONDS)
     assert process.returncode == -TERM, said
@@ -198,7 +197,7 @@ outcome = sched_lab.submit("sweep.yaml", inline=True)
 print(outcome.interrupted, outcome.signum)
 """
     with started(tmp_path, sys.executable, "-c", code) as process:
-        wait_for(lambda: training(tmp_path))
+        wait_for(lambda: training(tmp_path) or process.poll() is not None)
         send(process, TERM, "process")
         said, _ = process.communicate(timeout=END_SECONDS)
     assert process.returncode == 0, said
@@ -233,7 +232,7 @@ def heeds(pid: int, number: int) -> bool:
 @pytest.mark.parametrize("number", [TERM, HUP])
 def test_the_dashboard_ends_at_a_signal(tmp_path: Path, number: int) -> None:
     with started(tmp_path, *submitted(tmp_path, "--inline")) as process:
-        wait_for(lambda: training(tmp_path))
+        wait_for(lambda: training(tmp_path) or process.poll() is not None)
         send(process, TERM, "process")
         process.communicate(timeout=END_SECONDS)
     with started(tmp_path, PROGRAM, "dashboard", "--port", "5917") as process:
