@@ -18,10 +18,18 @@ from sched_lab.store.folder import Store
     help="Address to listen at; any other asks to log in.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
-def dashboard(store: str | None, tracking_uri: str | None, host: str, port: int) -> None:
+@click.option(
+    "--password/--no-password",
+    default=True,
+    help="Whether other users of this machine are kept out. With another --host it is always so.",
+)
+def dashboard(
+    store: str | None, tracking_uri: str | None, host: str, port: int, password: bool
+) -> None:
     """Open MLflow's pages on this store until Ctrl-C: on this machine only, unless --host says
     otherwise.
 
+    The address that is printed holds a token, without which no other user of the machine gets in.
     With another --host, $MLFLOW_AUTH_ADMIN_PASSWORD is the password of the user admin, who can add
     others.
 
@@ -29,6 +37,8 @@ def dashboard(store: str | None, tracking_uri: str | None, host: str, port: int)
     Example:
       sched-lab dashboard --port 5001
     """
-    from sched_lab.tracking.dashboard import serve
+    from sched_lab.tracking.dashboard import is_loopback, serve
 
-    serve(Store.at(store, tracking_uri), host, port)
+    if not (password or is_loopback(host)):
+        raise click.UsageError("--no-password is for this machine alone: leave out --host")
+    serve(Store.at(store, tracking_uri), host, port, password=password)

@@ -1,35 +1,45 @@
-"""MLflow's own pages on a store: for this machine only, or for others behind a password."""
+"""MLflow's own pages on a store: for its user on this machine, or for others behind a password."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import secrets
+import signal
 import socket
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
+from types import FrameType
 
 import click
 from filelock import FileLock
 
-from sched_lab.errors import OutOfReach
+from sched_lab.errors import Interrupted, OutOfReach
 from sched_lab.redaction import redacted
 from sched_lab.store import database
 from sched_lab.store.database import database_uri
 from sched_lab.store.folder import Store
 from sched_lab.tracking.client import environment as mlflow_environment
 from sched_lab.tracking.client import is_database
+from sched_lab.tracking.pages import TRAINING
 
 LOOPBACK = "127.0.0.1"
+USER = "admin"
+TOKEN = "SCHED_LAB_DASHBOARD_TOKEN"  # the variable in which the server finds the token
 
 
-def serve(store: Store, host: str, port: int) -> None:
-    """Replace this process by MLflow's server on the store; with a server elsewhere, say where.
+def serve(store: Store, host: str, port: int, *, password: bool = True) -> None:
+    """Run MLflow's server on the store until a signal ends it; with a server elsewhere, say where.
 
-    Any host but loopback asks visitors for a password. Raises OutOfReach where none was set up, or
-    the store holds no runs.
+    On loopback, visitors need the token of the printed address unless `password` is off; at any
+    other host they are asked for a password. Raises OutOfReach where none was set up, the store
+    holds no runs, or the server does not start, and Interrupted at a signal other than Ctrl-C.
     """
     if not is_database(store.tracking_uri):
         click.echo(f"the runs are on {redacted(store.tracking_uri)}: open that address")
@@ -53,17 +63,70 @@ def serve(store: Store, host: str, port: int) -> None:
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": f"{database.RELATIVE}/",
         "MLFLOW_ARTIFACTS_DESTINATION": store.artifacts.as_uri(),
     }
-    arguments = ["server", "--host", host, "--port", str(port), "--workers", "1"]
-    if not _is_loopback(host):
-        environment |= _login(store.root / "dashboard")
-        arguments += ["--app-name", "basic-auth"]
-    _check_free(host, port)
-    click.echo(
-        f"dashboard: http://{addresses[0]}   (Ctrl-C ends it; choose Model training, top left)",
-        err=True,
-    )
-    sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, "-m", "mlflow", *arguments], environment)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
+    command += ["--workers", "1"]
+    with ExitStack() as stack:
+        token = ""
+        if not is_loopback(host):
+            environment |= _login(store.root / "dashboard")
+        elif password:
+            token = secrets.token_urlsafe(24)
+            folder = stack.enter_context(TemporaryDirectory(prefix="sched-lab-dashboard-"))
+            environment |= _token_login(Path(folder), token)
+        if password:
+            command += ["--app-name", "basic-auth"]
+        _check_free(host, port)
+        server = stack.enter_context(_running(command, environment))
+        _await(server, host, port)
+        entry = f"?token={token}" if token else ""
+        click.echo(
+            f"dashboard: http://{addresses[0]}/{entry}#/experiments?{TRAINING}   (Ctrl-C ends it)",
+            err=True,
+        )
+        sys.stderr.flush()
+        with suppress(KeyboardInterrupt):
+            if code := server.wait():
+                raise OutOfReach(f"MLflow's server ended with exit code {code}")
+
+
+@contextmanager
+def _running(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A server, which ends with its children when the context does, and when a signal says so."""
+    received: list[int] = []
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = {number: signal.signal(number, end) for number in numbers}
+    # In a group of its own: it hears of the end from us, once.
+    server = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        yield server
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, None)):
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(patience)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received and received[0] != signal.SIGINT:
+        raise Interrupted(received[0])
+
+
+def _await(server: subprocess.Popen[bytes], host: str, port: int) -> None:
+    """Return once the server listens. Raises OutOfReach where it ends before that."""
+    here = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
+    while True:
+        with suppress(OSError), socket.create_connection((here, port), timeout=5):
+            return
+        if server.poll() is not None:
+            raise OutOfReach(f"MLflow's server ended with exit code {server.returncode}")
+        time.sleep(0.1)
 
 
 def _served(store: Store) -> str:
@@ -99,7 +162,8 @@ def _check_free(host: str, port: int) -> None:
         ) from None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens at `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -110,7 +174,7 @@ def _addresses(host: str, port: int) -> list[str]:
     """HOST:PORT as browsers may write it for a server that listens at `host`, the likeliest
     first.
     """
-    if _is_loopback(host):
+    if is_loopback(host):
         hosts = [host, LOOPBACK, "localhost"]
     elif host in ("0.0.0.0", "::"):
         hosts = [_address_outside(), socket.gethostname(), socket.getfqdn(), LOOPBACK, "localhost"]
@@ -131,6 +195,35 @@ def _address_outside() -> str:
         return str(probe.getsockname()[0])
 
 
+def _token_login(folder: Path, token: str) -> dict[str, str]:
+    """The environment of a server that takes whoever has the token; its files are in `folder`."""
+    if find_spec("flask_wtf") is None:
+        raise OutOfReach(
+            "other users of this machine could open a dashboard without a login: pip install"
+            " 'sched-lab[dashboard-auth]', or give --no-password where you are its only user"
+        )
+    settings = folder / "login.ini"
+    _write_login(settings, folder / "users.db", "sched_lab.tracking.door:authorize")
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(settings),
+        "MLFLOW_AUTH_ADMIN_USERNAME": USER,
+        "MLFLOW_AUTH_ADMIN_PASSWORD": secrets.token_urlsafe(24),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
+        TOKEN: token,
+    }
+
+
+def _write_login(settings: Path, users: Path, authorization: str) -> None:
+    settings.write_text(
+        "[mlflow]\n"
+        "default_permission = READ\n"
+        f"database_uri = {database_uri(users).replace('%', '%%')}\n"
+        f"admin_username = {USER}\n"
+        f"authorization_function = {authorization}\n",
+        encoding="utf-8",
+    )
+
+
 def _login(folder: Path) -> dict[str, str]:
     """The environment of MLflow's login, whose users stand in `folder`. Raises OutOfReach where no
     password is set.
@@ -149,14 +242,7 @@ def _login(folder: Path) -> dict[str, str]:
         )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = folder / "login.ini"
-    settings.write_text(
-        "[mlflow]\n"
-        "default_permission = READ\n"
-        f"database_uri = {database_uri(users).replace('%', '%%')}\n"
-        "admin_username = admin\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
-        "utf-8",
-    )
+    _write_login(settings, users, "mlflow.server.auth:authenticate_request_basic_auth")
     click.echo(
         f"login: admin, with the password first set; users are kept in {users} (delete it to set"
         " the password anew)\nwarning: plain HTTP does not hide passwords and pages on their way;"

@@ -73,7 +73,7 @@ def report(sched_lab: Command, small_lab: Path) -> dict[str, Any]:
 def pages(small_lab: Path) -> Iterator[str]:
     """The address of the dashboard of the small sweep's store."""
     port = free_port()
-    with dashboard(Store.at(small_lab / "lab"), port):
+    with dashboard(Store.at(small_lab / "lab"), port, "--no-password"):
         yield f"http://127.0.0.1:{port}"
 
 
@@ -257,7 +257,7 @@ def test_a_thousand_runs_browse(browser: Browser, tmp_path: Path, screenshots: P
     experiment = connect(store.tracking_uri).get_experiment_by_name(reporting.NAME).experiment_id
     by_name = "orderByKey=tags.%60mlflow.runName%60&compareRunsMode="
     runs = f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs?{TRAINING}&{by_name}"
-    with dashboard(store, port):
+    with dashboard(store, port, "--no-password"):
         with visit(browser, f"{runs}TABLE") as page:
             page.get_by_role("link", name="8px ").first.wait_for()
             page.get_by_placeholder("metrics.rmse").fill("params.resolution='8' AND params.b='1.0'")

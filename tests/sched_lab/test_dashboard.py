@@ -1,11 +1,14 @@
-"""The dashboard serves this machine without a login, and any other only behind one; no password is
-shown to others.
+"""The dashboard lets in who has the token of its address, and from other machines who has a
+password; neither is shown to others.
 """
 
 from __future__ import annotations
 
 import base64
+import http.cookiejar
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -132,15 +135,45 @@ def test_other_machines_are_asked_for_a_password_and_no_page_of_another_site_may
     assert (store.root / "dashboard").stat().st_mode & 0o077 == 0
 
 
+def address(store: Store) -> str:
+    """The address that the dashboard printed; waits for it."""
+    deadline = time.monotonic() + 90
+    while not (found := re.search(r"dashboard: (\S+)", (store.root / "said").read_text("utf-8"))):
+        assert time.monotonic() < deadline, "no address was printed"
+        time.sleep(0.1)
+    return found[1]
+
+
 @pytest.mark.slow
-def test_this_machine_alone_needs_no_password_and_the_server_cannot_be_reached_from_others(
+def test_other_users_of_this_machine_are_kept_out_and_the_printed_address_lets_in(
     store: Store,
 ) -> None:
     import psutil
 
     port = free_port()
     with dashboard(store, port) as server:
-        assert request(f"http://127.0.0.1:{port}") == 200
+        here = f"http://127.0.0.1:{port}"
+        printed = address(store)
+        assert printed.startswith(f"{here}/?token=")
+        assert printed.endswith("#/experiments?workflowType=machine_learning")
+        token = printed.partition("token=")[2].partition("#")[0]
+        doors = ("/", SEARCH, "/get-artifact?path=a&run_uuid=b", "/graphql", "/signup")
+        for door in doors:
+            assert request(here + door) == 401, door
+            assert request(here + door, login="admin:" + token[::-1]) == 401, door
+            assert request(here + f"{door}{'&' if '?' in door else '?'}token=x") == 401, door
+        assert request(here, login=f"admin:{token}") == 200
+        cookies = http.cookiejar.CookieJar()
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
+        with browser.open(printed, timeout=30) as page:
+            assert page.status == 200
+            assert "token" not in page.url.partition("#")[0]
+        asked = urllib.request.Request(
+            here + SEARCH, b'{"max_results": 1}', {"Content-Type": "application/json"}
+        )
+        assert browser.open(asked, timeout=30).status == 200
+        (cookie,) = cookies
+        assert cookie.has_nonstandard_attr("HttpOnly")
         family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
         addresses = {
             c.laddr.ip
@@ -149,7 +182,28 @@ def test_this_machine_alone_needs_no_password_and_the_server_cannot_be_reached_f
             if c.status == psutil.CONN_LISTEN
         }
         assert addresses == {"127.0.0.1"}
-        assert not any(str(store.root) in argument for p in family for argument in p.cmdline())
+        told = [argument for p in family for argument in p.cmdline()]
+        assert not any(token in each for each in told)
+        # The server ends with the dashboard, whichever signal that hears.
+        server.send_signal(signal.SIGHUP)
+        assert server.wait(30) == 129
+        assert psutil.wait_procs(family, timeout=5)[1] == []
+
+
+@pytest.mark.slow
+def test_with_no_password_this_machine_is_asked_for_none(store: Store) -> None:
+    port = free_port()
+    with dashboard(store, port, "--no-password") as server:
+        assert "token" not in address(store)
+        assert request(f"http://127.0.0.1:{port}") == 200  # it listens once that is printed
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 0
+
+
+def test_no_password_is_for_this_machine_alone(sched_lab: Command, store: Store) -> None:
+    done = sched_lab("dashboard", "--store", store.root, "--host", "0.0.0.0", "--no-password")
+    assert done.returncode == 2
+    assert "--no-password is for this machine alone" in done.stderr
 
 
 @pytest.mark.parametrize("password", ["", "short"])
