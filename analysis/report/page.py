@@ -206,7 +206,8 @@ def _settings_group(main: Findings) -> Group:
         figures.append(Figure("", interactive.as_json(figure)))
     caption = (
         "A thread is a cell; its colour is its rank within its image size, orange the best, grey"
-        " the last. Drag along an axis to pick threads, drag a name to move its axis."
+        " the last and those that do not rank. Drag along an axis to pick threads, drag a name to"
+        " move its axis."
     )
     return Group("All settings", caption, figures)
 
