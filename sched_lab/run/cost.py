@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 TRAINING_PASSES = 3.0  # a backward pass costs about two forward ones
 ENOUGH = 20  # finished trials of one kind that tell what it costs
 PARTS = ("prepare", "train", "sample", "score")  # of a trial, as its result tells their seconds
-NEEDED = ("train", "sample")  # where these are not known, nothing is
+OF_NETWORK = ("train", "sample")
 VARIES = 1.15  # trials of one kind take so many times longer or less
 # A network cuts images into patches, so larger ones cost little more: images of 64 pixels took 1.4
 # times as long as those of 16.
@@ -91,7 +91,7 @@ def kind(part: str, spec: TrialSpec) -> Kind:
     network = f"{spec.train.network.model_dump_json()} {spec.train.precision}"
     judged = f"{spec.score.detector.model_dump_json()} {spec.data.model_dump_json()}"
     batch = {"train": spec.train.batch, "sample": spec.sample.batch}.get(part, 0)
-    return Kind(part, network if part in NEEDED else judged, spec.resolution, batch)
+    return Kind(part, network if part in OF_NETWORK else judged, spec.resolution, batch)
 
 
 def cost(spec: TrialSpec) -> Cost:
@@ -139,14 +139,17 @@ class Rates:
         """The seconds expected for a trial, or for what is left of it when so much of each part is
         done.
 
-        NaN when no trial with its network is known. What preparing and scoring take may be unknown;
-        it is then little beside the rest.
+        NaN where nothing tells of training its network. What sampling takes is then guessed from
+        training; preparing and scoring are little beside these.
         """
+        rates = {each.part: self.rate(each) for each, _ in trial}
+        if not rates["sample"].is_known:
+            rates["sample"] = _forward(rates["train"])
         parts = {
-            each.part: self.rate(each) * max(0.0, amount - (done or {}).get(each.part, 0.0))
+            each.part: rates[each.part] * max(0.0, amount - (done or {}).get(each.part, 0.0))
             for each, amount in trial
         }
-        if not all(parts[part].is_known for part in NEEDED):
+        if not parts["train"].is_known:
             return UNKNOWN
         known = [each for each in parts.values() if each.is_known]
         low, likely, high = (math.fsum(each) for each in zip(*known, strict=True))
@@ -172,6 +175,12 @@ def _around(values: Sequence[float], *, shared: bool) -> Seconds:
         return Seconds(low / VARIES, middle, high * VARIES)
     again = low if len(values) > 2 else SHARED * low
     return Seconds(min(again, low) / VARIES, again, max(middle, again) * VARIES)
+
+
+def _forward(training: Seconds) -> Seconds:
+    """What one pass of sampling may take, by one of training, before any was seen."""
+    low, likely, high = training * (1 / TRAINING_PASSES)
+    return Seconds(low / 2, likely, high * 2)
 
 
 def _distance(one: Kind, other: Kind) -> tuple[float, float]:
