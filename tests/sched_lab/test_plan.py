@@ -69,14 +69,16 @@ def test_a_plan_shows_the_images_that_it_would_score(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match=r"(?s)1 of 7 images of \S+ cannot be used.*broken.png"):
         planned(tmp_path, f"data: {{{source}}}")
     plan = planned(tmp_path, f"data: {{{source}, on_broken: skip}}\nsample: {{count: 100}}")
-    shown = dict(line.split(maxsplit=1) for line in plan_text.lines(plan, 0.0, cells=False))
+    shown = dict(
+        line.split(maxsplit=1) for line in plan_text.lines(plan, plan.expected, cells=False)
+    )
     assert shown["images"].startswith(
         "6 images of folder, 2 classes of 3, 10 x 12 to 15 x 12 pixel"
     )
     assert "1 broken" in shown["images"]
     assert "1 .txt" in shown["images"]
     assert shown["detector"] == "classifier, its accuracy unknown until it is trained"
-    record = json.loads(json.dumps(plan_text.record(plan, 0.0), allow_nan=False))
+    record = json.loads(json.dumps(plan_text.record(plan, plan.expected), allow_nan=False))
     assert record["images"][0]["images"] == 6
     assert record["images"][0]["unknown"] == {".txt": 1}
     assert record["detector_accuracy"] is None
@@ -123,6 +125,6 @@ def test_a_plan_tells_the_accuracy_of_a_detector_that_was_trained(
         )
         for trial, accuracy in zip(plan.trials, accuracies, strict=False)
     }
-    lines = list(plan_text.lines(replace(plan, results=results), 0.0, cells=False))
+    lines = list(plan_text.lines(replace(plan, results=results), plan.expected, cells=False))
     shown = [line.partition("classifier, ")[2] for line in lines if line.startswith("detector")]
     assert shown == ([said] if said else [])

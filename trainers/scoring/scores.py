@@ -130,6 +130,8 @@ def real_scores(
     """
     count = min(count, len(reference.features) // 2)
     metrics = [name for name in metrics if count >= least_samples(_kind(name, detector))]
+    if not metrics:
+        return {}
 
     def compute() -> str:
         order = np.random.default_rng(0).permutation(len(reference.features))
