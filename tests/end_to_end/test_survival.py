@@ -19,6 +19,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from sched_lab.tracking.client import connect
 from tests.conftest import SMALL_SWEEP, Command
 
 pytestmark = pytest.mark.slow
@@ -357,7 +358,7 @@ def test_the_policy_of_the_sweep_says_how_often_each_kind_is_tried_again(
     assert done.returncode == 1
     assert said(tmp_path, "state").count("running") == 4
     assert "bug: ZeroDivisionError: a slip in this network" in done.stderr
-    client = MlflowClient(f"sqlite:///{tmp_path / 'lab' / 'mlflow.db'}")
+    client = connect(f"sqlite:///{tmp_path / 'lab' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("small")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], "tags.`sched_lab.role` = 'trial'")
