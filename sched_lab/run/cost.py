@@ -35,7 +35,7 @@ OF_NETWORK = ("train", "sample")
 VARIES = 1.15  # trials of one kind take so many times longer or less
 # A network cuts images into patches, so larger ones cost little more: images of 64 pixels took 1.4
 # times as long as those of 16.
-GROWTH, MOST_GROWTH = 0.2, 2.0  # exponents of the side's ratio
+GROWTH, MOST_GROWTH = 0.2, 1.0  # exponents of the side's ratio
 SHARED = 0.2  # of the first trial's preparing, what each further trial repeats
 
 
@@ -99,9 +99,9 @@ def cost(spec: TrialSpec) -> Cost:
 
 
 def span(seconds: Seconds) -> str:
-    """As text: one time where the ends are near, else both."""
-    low, high = clock(seconds.low), clock(seconds.high)
-    return f"about {low}" if low == high else f"{low} to {high}"
+    """As text: the likely time and, where they are not the same, between which it may lie."""
+    low, likely, high = map(clock, seconds)
+    return f"about {likely}" + (f" ({low} to {high})" if low != high else "")
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def test_every_command_in_the_pages_exists_with_its_options() -> None:
                 for command in commands
                 for each in (command, *getattr(command, "commands", {}).values())
                 for parameter in each.params
-                for option in parameter.opts
+                for option in (*parameter.opts, *parameter.secondary_opts)
             }
             used = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", line))
             assert used <= known | EVERYWHERE, f"{page}: {line}"
