@@ -521,6 +521,9 @@ def test_real_images_are_scored_as_samples_against_the_others_once(tmp_path: Pat
     assert real_scores(other, "plain", metrics, 7, tmp_path) != expected
     few = replace(refer(gaussian(5, 4, 1)), key="few")
     assert real_scores(few, "plain", metrics, 9, tmp_path).keys() == {"fd_plain", "kid_plain"}
+    for count in (2, 3):
+        fewer = replace(refer(gaussian(count, 4, 1)), key=f"{count}")
+        assert real_scores(fewer, "plain", metrics, 9, tmp_path) == {}
 
 
 def test_a_trial_tells_its_baselines_with_its_last_scores_alone(small_lab: Path) -> None:
