@@ -228,6 +228,6 @@ def test_a_trial_whose_disk_fills_up_goes_on_from_its_last_checkpoint_to_the_sam
     assert found == {
         "told": True,
         "intact": True,
-        "left": ["checkpoint.safetensors", "filler"],
+        "left": ["checkpoint.safetensors", "data.json", "filler", "real.png"],
         "same": True,
     }
