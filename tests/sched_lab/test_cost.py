@@ -154,3 +154,29 @@ def test_a_running_trial_tells_its_own_pace(tmp_path: Path) -> None:
         journal.write(step=50, metrics={names.LOSS: 1.0, names.IMAGES_PER_SECOND: 640.0})
     board.summary()
     assert board.seconds_left().likely == pytest.approx(50 * trial.spec.train.batch / 640, rel=0.05)
+
+
+# Seconds of preparing, training, sampling and scoring of the trials of 8 pixels in the quickstart,
+# on two busy cores, in the order of their ends.
+RECORDED = (
+    (10.6, 118.9, 22.2, 0.1),
+    (15.5, 124.5, 15.0, 0.1),
+    (0.1, 123.7, 26.3, 0.1),
+    (0.1, 128.4, 27.4, 0.2),
+)
+
+
+def test_after_the_first_recorded_trial_the_others_are_known_within_a_factor_of_1_3() -> None:
+    of = TrialSpec.model_validate(
+        {
+            "resolution": 8,
+            "train": {"steps": 600},
+            "sample": {"count": 1000, "steps": 25},
+        }
+    )
+    learned = cost.Rates()
+    learned.add_trial(of, dict(zip(cost.PARTS, RECORDED[0], strict=True)))
+    rest = [sum(seconds) for seconds in RECORDED[2:]]
+    told = cost.left([], [learned.seconds(cost.cost(of))] * len(rest), 1)
+    assert sum(rest) / 1.3 < told.likely < sum(rest) * 1.3
+    assert told.low < sum(rest) < told.high
