@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from types import FrameType
@@ -197,11 +196,6 @@ def _address_outside() -> str:
 
 def _token_login(folder: Path, token: str) -> dict[str, str]:
     """The environment of a server that takes whoever has the token; its files are in `folder`."""
-    if find_spec("flask_wtf") is None:
-        raise OutOfReach(
-            "other users of this machine could open a dashboard without a login: pip install"
-            " 'sched-lab[dashboard-auth]', or give --no-password where you are its only user"
-        )
     settings = folder / "login.ini"
     _write_login(settings, folder / "users.db", "sched_lab.tracking.door:authorize")
     return {
@@ -229,11 +223,6 @@ def _login(folder: Path) -> dict[str, str]:
     password is set.
     """
     users = folder / "users.db"
-    if find_spec("flask_wtf") is None:
-        raise OutOfReach(
-            "a dashboard that others can reach needs a login: pip install"
-            " 'sched-lab[dashboard-auth]', or leave --host out to open it on this machine only"
-        )
     if not users.exists() and len(os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD", "")) < 12:
         raise OutOfReach(
             "a dashboard that others can reach needs a login: set MLFLOW_AUTH_ADMIN_PASSWORD to a"
