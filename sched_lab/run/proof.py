@@ -19,7 +19,16 @@ Evidence = Mapping[str, str]
 """What changes results, by what it is about."""
 
 # Besides Python. A build's label, as in 2.6.0+cpu, is left out: GPUs and CPUs may share a sweep.
-VERSIONS = ("torch", "numpy", "scipy", "pillow", "scikit-learn", "torch-fidelity", "torchvision")
+VERSIONS = (
+    "torch",
+    "numpy",
+    "scipy",
+    "pillow",
+    "pillow-heif",
+    "scikit-learn",
+    "torch-fidelity",
+    "torchvision",
+)
 OF_NO_TRIAL = ("analysis", "cli")  # no worker loads these; editing them must not end a sweep
 PATIENCE = 5.0  # seconds in which a file must show that another node of the cluster wrote
 ABSENT = "absent"

@@ -20,6 +20,7 @@ from sched_lab import names
 from sched_lab.errors import OutOfReach
 from sched_lab.redaction import Redacting, redacted
 from sched_lab.run.proof import Evidence, objection
+from sched_lab.store.database import not_writable
 from sched_lab.store.folder import Store
 from sched_lab.store.journal import Journal, last_state, read
 from sched_lab.trainers.failures import FailureKind, disk_is_full, gpu_is_lost, kind_of
@@ -166,6 +167,9 @@ def _unfit(key: str, spec: TrialSpec, orders: Orders, store: Store) -> str:
     token_file = store.token_file(orders.sweep)
     if why := objection(orders.evidence, str(token_file), orders.token):
         return why
+    for folder in (store.root, store.trial(key).parent, store.trial(key)):
+        if folder.exists() and not os.access(folder, os.W_OK):
+            return f"can't write the store: {not_writable(folder)}"
     if orders.device == "cuda":
         import torch
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,7 @@ from sched_lab.store.folder import Store
 from sched_lab.tracking.tracker import Tracker
 from sched_lab.trainers.results import RESULT_FILE, State
 from tests.conftest import ROOT, SMALL_SWEEP, Command
+from tests.end_to_end.test_survival import may_mount
 
 Change = Callable[[Path], object]
 
@@ -220,6 +221,29 @@ def test_a_worker_that_can_not_prove_it_leaves_the_trial_untouched(plan: Plan, l
     assert told in report.unfit
     assert report.done
     assert not (plan.store.root / "trials").exists()
+
+
+WORKS = """
+import json, sys
+from sched_lab.run.worker import Orders, work
+from sched_lab.trainers.spec import TrialSpec
+key, spec, orders = sys.argv[1:]
+reports = work(key, TrialSpec.model_validate_json(spec), Orders(**json.loads(orders)))
+print(*(report.unfit for report in reports))
+"""
+
+
+@pytest.mark.skipif(not may_mount(), reason="no file system may be mounted here")
+def test_a_worker_that_sees_the_store_and_can_not_write_it_runs_nothing(plan: Plan) -> None:
+    trial, orders = plan.to_run[0], json.dumps(asdict(_orders(plan)))
+    only_read = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", only_read, plan.store.root,
+         sys.executable, "-c", WORKS, trial.key, trial.spec.model_dump_json(), orders],
+        capture_output=True, encoding="utf-8", check=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.stdout.startswith("can't write the store: ")
+    assert "read-only" in done.stdout
 
 
 @pytest.fixture

@@ -195,6 +195,30 @@ def test_a_tiff_shows_what_its_samples_say_or_is_refused(
             assert np.abs(from_path - expected).max() <= tolerance, way
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+@pytest.mark.parametrize("samples", [1, 2, 3, 4])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_jpeg_2000_shows_what_its_samples_say_or_is_refused(
+    bits: int, samples: int, signed: bool
+) -> None:
+    codecs = pytest.importorskip("imagecodecs", reason="the extra dev is not installed")
+    fractions = scene(samples, levels=256)
+    levels = np.rint(fractions * (2**bits - 1)) - 2 ** (bits - 1) * signed
+    stored = levels.astype(f"{'i' if signed else 'u'}{1 if bits == 8 else 2}")
+    stored = stored[..., 0] if samples == 1 else stored
+    file = codecs.jpeg2k_encode(
+        stored, level=0, reversible=True, bitspersample=bits, codecformat="jp2"
+    )
+    seen = answer(io.BytesIO(file))
+    if isinstance(seen, str):
+        assert "JPEG 2000" in seen
+        assert signed or (samples > 1 and bits > 8)
+    else:
+        colours = 1 if samples < 3 else 3
+        alpha = fractions[..., colours:] if samples in (2, 4) else 1.0
+        assert np.abs(seen - on_white(fractions[..., :colours], alpha)).max() <= 1
+
+
 @pytest.mark.parametrize("value", [0, 255, 4095, 65535])
 @pytest.mark.parametrize("bits", [12, 16])
 def test_grey_is_scaled_by_the_depth_that_is_declared_and_not_by_what_it_holds(

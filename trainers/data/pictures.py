@@ -79,7 +79,7 @@ def square(image: Image.Image, size: int) -> Pixels:
 
 def _flat(stream: BinaryIO, channels: int) -> Image.Image:
     with _opened(stream) as opened:
-        black, white = _range(opened)
+        black, white = _range(opened, stream)
         if opened.format == "PNG" and "transparency" in opened.info:
             _apply_exact_key(opened, stream)
         image = ImageOps.exif_transpose(opened)
@@ -135,13 +135,15 @@ def _said(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
     return ", ".join(f"{_NAMES[tag]} {tags[tag]}" for tag in _DECLARED if tag in tags)
 
 
-def _range(image: ImageFile.ImageFile) -> tuple[int, int]:
+def _range(image: ImageFile.ImageFile, stream: BinaryIO) -> tuple[int, int]:
     """The values of black and white in deep grey, as the file declares them.
 
-    Raises ValueError where it declares none, and for TIFFs that Pillow misreads.
+    Raises ValueError where it declares none, and for files that Pillow misreads.
     """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _range_of_tiff(image)
+    if image.format == "JPEG2000":
+        _check_jpeg_2000(stream)
     # Pillow's readers of these scale each depth that may be declared to 16 bits.
     scaled = image.format in ("PNG", "PPM", "HEIF", "JPEG2000")
     if image.mode == "F" or (image.mode.startswith("I") and not scaled):
@@ -171,6 +173,20 @@ def _misread(image: TiffImagePlugin.TiffImageFile, largest: int) -> bool:
         premultiplied = 1 in tags.get(TiffImagePlugin.EXTRASAMPLES, ())
         return premultiplied or largest > 255 or image.mode not in ("RGB", "RGBA", "CMYK")
     return image.mode in ("La", "LA", "PA", "LAB", "YCbCr")
+
+
+def _check_jpeg_2000(stream: BinaryIO) -> None:
+    """Raise ValueError for signed samples, and for deep ones beside others: of these Pillow turns
+    the highest into 0.
+    """
+    stream.seek(0)
+    # ISO/IEC 15444-1, A.5.1: how many components, and three bytes of each, of which depth is one.
+    size = stream.read().partition(b"\xff\x4f\xff\x51")[2]
+    count = int.from_bytes(size[36:38])
+    depths = size[38 : 38 + 3 * count : 3]
+    if max(depths, default=0) > 7 and (count > 1 or max(depths) > 127):
+        bits = ", ".join(f"{depth % 128 + 1}{' signed' * (depth > 127)}" for depth in depths)
+        raise ValueError(f"a JPEG 2000 that can't be read rightly: its bits are {bits}; {_ADVICE}")
 
 
 def _eight_bits(image: Image.Image, black: int, white: int) -> Image.Image:
