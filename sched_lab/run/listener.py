@@ -168,8 +168,7 @@ class SweepListener:
             self.board.left(key)
         else:
             self._queue.ended(key, failed=failed)
-            result = self._store.result(key)
-            self.board.ended(key, report.state, result.scores if result else {})
+            self.board.ended(key, report.state)
 
     def _shows(self, key: str) -> bool:
         """Whether the store holds a finished trial's result, at the latest after `SEEN_WITHIN`."""

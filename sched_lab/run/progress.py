@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,9 +30,10 @@ from sched_lab.run.cost import (
 )
 from sched_lab.store.folder import Store
 from sched_lab.store.journal import read
+from sched_lab.sweep import baselines
 from sched_lab.sweep.grid import Trial
 from sched_lab.text import label
-from sched_lab.trainers.results import JOURNAL_FILE, State
+from sched_lab.trainers.results import JOURNAL_FILE, State, TrialResult
 
 PLAIN_PERIOD = 30.0  # seconds between lines where there is no terminal
 
@@ -119,7 +120,8 @@ class Board:
         for trial in done:
             result = store.result(trial.key)
             self.states[trial.key] = result.state if result else State.STOPPED
-            self._rank(trial, result.scores if result else {})
+            if result:
+                self._rank(trial, result)
 
     def say(self, notice: str) -> None:
         """Show this notice from now on."""
@@ -141,22 +143,25 @@ class Board:
         with self._lock:
             self._running.pop(key, None)
 
-    def ended(self, key: str, state: State, scores: Mapping[str, float | None]) -> None:
+    def ended(self, key: str, state: State) -> None:
+        trial = self.trials[key]
+        result = self._store.result(key) if state == State.FINISHED else None
         with self._lock:
             self._running.pop(key, None)
             self.states[key] = state
-            if state == State.FINISHED:
-                self._rank(self.trials[key], scores)
-        if state == State.FINISHED and (result := self._store.result(key)):
-            with self._lock:
-                self._rates.add_trial(self.trials[key].spec, result.seconds)
+            if result:
+                self._rank(trial, result)
+                self._rates.add_trial(trial.spec, result.seconds)
 
-    def _rank(self, trial: Trial, scores: Mapping[str, float | None]) -> None:
-        score = scores.get(trial.spec.score.metric_names[0])
+    def _rank(self, trial: Trial, result: TrialResult) -> None:
+        """Keep the best of each size, of trials that by themselves draw more than noise."""
+        metric, size = trial.spec.score.metric_names[0], trial.spec.resolution
+        score, higher = result.scores.get(metric), names.higher_is_better(metric)
         if score is None:
             return
-        size = trial.spec.resolution
-        higher = names.higher_is_better(trial.spec.score.metrics[0])
+        alone = baselines.Cells.of([[result]], metric)
+        if baselines.standing(alone, higher_is_better=higher).shortfall[0]:
+            return
         if size not in self.best or (
             score > self.best[size][0] if higher else score < self.best[size][0]
         ):

@@ -129,7 +129,7 @@ def test_the_present_run_outweighs_earlier_ones_and_other_devices_do_not_count(
     assert board.seconds_left().likely == pytest.approx(3 * took(of, slow)["total"], rel=0.05)
     board.started("b" * 16)
     finish(store, "b" * 16, trials[0].spec, took(of, quick))
-    board.ended("b" * 16, State.FINISHED, {})
+    board.ended("b" * 16, State.FINISHED)
     assert board.seconds_left().likely == pytest.approx(2 * took(of, quick)["total"], rel=0.05)
 
 
