@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sched_lab.cli.answers import command, print_json
-from sched_lab.cli.options import json_option, store_option, tracking_option
+from sched_lab.cli.options import as_utf8, json_option, store_option, tracking_option
 from sched_lab.redaction import redacted
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Write the report of a sweep: the best at each size.")
-@click.argument("name")
+@click.argument("name", callback=as_utf8)
 @store_option
 @tracking_option
 @click.option(
@@ -123,7 +123,7 @@ def _state_counts(written: WrittenReport) -> dict[str, int]:
 
 
 @click.command(short_help="The best b for images of one size.")
-@click.argument("name")
+@click.argument("name", callback=as_utf8)
 @click.option(
     "--size",
     type=click.IntRange(1),

@@ -255,7 +255,7 @@ def check_visible(notation: str, b: float, *, sampled: bool) -> None:
         return float((np.abs(np.add(log_snrs, 2 * math.log(scale))) <= VISIBLE).mean())
 
     if share(b) < LEAST_SHARE:
-        fields, advice = ["schedule", "b"], "it must fall from 1 to 0 gradually"
+        fields, advice = ["schedule"], "it must fall from 1 to 0 gradually"
         if share(1.0) >= LEAST_SHARE:
             low, high = math.exp(-(VISIBLE + first) / 2), math.exp((VISIBLE - last) / 2)
             fields, advice = ["b", "schedule"], f"choose b from {low:.2g} to {high:.2g}"

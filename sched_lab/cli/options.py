@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,17 @@ tracking_option = click.option(
     help="MLflow server to use instead of the store's own database; default $MLFLOW_TRACKING_URI.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+def as_utf8(ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
+    """A name as sweep files have it, also where the locale's encoding lacks its letters."""
+    try:
+        (name or "").encode()
+    except UnicodeEncodeError:  # bytes that Python could not decode
+        return os.fsencode(name or "").decode("utf-8", "replace")
+    return name
+
+
 file_argument = click.argument("file", type=click.Path(path_type=Path))
 
 

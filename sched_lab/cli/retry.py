@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 from sched_lab.cli.answers import print_json, the_one, unknown
-from sched_lab.cli.options import json_option, store_option
+from sched_lab.cli.options import as_utf8, json_option, store_option
 from sched_lab.store.folder import Store
 from sched_lab.trainers.failures import FailureKind
 from sched_lab.trainers.results import State
 
 
 @click.command(short_help="Have failed trials run again.")
-@click.argument("sweep")
+@click.argument("sweep", callback=as_utf8)
 @click.argument("keys", nargs=-1)
 @click.option(
     "--kind",

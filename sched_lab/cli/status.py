@@ -7,12 +7,12 @@ from collections import Counter
 import click
 
 from sched_lab.cli.answers import print_json, unknown
-from sched_lab.cli.options import json_option, store_option
+from sched_lab.cli.options import as_utf8, json_option, store_option
 from sched_lab.store.folder import Store
 
 
 @click.command(short_help="How sweeps stand.")
-@click.argument("sweep", required=False)
+@click.argument("sweep", required=False, callback=as_utf8)
 @store_option
 @json_option
 def status(sweep: str | None, store: str | None, as_json: bool) -> None:

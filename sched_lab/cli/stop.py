@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from sched_lab.cli.answers import unknown
-from sched_lab.cli.options import store_option
+from sched_lab.cli.options import as_utf8, store_option
 from sched_lab.store.folder import Store
 
 
 @click.command(short_help="Ask a running sweep to checkpoint and stop.")
-@click.argument("sweep")
+@click.argument("sweep", callback=as_utf8)
 @store_option
 def stop(sweep: str, store: str | None) -> None:
     """Ask a running SWEEP to checkpoint its trials and stop; submit it again to go on.

@@ -29,6 +29,7 @@ CASES = [
     ("grid: {b: [1,\n  1.0e-5]}", "3:3"),
     ("grid: {schedule: [linear,\n  'sigmoid@-3,3,1e-9']}", "3:3"),
     ("sample:\n  schedule: 'sigmoid@-3,3,1e-9'", "3:13"),
+    ("grid: {b: [1]}\nsample:\n  schedule: 'sigmoid@-3,3,1e-9'", "4:13"),
     ("sample:\n  schedule: train\ngrid: {schedule: [vp_sde], b: [1,\n  200]}", "5:3"),
     # a source's fields
     ("data:\n  source: digit\n", "3:11"),

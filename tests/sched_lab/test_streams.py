@@ -102,6 +102,15 @@ def test_what_an_encoding_lacks_is_written_as_its_number(tmp_path: Path) -> None
         assert json.loads(told.stdout)["sweep"] == "größe", told
 
 
+@pytest.mark.parametrize("command", ["status", "stop", "retry", "report"])
+def test_a_name_is_read_as_utf_8_in_every_locale(tmp_path: Path, command: str) -> None:
+    for given, shown in ((b"gr\xc3\xb6\xc3\x9fe", rb"gr\xf6\xdfe"), (b"caf\xe9", rb"caf\ufffd")):
+        done = run(tmp_path, command, os.fsdecode(given), env=LOCALES["C"])
+        assert done.returncode in (2, 3), done
+        assert b"bug" not in done.stderr
+        assert command == "report" or shown in done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

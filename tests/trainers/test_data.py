@@ -443,6 +443,17 @@ def test_the_facts_say_which_images_are_used_and_what_is_left_out(tmp_path: Path
     )
 
 
+def test_the_facts_are_text_where_names_are_not(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    for name in ("plain", odd):
+        solid(tmp_path / f"images/{name}/1.png", 1)
+        (tmp_path / f"images/plain/{name}").touch()
+    folder = source(source="folder", path=str(tmp_path / "images"))
+    facts = folder.facts(tmp_path)
+    assert DataFacts.model_validate_json(facts.model_dump_json()) == facts
+    assert facts.classes == {ascii(odd): 1, "plain": 1}
+
+
 @pytest.mark.parametrize(
     "options",
     [{"source": "digits"}, {"source": "photos", "count": 7}, {"source": "shapes", "count": 10}],

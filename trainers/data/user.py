@@ -123,7 +123,7 @@ class Folder(DataSpec):
             elif file.name.lower().endswith(_SUFFIXES):
                 found.images.append(file)
             else:
-                found.unknown[file.suffix.lower() or file.name] += 1
+                found.unknown[_one_line(Path(file.suffix.lower() or file.name))] += 1
         if not found.images:
             rule = f"{self.path} holds no images; expected files in {', '.join(_SUFFIXES)}"
             kinds = ", ".join(f"{count} {end}" for end, count in found.unknown_kinds().items())
@@ -148,10 +148,9 @@ class Folder(DataSpec):
         return made.model_copy(update={"facts": facts})
 
     def _candidate(self, file: Path) -> Candidate:
-        path, label = Path(self.path, file), file.parts[0] if len(file.parts) > 1 else None
-        return Candidate(
-            _one_line(file), label, _one_line(file), partial(_content, path), _state(path)
-        )
+        path, name = Path(self.path, file), _one_line(file)
+        label = _one_line(Path(file.parts[0])) if len(file.parts) > 1 else None
+        return Candidate(name, label, name, partial(_content, path), _state(path))
 
     def fingerprint(self, cache: Path) -> str:
         return self._survey(cache).fingerprint
