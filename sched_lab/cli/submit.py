@@ -82,7 +82,7 @@ def submit(
             }
         )
     else:
-        _print_outcome(outcome, where)
+        _print_outcome(outcome, ["--store", str(where.root)] if store else [])
     if outcome.undelivered:
         safe = "the results are safe in the store; submit again to deliver them"
         click.echo(redacted(f"error: {outcome.undelivered}: {safe}"), err=True)
@@ -105,10 +105,11 @@ def _exit_code(outcome: Outcome) -> ExitCode:
     return ExitCode.SOME_FAILED if outcome.failed else ExitCode.DONE
 
 
-def _print_outcome(outcome: Outcome, store: Store) -> None:
+def _print_outcome(outcome: Outcome, where: list[str]) -> None:
     from sched_lab.text import counted, label
 
-    name, counts = outcome.plan.sweep.name, Counter(outcome.states.values())
+    store, name = outcome.plan.store, outcome.plan.sweep.name
+    counts = Counter(outcome.states.values())
     summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     click.echo(f"{name}: {counted(len(outcome.states), 'cell')}: {summary}")
     for trial in outcome.failed:
@@ -116,14 +117,13 @@ def _print_outcome(outcome: Outcome, store: Store) -> None:
         reason = f"{result.failure}: {result.reason}" if result else ": "
         click.echo(f"  failed  {trial.key}  {label(trial)}: {reason}", err=True)
     if outcome.failed:
-        click.echo(f"  see     {command('logs', outcome.failed[0].key)}", err=True)
+        click.echo(f"  see     {command('logs', outcome.failed[0].key, *where)}", err=True)
     for told in outcome.left_out:
         click.echo(f"  left out  {told}", err=True)
     if counts[State.STOPPED] or counts[State.MISSING]:
         click.echo("submit again to go on with what was stopped")
     if counts[State.FINISHED]:
-        where = [] if store.root == Store.at().root else ["--store", str(store.root)]
         if not store.local_tracking and store.tracking_uri != os.environ.get("MLFLOW_TRACKING_URI"):
-            where += ["--tracking-uri", redacted(store.tracking_uri)]
+            where = [*where, "--tracking-uri", redacted(store.tracking_uri)]
         click.echo(f"report:    {command('report', name, *where)}")
         click.echo(f"dashboard: {command('dashboard', *where)}")

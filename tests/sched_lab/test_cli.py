@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import socket
 from pathlib import Path
 
@@ -261,6 +262,18 @@ def test_a_failing_trial_is_exit_1_with_its_reason_and_does_not_stop_the_others(
     assert shown["failure"] == "diverged"
     assert shown["reason"].startswith("mean loss")
     assert shown["scores"] == {}
+
+    # Where no store could be made by default, the commands to go on with name the one there is.
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "lab").touch()
+    done = sched_lab(
+        "submit", "../bad.yaml", "--inline", "--store", "../lab", cwd=tmp_path / "there"
+    )
+    assert done.returncode == 1, done.stderr
+    report, logs = done.stdout.splitlines()[1], done.stderr.splitlines()[-1]
+    for line in (report, logs):
+        told = sched_lab(*shlex.split(line.partition("sched-lab ")[2]), cwd=tmp_path / "there")
+        assert told.returncode == 0, told.stderr
 
 
 def test_a_second_submit_of_one_sweep_is_told_who_is_at_work_on_it(
