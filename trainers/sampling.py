@@ -130,5 +130,10 @@ def draw(
     """
     for step in sample(denoise, noise, process, schedule=schedule, steps=steps, sampler=sampler):
         last = step
+    return drawn(last, process)
+
+
+def drawn(last: Step, process: DiffusionProcess) -> Tensor:
+    """The samples of the last step, as `draw` returns them."""
     # Dividing may round beyond ±1. x alone remembers what was not finite in earlier steps.
     return (last.x0 / process.b).clamp(-1, 1) + 0 * last.x

@@ -75,6 +75,11 @@ class Sampled:
 
 
 @dataclass(frozen=True)
+class SamplingBeat(Beat):
+    """A step of sampling is done; a checkpoint would hold nothing new."""
+
+
+@dataclass(frozen=True)
 class Saving:
     """A checkpoint of `step` comes next; first the caller makes durable what it has written."""
 
@@ -238,7 +243,7 @@ def _checkpointed(trial: _Trial, seconds: float) -> Iterator[Event]:
         yield event
         # The last evaluation counts as done only with its result.
         done = isinstance(event, Evaluation) and event.step == trial.spec.train.steps
-        if isinstance(event, Sampled) or done or time.monotonic() - saved <= seconds:
+        if isinstance(event, Sampled | SamplingBeat) or done or time.monotonic() - saved <= seconds:
             continue
         yield Saving(trial.state.step)
         with timed(trial.state.seconds, "train"):
@@ -295,7 +300,7 @@ def _judged(
     return features, trial.reference, trial.detector.name, trial.spec.score.metric_names
 
 
-def _baselines(trial: _Trial) -> Generator[Sampled, None, dict[str, float]]:
+def _baselines(trial: _Trial) -> Generator[Beat | Sampled, None, dict[str, float]]:
     """What the trial's last scores and loss compare with; what is not known is absent."""
     spec, detector = trial.spec, trial.detector
     metrics, count = spec.score.metric_names, spec.sample.count
@@ -310,7 +315,7 @@ def _baselines(trial: _Trial) -> Generator[Sampled, None, dict[str, float]]:
     }
 
 
-def _untrained_scores(trial: _Trial) -> Generator[Sampled, None, dict[str, float]]:
+def _untrained_scores(trial: _Trial) -> Generator[Beat | Sampled, None, dict[str, float]]:
     """The scores of samples drawn in the trial's way by its network as it was before training.
 
     Where that puts out zero, as the U-Net does, trials that differ in training alone share them.
@@ -406,7 +411,7 @@ def _start(
 
 def _draw(
     trial: _Trial, network: Callable[..., Tensor], count: int
-) -> Generator[Sampled, None, Tensor]:
+) -> Generator[Beat | Sampled, None, Tensor]:
     """Samples (count, C, H, W) uint8 from a network. Raises Diverged where one is not finite."""
     spec, state, on = trial.spec, trial.state, trial.device
     process = DiffusionProcess.of(spec)
@@ -417,15 +422,19 @@ def _draw(
     for start in range(0, count, batch):
         index = range(start, min(start + batch, count))
         label = None if labels is None else labels[start : index.stop].to(on)
-        with torch.inference_mode(), autocast_for(spec.train, on):
-            x0 = sampling.draw(
-                partial(network, label=label),
-                sampling.SampleNoise(spec.sample.seed, index, shape, on),
-                process,
-                schedule=spec.sampling_schedule,
-                steps=spec.sample.steps,
-                sampler=spec.sample.sampler,
-            )
+        steps = sampling.sample(
+            partial(network, label=label),
+            sampling.SampleNoise(spec.sample.seed, index, shape, on),
+            process,
+            schedule=spec.sampling_schedule,
+            steps=spec.sample.steps,
+            sampler=spec.sample.sampler,
+        )
+        for _ in range(spec.sample.steps):
+            with torch.inference_mode(), autocast_for(spec.train, on):
+                last = next(steps)
+            yield SamplingBeat(state.step)  # a batch may take longer than a stop may
+        x0 = sampling.drawn(last, process)
         if broken := int((~x0.isfinite()).flatten(1).any(1).sum()):
             raise Diverged(
                 f"{broken} of {len(index)} samples drawn at step {state.step} are not finite"

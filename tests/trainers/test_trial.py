@@ -31,6 +31,7 @@ from sched_lab.trainers.trial import (
     CHECKPOINT_FILE,
     Evaluation,
     Sampled,
+    SamplingBeat,
     Saving,
     TrialResult,
     environment,
@@ -655,3 +656,11 @@ def test_the_grid_shows_the_first_samples_in_rows(tmp_path: Path) -> None:
     pixels = np.asarray(Image.open(tmp_path / "grid.png"))
     assert pixels.shape == (9, 9, 3)
     assert [pixels[0, 0, 0], pixels[0, 5, 0], pixels[5, 0, 0], pixels[5, 5, 0]] == [0, 10, 20, 30]
+
+
+def test_a_trial_can_stop_between_the_steps_of_a_batch_of_samples(
+    tmp_path: Path, cache: Path
+) -> None:
+    of = spec(sample={"count": 64, "steps": 9, "batch": 64})
+    kinds = [type(event) for event in run(of, key="k", folder=tmp_path, cache=cache)]
+    assert kinds[: kinds.index(Sampled)].count(SamplingBeat) == 9
