@@ -159,7 +159,9 @@ def test_seeds_of_ones_own_are_refused_beside_stages() -> None:
 def test_one_submit_screens_and_confirms_and_the_report_has_the_confirmed_alone(
     sched_lab: Command, tmp_path: Path
 ) -> None:
-    (tmp_path / "small.yaml").write_text(SWEEP + STAGES, "utf-8")
+    # Cells that draw noise are not confirmed.
+    sweep = SWEEP.replace("steps: 20,", "steps: 300, lr: 3.0e-3,") + STAGES
+    (tmp_path / "small.yaml").write_text(sweep, "utf-8")
     plan = json.loads(sched_lab("plan", "small.yaml", "--json", cwd=tmp_path).stdout)
     assert (plan["cells"], plan["to_confirm"]) == (
         12,
