@@ -21,13 +21,18 @@ from tests.end_to_end.test_survival import LONG_SWEEP, training, wait_for
 
 pytestmark = pytest.mark.slow
 
+# Long enough to draw more than noise: such cells alone are confirmed.
 TWO_STAGES = """\
 name: two
 data: digits
 grid: {resolution: [8], b: [0.5, 1.0]}
-train: {steps: 4, batch: 16, network: {kind: unet, width: 16, multipliers: [1], attention: 0}}
-sample: {count: 64, steps: 2}
-score: {detector: random, every: 4}
+train:
+  steps: 200
+  batch: 16
+  lr: 3.0e-3
+  network: {kind: unet, width: 16, multipliers: [1], attention: 0}
+sample: {count: 64, steps: 4}
+score: {detector: random}
 resources: {cpu: 1}
 run: {screen: {seeds: 1, keep: 1}, confirm: {seeds: 2}}
 """
