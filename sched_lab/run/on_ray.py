@@ -245,7 +245,7 @@ class _AmongAlike(_Unsaved, tune.schedulers.TrialScheduler):
 
 
 def _scheduler(kind: str, specs: Sequence[TrialSpec]) -> tune.schedulers.TrialScheduler:
-    mode = "max" if names.higher_is_better(specs[0].score.metrics[0]) else "min"
+    mode = "max" if names.higher_is_better(specs[0].score.metric_names[0]) else "min"
     steps = max(spec.train.steps for spec in specs)
     grace = max(1, steps // 8)
     if kind == "asha":
