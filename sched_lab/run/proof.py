@@ -14,9 +14,7 @@ import time
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-Evidence = Mapping[str, str]
-"""What changes results, by what it is about."""
+from typing import TypedDict
 
 # Besides Python. A build's label, as in 2.6.0+cpu, is left out: GPUs and CPUs may share a sweep.
 VERSIONS = (
@@ -34,10 +32,21 @@ PATIENCE = 5.0  # seconds in which a file must show that another node of the clu
 ABSENT = "absent"
 
 
-def evidence(packages: Iterable[str]) -> dict[str, str]:
+class Evidence(TypedDict):
+    """What changes results. Plain mappings, since Ray and JSON carry it to other processes."""
+
+    code: Mapping[str, str]
+    """A digest of each package's code."""
+    versions: Mapping[str, str]
+    """Of Python and of what is installed."""
+
+
+def evidence(packages: Iterable[str]) -> Evidence:
     """The versions here, and a digest of each package's code."""
-    found = {f"code of {package}": code_digest(package) for package in packages}
-    return found | {"Python": platform.python_version()} | _versions()
+    return {
+        "code": {package: code_digest(package) for package in packages},
+        "versions": {"Python": platform.python_version()} | _versions(),
+    }
 
 
 def code_digest(package: str) -> str:
@@ -76,21 +85,16 @@ def _versions() -> dict[str, str]:
 
 def differences(expected: Evidence) -> str:
     """How this process differs from what the driver was at its start; empty where it does not."""
-    packages = [about.removeprefix("code of ") for about in expected if about.startswith("code of")]
-    here = evidence(packages)
-    told = []
-    for about, wanted in expected.items():
-        found = here.get(about, ABSENT)
-        if found != wanted and about.startswith("code of"):
-            package = about.removeprefix("code of ")
-            lacks = found == ABSENT
-            told.append(
-                f"lacks {package}"
-                if lacks
-                else f"has other code of {package} than the driver began with"
-            )
-        elif found != wanted:
-            told.append(f"has {about} {found}, not {wanted}")
+    here, told = evidence(expected["code"]), []
+    for package, wanted in expected["code"].items():
+        found = here["code"][package]
+        if found != wanted:
+            other = f"has other code of {package} than the driver began with"
+            told.append(f"lacks {package}" if found == ABSENT else other)
+    for name, wanted in expected["versions"].items():
+        found = here["versions"].get(name, ABSENT)
+        if found != wanted:
+            told.append(f"has {name} {found}, not {wanted}")
     return f"{', '.join(told)}: have the same everywhere, and submit again" if told else ""
 
 

@@ -120,16 +120,25 @@ def test_the_code_that_trials_load_counts_and_that_of_reports_may_change_meanwhi
     assert (told.stdout.strip() != proof.code_digest("sched_lab")) == counts
 
 
+def with_code(expected: proof.Evidence, package: str) -> proof.Evidence:
+    """The same with another digest of the package's code."""
+    return {**expected, "code": {**expected["code"], package: "0" * 16}}
+
+
+def with_version(expected: proof.Evidence, name: str, version: str) -> proof.Evidence:
+    return {**expected, "versions": {**expected["versions"], name: version}}
+
+
 @pytest.mark.parametrize("about", ["Python", *proof.VERSIONS])
 def test_another_version_is_told_with_both(about: str) -> None:
     expected = proof.evidence([])
-    told = proof.differences(expected | {about: "0.0.1"})
-    assert told.startswith(f"has {about} {expected[about]}, not 0.0.1: ")
+    told = proof.differences(with_version(expected, about, "0.0.1"))
+    assert told.startswith(f"has {about} {expected['versions'][about]}, not 0.0.1: ")
 
 
 def test_a_cpu_build_of_torch_is_the_same_version_as_one_for_a_gpu() -> None:
-    assert "+" not in proof.evidence([])["torch"]
-    assert torch.__version__.startswith(proof.evidence([])["torch"])
+    assert "+" not in proof.evidence([])["versions"]["torch"]
+    assert torch.__version__.startswith(proof.evidence([])["versions"]["torch"])
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -161,19 +170,17 @@ def plan(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> Plan:
 
 UNFIT: dict[str, tuple[Callable[[Plan, Orders], Orders], str]] = {
     "other code": (
-        lambda plan, orders: replace(
-            orders, evidence={**orders.evidence, "code of sched_lab": "0" * 16}
-        ),
+        lambda plan, orders: replace(orders, evidence=with_code(orders.evidence, "sched_lab")),
         "has other code of sched_lab",
     ),
     "a plug-in that is not there": (
-        lambda plan, orders: replace(
-            orders, evidence={**orders.evidence, "code of theirlab": "0" * 16}
-        ),
+        lambda plan, orders: replace(orders, evidence=with_code(orders.evidence, "theirlab")),
         "lacks theirlab",
     ),
     "another torch": (
-        lambda plan, orders: replace(orders, evidence={**orders.evidence, "torch": "2.0.0"}),
+        lambda plan, orders: replace(
+            orders, evidence=with_version(orders.evidence, "torch", "2.0.0")
+        ),
         "not 2.0.0",
     ),
     "another folder of this name": (
@@ -262,7 +269,7 @@ def test_inline_ends_where_the_code_was_changed_meanwhile(
 ) -> None:
     plan, queue, told = listening
     orders = _orders(plan)
-    other = replace(orders, evidence={**orders.evidence, "code of sched_lab": "0" * 16})
+    other = replace(orders, evidence=with_code(orders.evidence, "sched_lab"))
     with pytest.raises(OutOfReach, match="has other code of sched_lab"):
         executors.execute_inline(queue, other, told)
     assert not queue.over
