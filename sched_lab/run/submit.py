@@ -36,7 +36,7 @@ from sched_lab.trainers.plugins import loaded_packages
 from sched_lab.trainers.results import JOURNAL_FILE, State
 
 if TYPE_CHECKING:
-    from sched_lab.run.on_ray import Nodes
+    from sched_lab.run.nodes import Nodes
 
 GRACE = 20.0  # seconds from a SIGTERM or SIGHUP to the end: Kubernetes kills after 30
 Abandon = Callable[[str], NoReturn]
@@ -184,6 +184,7 @@ def _ray(
         console.print(f"starting Ray on {cores} of {here} …", highlight=False)
     os.environ |= ray_environment(address)
     from sched_lab.run import on_ray
+    from sched_lab.run.nodes import Nodes
 
     def give_up(reason: str) -> None:
         console.show_cursor()
@@ -191,7 +192,7 @@ def _ray(
             abandon(reason)
 
     with on_ray.cluster(address, cores, give_up):
-        nodes = on_ray.Nodes(at_most)
+        nodes = Nodes(at_most)
         if address:
             nodes.check(orders)
         nodes.fit(asked)
