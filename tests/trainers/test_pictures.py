@@ -21,6 +21,7 @@ from sched_lab.trainers.data.pictures import decode
 Array = NDArray[np.generic]
 SHAPE = HEIGHT, WIDTH = 40, 24  # oblong, and no multiple of a tile
 ORIENTATION = 0x0112
+COLOUR_MAP = 0x0140
 
 
 def scene(samples: int, levels: int = 4) -> NDArray[np.float64]:
@@ -193,6 +194,31 @@ def test_a_tiff_shows_what_its_samples_say_or_is_refused(
             assert np.array_equal(from_path, from_stream), way
             tolerance = 2 if "premultiplied" in layout or layout == "YCbCr" else 1
             assert np.abs(from_path - expected).max() <= tolerance, way
+
+
+@pytest.mark.parametrize(
+    ("bits", "codec"), [(1, None), (4, None), (8, None), (8, "zlib"), (8, "lzw")]
+)
+@pytest.mark.parametrize("factor", [1, 256, 257])
+def test_a_tiff_s_palette_holds_8_or_16_bits(bits: int, factor: int, codec: str | None) -> None:
+    """Factor 1 is what old writers store, as libtiff's checkcmap takes it."""
+    tifffile = pytest.importorskip("tifffile", reason="the extra dev is not installed")
+    levels = np.linspace(0, 255, 2**bits).round()
+    palette = np.stack([levels, levels[::-1], np.roll(levels, 1)]).astype(np.uint16)
+    pixels = np.random.default_rng(0).integers(2**bits, size=SHAPE, dtype=np.uint8)
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file,
+        pixels,
+        photometric="palette",
+        bitspersample=bits,
+        compression=codec,
+        extratags=[
+            (ORIENTATION, 3, 1, 6, True),
+            (COLOUR_MAP, 3, palette.size, (palette * factor).ravel().tolist(), True),
+        ],
+    )
+    assert np.array_equal(read(file), upright(palette[:, pixels].transpose(1, 2, 0), 6))
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 16])

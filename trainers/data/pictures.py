@@ -10,7 +10,15 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, TiffTags, UnidentifiedImageError
+from PIL import (
+    Image,
+    ImageFile,
+    ImageOps,
+    ImagePalette,
+    TiffImagePlugin,
+    TiffTags,
+    UnidentifiedImageError,
+)
 
 from sched_lab.trainers.images import Pixels
 
@@ -82,6 +90,8 @@ def _flat(stream: BinaryIO, channels: int) -> Image.Image:
         black, white = _range(opened, stream)
         if opened.format == "PNG" and "transparency" in opened.info:
             _apply_exact_key(opened, stream)
+        if isinstance(opened, TiffImagePlugin.TiffImageFile):
+            _apply_old_palette(opened)
         image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I"):
         image = _eight_bits(image, black, white)
@@ -216,6 +226,16 @@ def _apply_exact_key(image: ImageFile.ImageFile, stream: BinaryIO) -> None:
             whole = np.asarray(image).astype(np.uint16) << 8 | np.asarray(low)
         image.putalpha(_opaque((whole != key).any(axis=2)))
         del image.info["transparency"]
+
+
+def _apply_old_palette(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Have a palette of 8 bits be one, where Pillow takes the upper bytes of 16.
+
+    Old writers store such ones; libtiff tells them as here: tif_getimage.c, checkcmap.
+    """
+    colours = image.tag_v2.get(TiffImagePlugin.COLORMAP, ())
+    if image.palette and max(colours, default=256) < 256:
+        image.palette = ImagePalette.raw("RGB;L", bytes(colours))
 
 
 def _opaque(where: NDArray[np.bool_]) -> Image.Image:
