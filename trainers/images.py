@@ -31,6 +31,12 @@ class DataFacts(Record):
     """
     largest: tuple[int, int] | None = None
     """The same, of the image with the most."""
+    span: tuple[int, int] | None = None
+    """The lowest and highest value of all their pixels, before resizing, from 0 to 255; None where
+    that is not known.
+    """
+    identical: bool = False
+    """Whether they are several and known to be one and the same."""
     broken: int = 0
     """How many could not be read, or have no label where they need one."""
     examples: tuple[str, ...] = ()

@@ -27,6 +27,10 @@ from sched_lab.trainers.results import DETECTOR_ACCURACY, State, TrialResult
 from sched_lab.trainers.scoring.options import least_samples, meaningful_samples
 from sched_lab.trainers.spec import TrialSpec
 
+WHITE = 255
+LEAST_SPAN = 0.01
+"""Where all pixels lie within a smaller share of black to white, the images are all but empty."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -244,11 +248,13 @@ _CHECKS = {
 
 
 def _doubts(plan: Plan) -> Iterator[Problem]:
-    """Why so many images make scores say little."""
+    """Why these images, or so few, make scores say little."""
     for trial in plan.to_run:
         spec, facts = trial.spec, plan.images_of(trial.spec)
         if facts is None:
             continue
+        if empty := _emptiness(facts):
+            yield problem(plan.source, trial, "data", FieldError(empty, "path", "name"))
         for metric in {"fd", "fid"}.intersection(spec.score.metrics):
             enough = meaningful_samples(metric, spec.score.detector.dimension)
             if facts.images < enough:
@@ -258,6 +264,15 @@ def _doubts(plan: Plan) -> Iterator[Problem]:
         if facts.images < spec.train.batch:
             rule = f"{facts.images:,} images do not fill a batch: each step repeats some"
             yield problem(plan.source, trial, "train", FieldError(rule, "batch"))
+
+
+def _emptiness(facts: DataFacts) -> str:
+    """Why there is next to nothing to learn from the images; empty where there is something."""
+    low, high = facts.span or (0, WHITE)
+    if high - low < LEAST_SPAN * WHITE:
+        scale = f": multiply them by {WHITE // high}" if low == 0 < high else ""
+        return f"all pixels lie from {low} to {high} of {WHITE}{scale}"
+    return f"all {facts.images:,} images are the same one" if facts.identical else ""
 
 
 def warnings(plan: Plan) -> list[str]:

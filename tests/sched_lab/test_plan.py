@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from sched_lab.errors import SweepError
@@ -62,7 +64,7 @@ def test_a_plan_shows_the_images_that_it_would_score(tmp_path: Path) -> None:
     for index in range(6):
         file = tmp_path / "images" / "ab"[index % 2] / f"{index}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (10 + index, 12)).save(file)
+        Image.linear_gradient("L").resize((10 + index, 12)).save(file)
     (tmp_path / "images" / "a" / "notes.txt").write_text("x", "utf-8")
     (tmp_path / "images" / "b" / "broken.png").write_bytes(b"x")
     source = f"source: folder, path: {tmp_path / 'images'}"
@@ -85,6 +87,42 @@ def test_a_plan_shows_the_images_that_it_would_score(tmp_path: Path) -> None:
     assert [warning.partition("x.yaml:")[2][:4] for warning in warnings(plan)] == ["2:30", "1:1:"]
     assert "6 images are too few to mean much: fd takes 65 or more" in warnings(plan)[0]
     assert "6 images do not fill a batch" in warnings(plan)[1]
+
+
+def remarks_on(tmp_path: Path, data: str) -> list[str]:
+    """What `plan` says of the images beside their number."""
+    text = f"data:\n  {data}\nscore: {{detector: random}}"
+    return [told for told in warnings(planned(tmp_path, text)) if " all " in told]
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (lambda noise: noise % 2, "all pixels lie from 0 to 1 of 255: multiply them by 255"),
+        (lambda noise: noise % 3, "all pixels lie from 0 to 2 of 255: multiply them by 127"),
+        (lambda noise: noise % 3 + 7, "all pixels lie from 7 to 9 of 255"),
+        (lambda noise: noise * 0, "all pixels lie from 0 to 0 of 255"),
+        (lambda noise: noise[:1].repeat(40, 0), "all 40 images are the same one"),
+        (lambda noise: (noise % 2) / 255, "all pixels lie from 0 to 1 of 255: multiply"),
+        (lambda noise: noise % 4, None),
+        (lambda noise: (noise % 2).astype(float), None),
+        (lambda noise: noise, None),
+    ],
+)
+def test_images_that_hold_next_to_nothing_are_remarked_on(
+    tmp_path: Path, images: Callable[[NDArray[np.uint8]], NDArray[Any]], told: str | None
+) -> None:
+    noise = np.random.default_rng(0).integers(256, size=(40, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images(noise))
+    said = remarks_on(tmp_path, f"source: array\n  path: {tmp_path / 'images.npy'}")
+    assert len(said) == (told is not None)
+    assert all("x.yaml:4:9: data.path = " in line for line in said)
+    assert all(told in line for line in said if told)
+
+
+@pytest.mark.parametrize("source", ["digits", "photos", "shapes"])
+def test_no_built_in_images_are_remarked_on(tmp_path: Path, source: str) -> None:
+    assert remarks_on(tmp_path, f"source: {source}") == []
 
 
 def test_fewer_images_than_a_metric_needs_are_refused(tmp_path: Path) -> None:

@@ -436,6 +436,7 @@ def test_the_facts_say_which_images_are_used_and_what_is_left_out(tmp_path: Path
         classes={"cat": 1, "dog": 2},
         smallest=(7, 7),
         largest=(30, 20),
+        span=(0, 1),
         broken=1,
         examples=("dog/3.png: no known image format",),
         hidden=1,
@@ -470,10 +471,44 @@ def test_the_facts_of_built_in_sources_are_those_of_the_images_they_give(
 
 
 def test_the_facts_of_an_array_are_those_of_its_header_and_labels(tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", images=noise((3, 3, 5, 6)), labels=np.array([7, -2, 7]))
+    images = noise((3, 3, 5, 6))
+    np.savez(tmp_path / "x.npz", images=images, labels=np.array([7, -2, 7]))
     assert source(source="array", path=str(tmp_path / "x.npz")).facts(tmp_path) == DataFacts(
-        source="array", images=3, classes={"-2": 1, "7": 2}, smallest=(6, 5), largest=(6, 5)
+        source="array",
+        images=3,
+        classes={"-2": 1, "7": 2},
+        smallest=(6, 5),
+        largest=(6, 5),
+        span=(int(images.min()), int(images.max())),
     )
+
+
+@pytest.mark.parametrize("kind", ["folder", "array", "floats"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_facts_tell_the_span_of_all_pixels_and_that_all_images_are_one(
+    tmp_path: Path, kind: str, count: int
+) -> None:
+    rng = np.random.default_rng(count)
+    for name, images in {
+        "same": np.repeat(rng.integers(40, 60, (1, 8, 8, 3), np.uint8), count, axis=0),
+        "differ": np.repeat(noise((1, 8, 8, 3)), count, axis=0) // 2 + np.uint8(9),
+        "flags": rng.integers(2, size=(count, 8, 8, 3), dtype=np.uint8),
+    }.items():
+        if name == "differ":
+            images[-1, -1, -1, -1] = 255
+        path = tmp_path / (name if kind == "folder" else f"{name}.npy")
+        if kind == "folder":
+            path.mkdir()
+            for index, image in enumerate(images):
+                Image.fromarray(image).save(path / f"{index}.png")
+        else:
+            np.save(path, images if kind == "array" else images.astype(np.float32) / 255)
+        data = source(source="folder" if kind == "folder" else "array", path=str(path))
+        for _ in range(2):  # also as remembered
+            facts = data.facts(tmp_path)
+            assert facts is not None
+            assert facts.span == (images.min(), images.max())
+            assert facts.identical == (name == "same" and count > 1)
 
 
 def _save_labels_of_another_length(folder: Path) -> DataSpec:

@@ -52,6 +52,7 @@ class _Reading(Record):
     state: str
     content: str = ""  # SHA-256
     size: tuple[int, int] = (0, 0)  # width and height in pixels, upright
+    span: tuple[int, int] = (0, 0)  # the lowest and highest value of its pixels, from 0 to 255
     fault: str = ""  # why it is no image
     may_pass: bool = False  # whether the fault is the disk's
 
@@ -99,7 +100,7 @@ def survey(
 
 
 def _reader() -> tuple[str, ...]:
-    """What decides on how a file is read."""
+    """What decides on how a file is read, and what is noted of it."""
 
     def installed(package: str) -> str:
         try:
@@ -107,7 +108,12 @@ def _reader() -> tuple[str, ...]:
         except PackageNotFoundError:
             return ""
 
-    return str(SCIENCE_VERSION), installed("pillow"), installed("pillow-heif")
+    return (
+        str(SCIENCE_VERSION),
+        installed("pillow"),
+        installed("pillow-heif"),
+        *_Reading.model_fields,
+    )
 
 
 def _stored(file: Path, kind: type[_R]) -> _R | None:
@@ -140,12 +146,18 @@ def _reading(candidate: Candidate) -> _Reading:
     state = candidate.state
     try:
         content = candidate.load()
-        size = decoded(io.BytesIO(content), 3).size
+        image = decoded(io.BytesIO(content), 3)
+        lows, highs = zip(*image.getextrema(), strict=True)
     except OSError as error:
         return _Reading(state=state, fault=error.strerror or str(error), may_pass=True)
     except ValueError as error:
         return _Reading(state=state, fault=str(error))
-    return _Reading(state=state, content=hashlib.sha256(content).hexdigest(), size=size)
+    return _Reading(
+        state=state,
+        content=hashlib.sha256(content).hexdigest(),
+        size=image.size,
+        span=(min(lows), max(highs)),
+    )
 
 
 def _told(place: str, count: int, readings: Iterator[_Reading]) -> Iterator[_Reading]:
@@ -168,6 +180,7 @@ def _summary(
     # A class whose images are all broken is one that the network still has a place for.
     classes = sorted({c.label for c in candidates if c.label is not None})
     text = "".join(f"{c.mark}\n{reading.content}\n" for c, reading in used)
+    spans = [reading.span for _, reading in used]
     sizes = sorted((r.size for _, r in used), key=lambda size: (size[0] * size[1], size))
     facts = DataFacts(
         source=source,
@@ -175,6 +188,8 @@ def _summary(
         classes={name: labels[name] for name in classes},
         smallest=sizes[0] if sizes else None,
         largest=sizes[-1] if sizes else None,
+        span=(min(low for low, _ in spans), max(high for _, high in spans)) if spans else None,
+        identical=len(used) > 1 and len({reading.content for _, reading in used}) == 1,
         broken=len(faults),
         examples=tuple(faults[:SHOWN]),
     )

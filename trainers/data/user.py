@@ -208,18 +208,27 @@ class ArrayFile(DataSpec):
 
     def facts(self, cache: Path) -> DataFacts:
         self.fingerprint(cache)
+        noted = list(DataFacts.model_fields)
+        key = digest(listing([Path(self.path)]), SCIENCE_VERSION, noted)
+        told = remembered(cache, key, lambda: self._facts().model_dump_json(), "facts")
+        return DataFacts.model_validate_json(told)
+
+    def _facts(self) -> DataFacts:
         (count, *shape), _ = self._header()
         _, (rows, columns, *_) = self._layout()
         size = shape[columns], shape[rows]
         labels = self._labels(count)
         classes, indices = _classes(labels) if labels is not None else ((), np.empty(0, int))
         counts = np.bincount(indices, minlength=len(classes)).tolist()
+        images = self._images()
         return DataFacts(
             source=self.source,
             images=count,
             classes=dict(zip(classes, counts, strict=True)),
             smallest=size,
             largest=size,
+            span=(int(_eight_bits(images.min())), int(_eight_bits(images.max()))),
+            identical=count > 1 and all(np.array_equal(image, images[0]) for image in images),
         )
 
     def images(self, size: int) -> RawImages:
@@ -234,8 +243,7 @@ class ArrayFile(DataSpec):
             from sched_lab.trainers.data.pictures import square
 
             for index, stored in enumerate(images):
-                scaled = stored if stored.dtype == np.uint8 else np.rint(stored * 255)
-                pixels = scaled.astype(np.uint8).transpose(order)  # (H, W) or (H, W, C)
+                pixels = _eight_bits(stored).transpose(order)  # (H, W) or (H, W, C)
                 if pixels.ndim == 3 and pixels.shape[-1] == 1:
                     pixels = pixels[..., 0]
                 yield (
@@ -320,6 +328,11 @@ class ArrayFile(DataSpec):
             rule = f"must hold floats in [0, 1], {len(wrong)} images do not"
             advice = "scale the images, or store uint8"
             raise self._error(f"{rule}; {advice}:{listed(wrong, len(wrong))}")
+
+
+def _eight_bits(stored: NDArray[Any]) -> NDArray[np.uint8]:
+    """uint8 as it is, floats in [0, 1] scaled."""
+    return (stored if stored.dtype == np.uint8 else np.rint(stored * 255)).astype(np.uint8)
 
 
 class HuggingFace(DataSpec):
