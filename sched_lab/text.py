@@ -7,6 +7,7 @@ from typing import Any
 
 from sched_lab.sweep.grid import Trial
 from sched_lab.sweep.settings import settings_text
+from sched_lab.trainers.errors import counted as counted
 from sched_lab.trainers.images import DataFacts
 from sched_lab.trainers.spec import TrialSpec
 
@@ -17,11 +18,6 @@ def label(trial: Trial) -> str:
     return settings_text(
         trial.settings or {"resolution": spec.resolution, "schedule": spec.schedule, "b": spec.b}
     )
-
-
-def counted(number: int, what: str) -> str:
-    """How many there are: 1 cell, 2 cells, 1,000 cells."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def no_longer_belong(former: int) -> str:

@@ -51,6 +51,11 @@ def part_of(error: Exception) -> str:
     return error.part if isinstance(error, FieldError) else ""
 
 
+def counted(number: int, what: str) -> str:
+    """How many there are: 1 cell, 2 cells, 1,000 cells."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 @contextmanager
 def in_part(part: str) -> Iterator[None]:
     """Have every ValueError raised within be a FieldError that names this part of the trial."""

@@ -8,12 +8,13 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
@@ -222,6 +223,32 @@ def test_images_beside_sub_folders_are_refused_because_their_label_is_unclear(
         solid(tmp_path / "images" / name, 0)
     with pytest.raises(BadData, match=r"beside them 2 without a label; .*:\n  a.png\n  c.png$"):
         source(source="folder", path=str(tmp_path / "images")).fingerprint(tmp_path)
+
+
+@pytest.mark.parametrize("on_broken", ["error", "skip"])
+@pytest.mark.parametrize("loose", [0, 1, 12])
+@pytest.mark.parametrize("broken", [0, 1, 12])
+def test_all_that_is_wrong_with_a_folder_is_told_at_once(
+    tmp_path: Path, broken: int, loose: int, on_broken: str
+) -> None:
+    folder = tmp_path / "images"
+    for number in range(loose):
+        solid(folder / f"loose{number}.png", 0)
+    solid(folder / "a/good.png", 0)
+    for number in range(broken):
+        (folder / f"a/broken{number}.png").write_bytes(b"no image")
+    data = source(source="folder", path=str(folder), on_broken=on_broken)
+    told = ""
+    try:
+        data.fingerprint(tmp_path / "cache")
+    except BadData as error:
+        told = str(error)
+    assert told.count("\n  loose") == min(loose, 10)
+    assert (f"{loose} without a label" in told) == (loose > 0)
+    named = min(broken, 10) if on_broken == "error" else 0
+    assert told.count("\n  a/broken") == named
+    whole = f"{broken} of {broken + 1 + loose} images of {folder} cannot be used"
+    assert (whole in told) == (named > 0)
 
 
 def test_a_fingerprint_follows_the_content_and_not_the_place(tmp_path: Path) -> None:
@@ -599,6 +626,7 @@ def test_an_npz_holds_float_images_and_labels_of_any_value(tmp_path: Path) -> No
             {"images": np.zeros((2, 4, 4)) - 1},
             r"floats in \[0, 1\], 2 images do not.*\n  image 0 spans \[-1, -1\]",
         ),
+        ({"images": np.array([[[0.0]], [[2.0]]])}, r"floats in \[0, 1\], 1 image does not"),
         ({"images": np.full((2, 4, 4), np.nan)}, r"floats in \[0, 1\]"),
         ({"images": np.zeros((2, 4, 4), dtype=np.int64)}, "uint8 or floats, got int64"),
         ({"images": np.zeros((2, 4, 4, 5))}, r"got \(2, 4, 4, 5\)"),
@@ -610,7 +638,10 @@ def test_an_npz_holds_float_images_and_labels_of_any_value(tmp_path: Path) -> No
             {"images": np.zeros((2, 4, 4)), "labels": np.array(["a", "b"])},
             "must hold 2 integer labels",
         ),
-        ({"pictures": np.zeros((2, 4, 4))}, "no array named images"),
+        (
+            {"pictures": np.zeros((2, 4, 4)), "y": np.zeros(2)},
+            "no array named images, it holds pictures, y: save it by np.savez",
+        ),
         ({"images": np.array([{}, {}], dtype=object)}, "uint8 or floats, got object"),
     ],
 )
@@ -620,6 +651,63 @@ def test_an_array_that_cannot_be_images_is_refused_with_the_rule(
     np.savez(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=rule):
         prepare(source(source="array", path=str(tmp_path / "x.npz")), 8, tmp_path)
+
+
+ODD = ["O", "?", "c8", "i2", "u2", ">i4", "U3", "S3", "M8[s]", [("r", "u1"), ("g", "u1")]]
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz"])
+@pytest.mark.parametrize("dtype", ODD)
+def test_images_of_a_type_that_is_no_pixels_are_refused_with_what_to_store(
+    tmp_path: Path, name: str, dtype: DTypeLike
+) -> None:
+    images, file = np.zeros((2, 4, 4), dtype), tmp_path / name
+    np.save(file, images) if name == "x.npy" else np.savez(file, images=images)
+    with pytest.raises(BadData, match=r"must hold images of uint8 or floats, got .*: store ") as at:
+        prepare(source(source="array", path=str(file)), 8, tmp_path)
+    assert (at.value.field, at.value.rule.startswith(str(file))) == ("path", True)
+
+
+@pytest.mark.parametrize("dtype", [*(odd for odd in ODD if odd not in ("i2", "u2", ">i4")), "f8"])
+def test_labels_that_are_no_integers_are_refused_with_what_to_store(
+    tmp_path: Path, dtype: DTypeLike
+) -> None:
+    file = tmp_path / "x.npz"
+    np.savez(file, images=np.zeros((2, 4, 4)), labels=np.zeros(2, dtype))
+    with pytest.raises(BadData, match=r"2 integer labels, got .*labels.astype\(int\)") as at:
+        prepare(source(source="array", path=str(file)), 8, tmp_path)
+    assert (at.value.field, at.value.rule.startswith(str(file))) == ("path", True)
+
+
+@pytest.mark.parametrize("pixels", ["u1", "<f2", ">f4", ">f8"])
+@pytest.mark.parametrize("labels", ["u1", "<i2", ">i4", ">u8"])
+def test_the_order_of_an_arrays_bytes_changes_nothing(
+    tmp_path: Path, pixels: str, labels: str
+) -> None:
+    values, largest = noise((3, 6, 6)), 255 if pixels == "u1" else 1
+    stored = (values / 255 * largest).round(4).astype(pixels)
+    np.savez(tmp_path / "x.npz", images=stored, labels=np.array([7, 2, 7], labels))
+    images = prepare(source(source="array", path=str(tmp_path / "x.npz")), 6, tmp_path)
+    assert np.array_equal(images.pixels[:, 0], values)
+    assert images.labels is not None
+    assert images.labels.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("key", ["images", "labels"])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_array_that_is_damaged_behind_its_header_is_named(
+    tmp_path: Path, save: Callable[..., None], key: str
+) -> None:
+    file = tmp_path / "x.npz"
+    save(file, images=noise((3, 6, 6)), labels=np.arange(3))
+    with zipfile.ZipFile(file) as archive:
+        entry = archive.getinfo(f"{key}.npy")
+    content = bytearray(file.read_bytes())
+    end = entry.header_offset + 30 + len(entry.filename) + 20 + entry.compress_size
+    content[end - 6 : end] = bytes(byte ^ 255 for byte in content[end - 6 : end])
+    file.write_bytes(content)
+    with pytest.raises(BadData, match=r"x\.npz (holds|cannot be read)"):
+        prepare(source(source="array", path=str(file)), 6, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.csv"])

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -27,6 +28,7 @@ from pydantic import AfterValidator, Field
 
 from sched_lab.trainers.caching import digest, listing, remembered, sha256
 from sched_lab.trainers.data.survey import SHOWN, Candidate, Survey, listed, survey
+from sched_lab.trainers.errors import counted
 from sched_lab.trainers.failures import BadData
 from sched_lab.trainers.images import DataFacts, Item, RawImages
 from sched_lab.trainers.plugins import nearest
@@ -54,6 +56,15 @@ _SUFFIXES = (
     ".tiff",
     ".webp",
 )
+_UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What NumPy and zipfile raise for a file that is damaged or of another kind."""
+_AS_PIXELS = {
+    "O": "np.stack(images), of images that all have one shape",
+    "b": "images.astype(np.uint8) * 255",
+    "c": "images.real, scaled to [0, 1]",
+    "V": "its fields as channels of one array",
+}
+"""What to store in place of another type, by its NumPy kind."""
 _log = logging.getLogger(__name__)
 
 Location = Annotated[
@@ -128,14 +139,18 @@ class Folder(DataSpec):
             rule = f"{self.path} holds no images; expected files in {', '.join(_SUFFIXES)}"
             kinds = ", ".join(f"{count} {end}" for end, count in found.unknown_kinds().items())
             raise BadData(f"{rule}; it holds {kinds}" if kinds else rule, "path")
-        loose = [str(file) for file in found.images if len(file.parts) == 1]
-        if 0 < len(loose) < len(found.images):
-            rule = (
-                f"{self.path} holds images in sub-folders, whose names are labels, and beside them"
-                f" {len(loose)} without a label; put all images in sub-folders, or none"
-            )
-            raise BadData(f"{rule}:{listed(loose, len(loose))}", "path")
         return found
+
+    def _unlabelled(self, found: _Found) -> str:
+        """What is wrong with images beside sub-folders of images; "" where there are none."""
+        loose = [_one_line(file) for file in found.images if len(file.parts) == 1]
+        if len(loose) in (0, len(found.images)):
+            return ""
+        rule = (
+            f"{self.path} holds images in sub-folders, whose names are labels, and beside them"
+            f" {len(loose)} without a label; put all images in sub-folders, or none"
+        )
+        return f"{rule}:{listed(loose, len(loose))}"
 
     def _survey(self, cache: Path) -> Survey:
         found = self._found()
@@ -144,7 +159,7 @@ class Folder(DataSpec):
         made = survey(cache, self.source, self.path, key, lambda: candidates)
         others = {"hidden": found.hidden, "unknown": found.unknown_kinds()}
         facts = made.facts.model_copy(update=others)
-        _judge(facts, self.path, self.on_broken, "path")
+        _judge(facts, self.path, self.on_broken, "path", self._unlabelled(found))
         return made.model_copy(update={"facts": facts})
 
     def _candidate(self, file: Path) -> Candidate:
@@ -161,7 +176,10 @@ class Folder(DataSpec):
     def images(self, size: int) -> RawImages:
         from sched_lab.trainers.data.pictures import decode, square
 
-        files = self._found().images
+        found = self._found()
+        if unlabelled := self._unlabelled(found):  # put there since its fingerprint was taken
+            raise BadData(unlabelled, "path")
+        files = found.images
         classes = sorted({file.parts[0] for file in files if len(file.parts) > 1})
 
         def items() -> Iterator[Item]:
@@ -184,6 +202,7 @@ class ArrayFile(DataSpec):
 
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3; where both last fit, the
     channels come last. They are uint8, or floats in [0, 1]. Labels are (N,) integers of any value.
+    Nothing that NumPy has pickled is read: arrays of Python objects are refused.
     """
 
     elsewhere: ClassVar[frozenset[str]] = frozenset({"path"})
@@ -262,7 +281,8 @@ class ArrayFile(DataSpec):
         """
         shape, dtype = self._header()
         if dtype != np.uint8 and dtype.kind != "f":
-            raise self._error(f"must hold uint8 or floats, got {dtype}")
+            advice = _AS_PIXELS.get(dtype.kind, "images.astype(np.uint8), of grey levels 0 to 255")
+            raise self._error(f"must hold images of uint8 or floats, got {dtype}: store {advice}")
         if not all(shape):
             raise self._error(f"holds no images: its shape is {shape}")
         if len(shape) == 3:
@@ -285,32 +305,57 @@ class ArrayFile(DataSpec):
                 with zipfile.ZipFile(self.path) as archive, archive.open("images.npy") as stream:
                     return _npy_header(stream)
         except KeyError:
-            raise self._error("has no array named images") from None
+            with zipfile.ZipFile(self.path) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+            advice = "np.savez(path, images=images, labels=labels)"
+            held = f"it holds {', '.join(names) or 'none'}"
+            raise self._error(f"has no array named images, {held}: save it by {advice}") from None
         except FileNotFoundError:
             raise self._error("does not exist; expected a .npy or .npz file of images") from None
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             raise self._error(f"cannot be read as a NumPy file: {error}") from error
         raise self._error("is not a NumPy file; its name must end in .npy or .npz")
 
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except BadData:
+            raise
+        except _UNREADABLE as error:
+            raise self._error(f"holds {what} that cannot be read: {error}; save it anew") from error
+
     def _images(self) -> NDArray[Any]:
         """All images, mapped from disk where the file allows it."""
-        if self.path.endswith(".npy"):
-            mapped: NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            return mapped
-        with np.load(self.path, allow_pickle=False) as arrays:
-            loaded: NDArray[Any] = arrays["images"]
-            return loaded
+        images: NDArray[Any]
+        with self._reading("images"):
+            if self.path.endswith(".npy"):
+                images = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            else:
+                with np.load(self.path, allow_pickle=False) as arrays:
+                    images = arrays["images"]
+        return images
 
     def _labels(self, count: int) -> NDArray[np.int64] | None:
         """The labels of so many images, where there are any."""
         if self.path.endswith(".npy"):
             return None
-        with np.load(self.path, allow_pickle=False) as arrays:
-            labels: NDArray[np.int64] | None = arrays.get("labels")
-        if labels is not None and (labels.shape != (count,) or labels.dtype.kind not in "iu"):
-            raise self._error(
-                f"must hold {count} integer labels, got {labels.dtype} of shape {labels.shape}"
-            )
+        must = f"must hold {counted(count, 'integer label')}"
+        with self._reading("labels"):
+            with zipfile.ZipFile(self.path) as archive:
+                if "labels.npy" not in archive.namelist():
+                    return None
+                with archive.open("labels.npy") as stream:
+                    shape, dtype = _npy_header(stream)
+            if shape != (count,):
+                advice = "store labels of shape (N,), one for each image"
+                raise self._error(f"{must}, got {dtype} of shape {shape}: {advice}")
+            if dtype.kind not in "iu":
+                codes = "np.unique(labels.astype(str), return_inverse=True)[1]"
+                advice = f"store labels.astype(int), or of names {codes}"
+                raise self._error(f"{must}, got {dtype}: {advice}")
+            with np.load(self.path, allow_pickle=False) as arrays:
+                labels: NDArray[np.int64] = arrays["labels"]
         return labels
 
     def _check(self) -> None:
@@ -325,7 +370,8 @@ class ArrayFile(DataSpec):
             if not ((values >= 0) & (values <= 1)).all()
         ]
         if wrong:
-            rule = f"must hold floats in [0, 1], {len(wrong)} images do not"
+            off = f"{counted(len(wrong), 'image')} {'does' if len(wrong) == 1 else 'do'} not"
+            rule = f"must hold floats in [0, 1], {off}"
             advice = "scale the images, or store uint8"
             raise self._error(f"{rule}; {advice}:{listed(wrong, len(wrong))}")
 
@@ -520,19 +566,24 @@ def _absolute_where_local(name: str) -> str:
     return os.path.abspath(path) if path.is_dir() or name.startswith(("/", ".", "~")) else name
 
 
-def _judge(facts: DataFacts, where: str, on_broken: str, field: str) -> None:
-    """Raise BadData that names what is broken in a source, or warn of it where that is skipped."""
-    if not facts.broken:
-        return
+def _judge(facts: DataFacts, where: str, on_broken: str, field: str, unlabelled: str = "") -> None:
+    """Raise BadData that names what is broken in a source, or warn of it where that is skipped.
+
+    `unlabelled` is what else is wrong, which nothing lets pass; both are told at once.
+    """
+    wrong = [unlabelled] if unlabelled else []
     count = facts.broken + facts.images
     rule = f"{facts.broken} of {count} images of {where} cannot be used"
     told = listed(facts.examples, facts.broken)
-    if on_broken == "error":
+    if facts.broken and on_broken == "error":
         advice = "mend or remove them, or set data.on_broken to skip"
-        raise BadData(f"{rule}; {advice}:{told}", field)
-    if not facts.images:
-        raise BadData(f"{rule}, so there are none:{told}", field)
-    _warn_once(f"{rule}, and are left out:{told}")
+        wrong.append(f"{rule}; {advice}:{told}")
+    elif facts.broken and not facts.images:
+        wrong.append(f"{rule}, so there are none:{told}")
+    if wrong:
+        raise BadData("\n".join(wrong), field)
+    if facts.broken:
+        _warn_once(f"{rule}, and are left out:{told}")
 
 
 @once
