@@ -26,6 +26,7 @@ Parameter = float | bool | None
 VISIBLE = 2 * math.log(255)
 """Image and noise both show in 8 bits where log-SNR lies within ± this: 255 to 1 in amplitude."""
 LEAST_SHARE = 0.01  # of t at which both must show
+_POINTS = 1024  # of t at which that is looked at
 GAMMA_MIN = 1e-9  # the authors' clip: γ stays off zero, where log-SNR and 1/√γ would be infinite
 
 
@@ -33,7 +34,8 @@ class ScheduleError(FieldError):
     """A schedule that cannot be: unknown kind or parameter, impossible value, or γ that does not
     fall.
 
-    Its fields are the keys of a schedule's mapping: "kind", "range" or parameters.
+    Its fields are the keys of a schedule's mapping: "kind", "range" or parameters. Of a trial they
+    are "b", "schedule" and keys of its mapping, as "schedule.tau".
     """
 
 
@@ -231,46 +233,97 @@ def log_snr(gamma: ArrayLike, b: float = 1.0) -> Array:
         return np.asarray(np.log(gamma) - np.log1p(-gamma) + 2 * math.log(b))
 
 
+def _log_snrs(notation: str) -> tuple[Array, float]:
+    """log-SNR of b = 1 in float32, at 1024 points of t and at t = 1."""
+    t = np.append((np.arange(_POINTS) + 0.5) / _POINTS, 1.0)
+    with np.errstate(all="ignore"):
+        log_snrs = log_snr(parse(notation).gamma(t).astype(np.float32))
+    return log_snrs[:-1], float(log_snrs[-1])
+
+
+@lru_cache(maxsize=4096)
+def visible_share(notation: str, b: float) -> float:
+    """The share of t at which image and noise both show, neither over 255 times the other."""
+    shifted = np.add(_log_snrs(notation)[0], 2 * math.log(b))
+    return float((np.abs(shifted) <= VISIBLE).mean())
+
+
+def advised_b(notation: str, share: float) -> str:
+    """The b at which image and noise both show at this share of t or more, as advice."""
+    log_snrs, margin = _log_snrs(notation)[0], math.ceil(share * _POINTS)
+    low = math.exp(-(VISIBLE + log_snrs[margin]) / 2)
+    high = math.exp((VISIBLE - log_snrs[-margin - 1]) / 2)
+    return f"choose b from {low:.2g} to {high:.2g}"
+
+
 @lru_cache(maxsize=4096)
 def check_visible(notation: str, b: float, *, sampled: bool) -> None:
     """Raise ScheduleError about "b" or "schedule" where no image can be learned, or `sampled`,
     along a schedule at input scale b.
+
+    Where a parameter is the cause, it stands before, as "schedule.tau".
 
     Nearly all of t must not be pure image or pure noise to 8 bits, nor all at one SNR. Sampling
     starts from noise alone, so at t = 1 noise must outweigh the image. γ is what float32 has of it:
     1e-9, 1, or between with 1 − γ above 6e-8. So a trial's b lies between 9e-7 and 3.2e4, and all
     that is computed of it is far within float32.
     """
-    points = 1024
-    t = np.append((np.arange(points) + 0.5) / points, 1.0)
-    with np.errstate(all="ignore"):
-        *log_snrs, end = log_snr(parse(notation).gamma(t).astype(np.float32))  # at b = 1
-    margin = math.ceil(LEAST_SHARE * points)
+    if error := _invisible(notation, b, sampled):
+        rule, fields = error
+        if fields[0] == "schedule":
+            schedule, causes = parse(notation), _causes(notation, b, sampled)
+            defaults = parameters(schedule.kind)
+            nearer = " and ".join(f"{name} = {_number(defaults[name])}" for name in causes)
+            rule += f": go towards {nearer}" if causes else ": choose another schedule"
+            ends = ["range"] if {"start", "end"} & set(causes) else []
+            fields = [*(f"schedule.{name}" for name in [*causes, *ends]), *fields]
+        raise ScheduleError(rule, *fields)
+
+
+def _invisible(notation: str, b: float, sampled: bool) -> tuple[str, list[str]] | None:
+    """The rule that `check_visible` finds broken, and its fields."""
+    log_snrs, end = _log_snrs(notation)
+    margin = math.ceil(LEAST_SHARE * _POINTS)
     first, last = log_snrs[margin], log_snrs[-margin - 1]
     if last > first - math.log(2) and np.isfinite(first):
         rule = f"SNR along {notation} falls by less than a factor of 2 over 98 % of t"
-        raise ScheduleError(f"{rule}: it must fall from image to noise gradually", "schedule")
-
-    def share(scale: float) -> float:
-        return float((np.abs(np.add(log_snrs, 2 * math.log(scale))) <= VISIBLE).mean())
-
-    if share(b) < LEAST_SHARE:
-        fields, advice = ["schedule"], "it must fall from 1 to 0 gradually"
-        if share(1.0) >= LEAST_SHARE:
-            low, high = math.exp(-(VISIBLE + first) / 2), math.exp((VISIBLE - last) / 2)
-            fields, advice = ["b", "schedule"], f"choose b from {low:.2g} to {high:.2g}"
-        raise ScheduleError(
-            f"image and noise both show, neither over 255 times the other, at {share(b):.1%} of t"
-            f" along {notation} with b = {b:g}; at least {LEAST_SHARE:.0%} is needed: {advice}",
-            *fields,
+        return f"{rule}, and must fall from image to noise gradually", ["schedule"]
+    if (share := visible_share(notation, b)) < LEAST_SHARE:
+        seen = (
+            f"image and noise both show, neither over 255 times the other, at {share:.1%} of t"
+            f" along {notation}; at least {LEAST_SHARE:.0%} is needed"
         )
+        if visible_share(notation, 1.0) >= LEAST_SHARE:
+            size = "large" if b > 1 else "small"
+            advice = advised_b(notation, LEAST_SHARE)
+            return f"b is too {size} for this schedule: {seen}: {advice}", ["b", "schedule"]
+        return f"{seen}, and γ must fall from 1 to 0 gradually", ["schedule"]
     if sampled and end + 2 * math.log(b) >= 0:
-        raise ScheduleError(
+        rule = (
             f"sampling starts from noise alone, but SNR at t = 1 is"
-            f" {math.exp(end + 2 * math.log(b)):.3g} along {notation} with b = {b:g}: it must be"
-            " below 1",
-            *(["b", "schedule"] if end < 0 else ["schedule", "b"]),
+            f" {math.exp(end + 2 * math.log(b)):.3g} along {notation} with b = {b:g}, and must be"
+            " below 1"
         )
+        if end < 0:
+            return f"{rule}: choose b below {math.exp(-end / 2):.2g}", ["b", "schedule"]
+        return rule, ["schedule", "b"]
+    return None
+
+
+def _causes(notation: str, b: float, sampled: bool) -> list[str]:
+    """The parameters each of whose defaults alone would mend a schedule; else all that are set."""
+    schedule = parse(notation)
+    defaults = parameters(schedule.kind)
+    changed = [name for name, value in schedule.params if defaults[name] not in (value, None)]
+
+    def mends(name: str) -> bool:
+        try:
+            other = parse({"kind": schedule.kind, **dict(schedule.params), name: defaults[name]})
+            return _invisible(str(other), b, sampled) is None
+        except ScheduleError:
+            return False
+
+    return [name for name in changed if mends(name)] or changed
 
 
 @cache
@@ -358,11 +411,17 @@ def _full(kind: str, given: dict[str, str]) -> str:
     if not takes:
         return f"{kind} takes none"
     whole = {name: _number(default) for name, default in takes.items() if default is not None}
-    named = "".join(f", {name}: {value}" for name, value in (given or whole).items())
+    truths = {name for name, default in takes.items() if isinstance(default, bool)}
+    told = (f"{name}: t or f" if name in truths else name for name in takes)
+    ways = [given or whole]
+    if len(given) == 1:  # which may have been meant as any
+        (value,) = given.values()
+        ways += [{name: value} for name in list(takes)[1:] if name not in truths]
+    named = (f"kind: {kind}" + "".join(f", {n}: {v}" for n, v in way.items()) for way in ways)
     return (
-        f"{kind} takes {len(takes)} ({', '.join(takes)}): write all, as in"
+        f"{kind} takes {len(takes)} ({', '.join(told)}): write all, as in"
         f" {kind}@{','.join((whole | given).values())}, or name those you set, as in"
-        f" {{kind: {kind}{named}}}"
+        f" {' or '.join(f'{{{way}}}' for way in named)}"
     )
 
 

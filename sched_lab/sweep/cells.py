@@ -81,7 +81,9 @@ class Assembly:
         """Note that what is written at a path breaks a rule, for example in `cell`."""
         if (path, rule) not in self.problems:
             shown = ", ".join(
-                f"{c.setting} = {self.sweep.values[c.path].text}" for c in (cell or {}).values()
+                f"{c.setting} = {self.sweep.values[c.path].text}"
+                for c in (cell or {}).values()
+                if c.path != path  # whose value is told with its place
             )
             told = f"{rule} (in the cell {shown})" if shown else rule
             self.problems[path, rule] = self.sweep.problem(path, told, at_key=at_key)
@@ -237,17 +239,21 @@ def place(
 
     In order of preference: a field that the cell chooses, a field that the file holds, the part, a
     choice inside the part. A field that the part lacks belongs to the part around it, or to the
-    trial.
+    trial. A parameter of the schedule trained on, "schedule.tau", is also a setting, "tau".
     """
     named = [_setting(part, field) for field in fields]
-    paths = [chosen[name].path for name in named if name in chosen]
+    paths = []
+    for name in named:
+        parameter, (whole, _, inside) = name.removeprefix("schedule."), name.rpartition(".")
+        paths += [chosen[setting].path for setting in (parameter,) if setting in chosen]
+        paths += [(*chosen[whole].path, inside)] if whole in chosen else []
     paths += [_path(chosen, name) for name in (*named, part)]
     paths += [choice.path for name, choice in chosen.items() if settings()[name] == part]
     return next((path for path in paths if path in sweep.values), tuple(part.split(".")))
 
 
 def _setting(part: str, field: str) -> str:
-    while part and f"{part}.{field}" not in settings():
+    while part and f"{part}.{field.partition('.')[0]}" not in settings():
         part = owner(part)
     return f"{part}.{field}" if part else field
 

@@ -252,7 +252,39 @@ def test_a_network_too_narrow_for_one_size_is_told_at_that_size_with_an_example(
         " width: 8}}\noverrides: [{when: {resolution: 64}, set: {train.network.patch: 8}}]"
     )
     assert told.startswith("x.yaml:5:5: grid.resolution[1] = 64: width must be at least")
-    assert told.endswith("(in the cell b = 1, resolution = 64, train.network.patch = 8)")
+    assert told.endswith("(in the cell b = 1, train.network.patch = 8)")
+
+
+STEP = "{kind: sigmoid, tau: 1.0e-9}"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("grid: {schedule: [sigmoid], tau: [0.9, 1.0e-9]}", "grid.tau[1] = 1.0e-9"),
+        ("grid: {schedule: [flow], shift: [1, 1.0e+12]}", "grid.shift[1] = 1.0e+12"),
+        ("grid: {schedule: [sigmoid], start: [-3, 1.0e+9], tau: [1]}", "grid.start[1] = 1.0e+9"),
+        (f"grid: {{schedule: [linear, {STEP}]}}", "grid.schedule[1].tau = 1.0e-9"),
+        ('grid: {schedule: ["sigmoid@-3,3,1e-9"]}', 'grid.schedule[0] = "sigmoid@-3,3,1e-9"'),
+        (
+            "grid: {schedule: [{kind: sigmoid, range: [[-3, 1.0e+9]]}]}",
+            "grid.schedule[0].range = [[-3, 1.0e+9]]",
+        ),
+        (f"sample: {{schedule: {STEP}}}", "sample.schedule.tau = 1.0e-9"),
+        (
+            f"grid: {{schedule: [sigmoid], tau: [1, 2], sample.schedule: [linear, {STEP}]}}",
+            "grid.sample.schedule[1].tau = 1.0e-9",
+        ),
+        ("grid: {schedule: [sigmoid], tau: [1], b: [1, 1.0e+300]}", "grid.b[1] = 1.0e+300"),
+    ],
+)
+def test_a_schedule_that_is_a_step_is_told_where_the_parameter_that_makes_it_is_written(
+    text: str, told: str
+) -> None:
+    lines = refusals(f"name: x\n{text}")
+    assert len(lines) == 1, lines
+    assert f": {told}: " in lines[0]
+    assert told not in lines[0].partition("(in the cell ")[2]
 
 
 def test_all_problems_are_told_at_once_in_the_order_of_their_lines() -> None:

@@ -148,10 +148,21 @@ def test_a_notation_that_stops_short_or_goes_on_is_refused_with_one_that_is_whol
         assert str(caught.value).endswith("takes none")
         return
     whole = re.search(r"write all, as in (\S+), or name", str(caught.value))
-    named = re.search(r"as in (\{.*\})$", str(caught.value))
+    named = re.search(r"as in (\{[^}]*\})", str(caught.value))
     assert whole
     assert named
     assert parse(whole[1]) == parse(yaml.safe_load(named[1]))
+
+
+def test_a_single_value_may_have_been_meant_as_any_parameter() -> None:
+    with pytest.raises(ScheduleError) as caught:
+        parse("sigmoid@0.9")
+    ways = re.findall(r"\{.*?\}", str(caught.value))
+    assert [yaml.safe_load(way) for way in ways] == [
+        {"kind": "sigmoid", name: 0.9} for name in ("start", "end", "tau")
+    ]
+    with pytest.raises(ScheduleError, match=r"\(start, end, reverse: t or f\).*log@1,100,f,"):
+        parse("log@1,100")
 
 
 def test_bare_cosine_is_the_authors_and_not_the_one_with_default_parameters() -> None:
@@ -345,13 +356,21 @@ FLAWED = [
 def test_a_schedule_that_is_a_step_or_constant_is_refused_whatever_its_kind(name: str) -> None:
     with pytest.raises(ScheduleError) as caught:
         check_visible(str(parse(name)), 1.0, sampled=True)
-    assert caught.value.field == "schedule"
+    schedule = parse(name)
+    changed = dict(schedule.params).items() - parameters(schedule.kind).items()
+    causes = [parameter for parameter, _ in changed if parameter != "size"]  # is the trial's
+    first, *_ = caught.value.fields
+    assert first in ([f"schedule.{parameter}" for parameter in causes] or ["schedule"])
+    advice = f"go towards {first.removeprefix('schedule.')} = " if causes else "choose another"
+    assert advice in str(caught.value)
 
 
 @pytest.mark.parametrize("b", [1e300, 1e-300, 5e-324, 1e5, 1e-5])
 def test_a_b_that_leaves_image_or_noise_alone_is_refused_with_those_that_do_not(b: float) -> None:
     with pytest.raises(ScheduleError, match=r"choose b from (\S+) to (\S+)$") as caught:
         check_visible("linear", b, sampled=False)
+    size = "large" if b > 1 else "small"
+    assert caught.value.rule.startswith(f"b is too {size} for this schedule: ")
     assert caught.value.field == "b"
     for end in str(caught.value).rpartition("from ")[2].split(" to "):
         check_visible("linear", float(end), sampled=False)
