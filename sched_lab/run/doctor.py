@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from sched_lab.redaction import redacted
-from sched_lab.run.allowance import allowance, lacks
+from sched_lab.run.ray_needs import lacks
 from sched_lab.store.folder import Store
 from sched_lab.tracking.client import connect
+from sched_lab.trainers.allowance import allowance
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,11 @@ from ray.tune.experiment import Trial as TuneTrial
 from sched_lab import names
 from sched_lab.errors import OutOfReach
 from sched_lab.run import proof, ray_watch
-from sched_lab.run.allowance import OBJECT_STORE
 from sched_lab.run.executors import Listener
 from sched_lab.run.nodes import Nodes
 from sched_lab.run.proof import differences
 from sched_lab.run.queue import Queue
+from sched_lab.run.ray_needs import OBJECT_STORE
 from sched_lab.run.worker import Orders, Report
 from sched_lab.sweep.grid import Trial
 from sched_lab.sweep.spec import RunSpec

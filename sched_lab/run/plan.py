@@ -15,12 +15,12 @@ from pathlib import Path
 from sched_lab.errors import OutOfReach, Problem, SweepError
 from sched_lab.names import Stage
 from sched_lab.run import cost
-from sched_lab.run.allowance import allowance
 from sched_lab.store.folder import Store
 from sched_lab.sweep import stages
 from sched_lab.sweep.grid import Cell, Grid, Trial
 from sched_lab.sweep.located_yaml import Located
 from sched_lab.sweep.spec import Sweep, SweepSpec, problem, read_sweep, trials
+from sched_lab.trainers.allowance import allowance
 from sched_lab.trainers.errors import FieldError, WeightsMissing, part_of
 from sched_lab.trainers.images import DataFacts
 from sched_lab.trainers.results import DETECTOR_ACCURACY, State, TrialResult

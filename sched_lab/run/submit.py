@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 from rich.console import Console
 
 from sched_lab.errors import Interrupted
-from sched_lab.run.allowance import allowance, check_limits
 from sched_lab.run.executors import execute_inline, ray_environment
 from sched_lab.run.interrupts import heard, importing
 from sched_lab.run.listener import HURRY, PATIENCE, Delivery, SweepListener
@@ -25,12 +24,14 @@ from sched_lab.run.plan import Plan, against, check_can_run
 from sched_lab.run.progress import Board, shown
 from sched_lab.run.proof import evidence
 from sched_lab.run.queue import Queue
+from sched_lab.run.ray_needs import check_limits
 from sched_lab.run.worker import Orders, complete_journal
 from sched_lab.store.records import CellRow
 from sched_lab.sweep.grid import Trial
 from sched_lab.sweep.spec import Sweep
 from sched_lab.text import counted, flat_params
 from sched_lab.tracking.tracker import Tracker
+from sched_lab.trainers.allowance import allowance
 from sched_lab.trainers.files import replacing
 from sched_lab.trainers.plugins import loaded_packages
 from sched_lab.trainers.results import JOURNAL_FILE, State

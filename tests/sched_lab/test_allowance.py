@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sched_lab.run.allowance import SESSION, SOCKET_PATH, Allowance, allowance
+from sched_lab.run.ray_needs import SESSION, SOCKET_PATH
+from sched_lab.trainers.allowance import Allowance, allowance
 from tests.conftest import SMALL_SWEEP
 
 GIB = 2**30
@@ -124,7 +125,7 @@ def test_slurms_grants_count_where_nothing_enforces_them(
 
 def test_affinity_counts_as_taskset_sets_it() -> None:
     core = str(min(os.sched_getaffinity(0)))
-    ask = "from sched_lab.run.allowance import allowance; print(allowance().cores)"
+    ask = "from sched_lab.trainers.allowance import allowance; print(allowance().cores)"
     told = subprocess.run(
         ["taskset", "-c", core, sys.executable, "-c", ask],
         capture_output=True,

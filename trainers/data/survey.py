@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -125,19 +124,15 @@ def _stored(file: Path, kind: type[_R]) -> _R | None:
 
 
 def _read(place: str, candidates: Sequence[Candidate], last: dict[str, _Reading]) -> list[_Reading]:
+    from sched_lab.trainers.allowance import allowance
     from sched_lab.trainers.data.pictures import strictly
 
     def reading(candidate: Candidate) -> _Reading:
         known = last.get(candidate.name)
         return known if known and known.state == candidate.state else _reading(candidate)
 
-    with strictly(), ThreadPoolExecutor(_cores()) as pool:
+    with strictly(), ThreadPoolExecutor(allowance().cores) as pool:
         return list(_told(place, len(candidates), pool.map(reading, candidates)))
-
-
-def _cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _reading(candidate: Candidate) -> _Reading:
