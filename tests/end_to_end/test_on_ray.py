@@ -80,13 +80,12 @@ def test_an_address_where_no_cluster_is_fails_with_exit_3(
 def test_early_stopping_ends_bad_trials_never_ranks_them_and_lets_others_finish(
     sched_lab: Command, tmp_path: Path, rule: str
 ) -> None:
-    """Within so few steps, images only get worse with training: the two trials that hardly learn
-    score best, and are no better than untrained networks.
-    """
+    """Two trials learn, and the two after them do not."""
     text = SMALL_SWEEP.replace("[8, 16]", "[8]").replace(
-        "b: [0.5, 1.0]", "train.lr: [1.0e-9, 1.0e-8, 3.0e-3, 1.0e-2]"
+        "b: [0.5, 1.0]", "train.lr: [3.0e-3, 2.0e-3, 1.0e-9, 1.0e-8]"
     )
-    text = text.replace("steps: 20", "steps: 80").replace("name: small", "name: early")
+    text = text.replace("steps: 20", "steps: 400").replace("every: 10", "every: 100")
+    text = text.replace("name: small", "name: early")
     (tmp_path / "early.yaml").write_text(text + f"run: {{early_stop: {rule}}}\n", "utf-8")
     done = sched_lab("submit", "early.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -103,7 +102,7 @@ def test_early_stopping_ends_bad_trials_never_ranks_them_and_lets_others_finish(
     cells = pd.read_csv(report["files"]["cells"])
     finished = [row["scores"]["fd_classifier"] for row in rows if row["state"] == "finished"]
     assert sorted(cells["mean"].dropna()) == pytest.approx(sorted(finished))
-    assert report["best"] == []
+    assert report["best"][0]["train.lr"] in (3e-3, 2e-3)
     again = sched_lab("submit", "early.yaml", "--json", cwd=tmp_path)  # what was stopped stays so
     assert json.loads(again.stdout)["states"] == {
         state: sum(row["state"] == state for row in rows) for state in ("finished", "stopped")
