@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from sched_lab.trainers.errors import counted
+
 TRIAL_MEMORY = 2**30  # bytes; a process with PyTorch loaded takes 0.6 GiB before it has a model
 
 
@@ -23,7 +25,7 @@ class Allowance:
     machine_memory: int
 
     def __str__(self) -> str:
-        cores, memory = f"{self.cores} cores", f"{self.memory / 2**30:.3g} GiB"
+        cores, memory = counted(self.cores, "core"), f"{self.memory / 2**30:.3g} GiB"
         if self.cores < self.machine_cores:
             cores += f" (the machine has {self.machine_cores})"
         if self.memory < self.machine_memory:

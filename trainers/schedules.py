@@ -248,30 +248,23 @@ def visible_share(notation: str, b: float) -> float:
     return float((np.abs(shifted) <= VISIBLE).mean())
 
 
-def advised_b(notation: str, share: float) -> str:
-    """The b at which image and noise both show at this share of t or more, as advice."""
-    log_snrs, margin = _log_snrs(notation)[0], math.ceil(share * _POINTS)
-    low = math.exp(-(VISIBLE + log_snrs[margin]) / 2)
-    high = math.exp((VISIBLE - log_snrs[-margin - 1]) / 2)
-    return f"choose b from {low:.2g} to {high:.2g}"
-
-
 @lru_cache(maxsize=4096)
-def check_visible(notation: str, b: float, *, sampled: bool) -> None:
+def check_visible(notation: str, b: float, *, sampled: bool, least: float = LEAST_SHARE) -> None:
     """Raise ScheduleError about "b" or "schedule" where no image can be learned, or `sampled`,
     along a schedule at input scale b.
 
-    Where a parameter is the cause, it stands before, as "schedule.tau".
+    Where a parameter is the cause, it stands before, as "schedule.tau". Image and noise must both
+    show at a share `least` of t.
 
     Nearly all of t must not be pure image or pure noise to 8 bits, nor all at one SNR. Sampling
     starts from noise alone, so at t = 1 noise must outweigh the image. γ is what float32 has of it:
     1e-9, 1, or between with 1 − γ above 6e-8. So a trial's b lies between 9e-7 and 3.2e4, and all
     that is computed of it is far within float32.
     """
-    if error := _invisible(notation, b, sampled):
+    if error := _invisible(notation, b, sampled, least):
         rule, fields = error
         if fields[0] == "schedule":
-            schedule, causes = parse(notation), _causes(notation, b, sampled)
+            schedule, causes = parse(notation), _causes(notation, b, sampled, least)
             defaults = parameters(schedule.kind)
             nearer = " and ".join(f"{name} = {_number(defaults[name])}" for name in causes)
             rule += f": go towards {nearer}" if causes else ": choose another schedule"
@@ -280,24 +273,30 @@ def check_visible(notation: str, b: float, *, sampled: bool) -> None:
         raise ScheduleError(rule, *fields)
 
 
-def _invisible(notation: str, b: float, sampled: bool) -> tuple[str, list[str]] | None:
+def _invisible(
+    notation: str, b: float, sampled: bool, least: float
+) -> tuple[str, list[str]] | None:
     """The rule that `check_visible` finds broken, and its fields."""
     log_snrs, end = _log_snrs(notation)
-    margin = math.ceil(LEAST_SHARE * _POINTS)
+    margin = math.ceil(least * _POINTS)
     first, last = log_snrs[margin], log_snrs[-margin - 1]
     if last > first - math.log(2) and np.isfinite(first):
-        rule = f"SNR along {notation} falls by less than a factor of 2 over 98 % of t"
+        rule = (
+            f"SNR along {notation} falls by less than a factor of 2 over {1 - 2 * least:.0%} of t"
+        )
         return f"{rule}, and must fall from image to noise gradually", ["schedule"]
-    if (share := visible_share(notation, b)) < LEAST_SHARE:
+    if (share := visible_share(notation, b)) < least:
         seen = (
             f"image and noise both show, neither over 255 times the other, at {share:.1%} of t"
-            f" along {notation}; at least {LEAST_SHARE:.0%} is needed"
+            f" along {notation}; it should be {least:.0%} or more"
         )
-        if visible_share(notation, 1.0) >= LEAST_SHARE:
+        if visible_share(notation, 1.0) >= least:
             size = "large" if b > 1 else "small"
-            advice = advised_b(notation, LEAST_SHARE)
+            low = math.exp(-(VISIBLE + first) / 2)
+            high = math.exp((VISIBLE - last) / 2)
+            advice = f"choose b from {low:.2g} to {high:.2g}"
             return f"b is too {size} for this schedule: {seen}: {advice}", ["b", "schedule"]
-        return f"{seen}, and γ must fall from 1 to 0 gradually", ["schedule"]
+        return f"{seen}: γ must fall from 1 to 0 gradually", ["schedule"]
     if sampled and end + 2 * math.log(b) >= 0:
         rule = (
             f"sampling starts from noise alone, but SNR at t = 1 is"
@@ -310,7 +309,7 @@ def _invisible(notation: str, b: float, sampled: bool) -> tuple[str, list[str]] 
     return None
 
 
-def _causes(notation: str, b: float, sampled: bool) -> list[str]:
+def _causes(notation: str, b: float, sampled: bool, least: float) -> list[str]:
     """The parameters each of whose defaults alone would mend a schedule; else all that are set."""
     schedule = parse(notation)
     defaults = parameters(schedule.kind)
@@ -319,7 +318,7 @@ def _causes(notation: str, b: float, sampled: bool) -> list[str]:
     def mends(name: str) -> bool:
         try:
             other = parse({"kind": schedule.kind, **dict(schedule.params), name: defaults[name]})
-            return _invisible(str(other), b, sampled) is None
+            return _invisible(str(other), b, sampled, least) is None
         except ScheduleError:
             return False
 

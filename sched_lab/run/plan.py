@@ -19,7 +19,9 @@ from sched_lab.store.folder import Store
 from sched_lab.sweep import stages
 from sched_lab.sweep.grid import Cell, Grid, Trial
 from sched_lab.sweep.located_yaml import Located
+from sched_lab.sweep.remarks import with_features
 from sched_lab.sweep.spec import Sweep, SweepSpec, problem, read_sweep, trials
+from sched_lab.text import counted
 from sched_lab.trainers.allowance import allowance
 from sched_lab.trainers.errors import FieldError, WeightsMissing, part_of
 from sched_lab.trainers.images import DataFacts
@@ -258,11 +260,13 @@ def _doubts(plan: Plan) -> Iterator[Problem]:
         for metric in {"fd", "fid"}.intersection(spec.score.metrics):
             enough = meaningful_samples(metric, spec.score.detector.dimension)
             if facts.images < enough:
-                few = f"{facts.images:,} images are too few to mean much"
-                rule = f"{few}: {metric} takes {enough:,} or more"
+                are = "is" if facts.images == 1 else "are"
+                few = f"{counted(facts.images, 'image')} {are} too few to mean much"
+                rule = f"{few} {with_features(spec)}: give {enough:,} or more for {metric}"
                 yield problem(plan.source, trial, "data", FieldError(rule, "path", "count"))
         if facts.images < spec.train.batch:
-            rule = f"{facts.images:,} images do not fill a batch: each step repeats some"
+            do = "does" if facts.images == 1 else "do"
+            rule = f"{counted(facts.images, 'image')} {do} not fill a batch: each step repeats some"
             yield problem(plan.source, trial, "train", FieldError(rule, "batch"))
 
 

@@ -79,7 +79,10 @@ def _failed(plan: Plan, failed: int) -> str:
 
 def _stages(plan: Plan, seeds: int) -> str:
     whole, needed = len(plan.grid.cells) * seeds, len(plan.trials) + plan.to_confirm
-    saved = f"{needed} trials in all, the whole grid with {seeds} seeds takes {whole}"
+    saved = (
+        f"{counted(needed, 'trial')} in all, the whole grid with {counted(seeds, 'seed')} takes"
+        f" {whole}"
+    )
     if plan.to_confirm:
         return f"screening; up to {counted(plan.to_confirm, 'trial')} to confirm the best; {saved}"
     confirmed = list(plan.stages.values()).count(Stage.CONFIRM) // seeds

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from sched_lab.errors import OutOfReach
+from sched_lab.text import counted
 
 OBJECT_STORE = 2**27  # bytes; trials pass nothing through it but their reports
 FILES, FILES_A_TRIAL = 512, 16  # open files that Ray's processes need
@@ -30,15 +31,15 @@ def lacks(trials: int) -> list[str]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if 0 <= soft < need:
         told.append(
-            f"a process may open {soft} files at once, Ray needs {need:,} for {trials} trials at"
-            f" once: raise it with ulimit -n {need}"
+            f"a process may open {soft} files at once, Ray needs {need:,} for"
+            f" {counted(trials, 'trial')} at once: raise it with ulimit -n {need}"
         )
     need = PROCESSES + PROCESSES_A_TRIAL * trials
     soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     if 0 <= soft < need and os.geteuid():  # it binds no root
         told.append(
-            f"you may have {soft} processes and threads, Ray needs {need:,} for {trials} trials at"
-            f" once: raise it with ulimit -u {need}"
+            f"you may have {soft} processes and threads, Ray needs {need:,} for"
+            f" {counted(trials, 'trial')} at once: raise it with ulimit -u {need}"
         )
     folder = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
     instead = "set RAY_TMPDIR to another folder"

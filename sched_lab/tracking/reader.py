@@ -178,8 +178,10 @@ def _client(tracking_uri: str) -> tuple[MlflowClient, str]:
     try:
         return connect_to_read(tracking_uri)
     except FileNotFoundError:
+        file = database.database_file(tracking_uri)
+        why = "is empty" if file and file.exists() else "does not exist"
         raise UnknownSweepError(
-            f"no sweep in {redacted(tracking_uri)}: the database does not exist; {database.REBUILT}"
+            f"no sweep in {redacted(tracking_uri)}: the database {why}; {database.REBUILT}"
         ) from None
 
 

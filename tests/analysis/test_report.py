@@ -286,6 +286,9 @@ def test_reading_a_store_that_is_not_there_does_not_create_it(tmp_path: Path) ->
     with pytest.raises(UnknownSweepError, match="does not exist"):
         load_runs("scale", f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mlflow.db").touch()
+    with pytest.raises(UnknownSweepError, match="the database is empty; submitting"):
+        load_runs("scale", f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
 def test_the_last_grid_of_samples_is_fetched(uri: str, frame: pd.DataFrame, tmp_path: Path) -> None:

@@ -85,7 +85,9 @@ def test_a_plan_shows_the_images_that_it_would_score(tmp_path: Path) -> None:
     assert record["images"][0]["unknown"] == {".txt": 1}
     assert record["detector_accuracy"] is None
     assert [warning.partition("x.yaml:")[2][:4] for warning in warnings(plan)] == ["2:30", "1:1:"]
-    assert "6 images are too few to mean much: fd takes 65 or more" in warnings(plan)[0]
+    assert (
+        "too few to mean much with the detector's 64 features: give 65 or more" in warnings(plan)[0]
+    )
     assert "6 images do not fill a batch" in warnings(plan)[1]
 
 

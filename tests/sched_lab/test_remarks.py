@@ -49,7 +49,7 @@ def test_too_few_samples_to_compute_a_metric_are_refused_and_too_few_to_mean_som
 
 def test_how_many_samples_say_something_depends_on_the_detectors_features() -> None:
     (doubt,) = doubts("sample: {count: 1000}\nscore: {detector: inception, metrics: [fid]}")
-    assert doubt.endswith("to mean much: fid takes 2,049 or more")
+    assert doubt.endswith("with the detector's 2,048 features: draw 2,049 or more for fid")
 
 
 @given(st.integers(1, 5000), st.floats(0, 0.9999), st.booleans())
@@ -73,6 +73,15 @@ def test_the_initial_share_of_the_average_is_what_its_steps_leave(
         ("sample: {steps: 1}\ngrid:\n  sample.sampler: [ddim, ddpm_large]",
          '4:19: grid.sample.sampler = [ddim, ddpm_large]: changes nothing'),
         ("grid: {train.network.attention: [2, 3]}", "2:33: grid.train.network.attention = [2"),
+        ("train:\n  grad_clip: 1.0e-300", "3:14: train.grad_clip = 1.0e-300: AdamW divides"),
+        ("train:\n  weight: min_snr@1e-9", "3:11: train.weight = min_snr@1e-9: AdamW divides"),
+        ("grid: {b: [1,\n  2000]}", "3:3: grid.b[1] = 2000: most of training teaches little: b is"
+         " too large"),
+        ("grid: {b: [1,\n  5.0e-4]}", "3:3: grid.b[1] = 5.0e-4: most of training teaches little: b"
+         " is too small"),
+        ("grid: {schedule: [sigmoid], tau: [1,\n  0.005]}", "3:3: grid.tau[1] = 0.005: most of"),
+        ("train: {steps: 1}", "2:16: train.steps = 1: the average of the weights still has 10% of"
+         " the initial ones after 1 step: "),
         ("score: {weights: /w.pth}", "2:18: score.weights = /w.pth: changes nothing"),
     ],
 )  # fmt: skip
@@ -90,6 +99,8 @@ def test_a_doubt_is_told_where_its_cause_is_written(text: str, told: str) -> Non
         "grid: {sample.steps: [1, 20], sample.sampler: [ddim, ddpm_large]}",
         "grid: {sample.batch: [256]}\nsample: {count: 100}",
         "train: {steps: 40}",
+        "train: {grad_clip: 1.0e-3, weight: min_snr@0.1}",
+        "grid: {b: [0.01, 100]}",
     ],
 )
 def test_what_says_something_is_not_doubted(text: str) -> None:
