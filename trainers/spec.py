@@ -394,7 +394,8 @@ class TrialSpec(Part):
 
     @model_validator(mode="after")
     def _resolve(self) -> Self:
-        sampled = self.schedule if self.sample.schedule == "train" else self.sample.schedule
+        own = self.sample.schedule != "train"
+        sampled = self.sample.schedule if own else self.schedule
         sampling = _at_size(sampled, self.resolution)
         _set(self, "schedule", _at_size(self.schedule, self.resolution))
         if sampling != self.sample.schedule:
@@ -402,7 +403,7 @@ class TrialSpec(Part):
         if self.score.every is not None and self.score.every >= self.train.steps:
             _set(self, "score", self.score.model_copy(update={"every": None}))
         schedules.check_visible(self.schedule, self.b, sampled=False)
-        with in_part("sample"):
+        with in_part("sample" if own else ""):
             schedules.check_visible(sampling, self.b, sampled=True)
         with in_part("data"):
             channels = self.data.image_channels

@@ -275,6 +275,10 @@ STEP = "{kind: sigmoid, tau: 1.0e-9}"
             f"grid: {{schedule: [sigmoid], tau: [1, 2], sample.schedule: [linear, {STEP}]}}",
             "grid.sample.schedule[1].tau = 1.0e-9",
         ),
+        (
+            "sample: {schedule: train}\ngrid: {schedule: [vp_sde], beta_max: [20, 0.2]}",
+            "grid.beta_max[1] = 0.2",
+        ),
         ("grid: {schedule: [sigmoid], tau: [1], b: [1, 1.0e+300]}", "grid.b[1] = 1.0e+300"),
     ],
 )
