@@ -61,7 +61,7 @@ def report(
         try:
             analysis = written.analysis
             publish_report(
-                lab.tracking_uri,
+                lab,
                 analysis.sweep.run_id,
                 written.files["html"],
                 analysis.main.warnings,

@@ -18,11 +18,13 @@ from filelock import FileLock, Timeout
 
 from sched_lab import names
 from sched_lab.errors import OutOfReach, StoreError
+from sched_lab.redaction import redacted
 from sched_lab.store.database import (
     ARTIFACTS,
     DATABASE,
     database_file,
     database_uri,
+    is_own,
     not_writable,
 )
 from sched_lab.store.records import CellRow, Holder, Sheet, TrialResult, read_record, warn
@@ -31,6 +33,9 @@ from sched_lab.trainers.results import RESULT_FILE
 
 STOP_FILE = "stop"
 _SUBMIT_LOCK, _SUBMIT_FILE, _TRIAL_LOCK = "submit.lock", "submit.json", "claim.lock"
+_TRACKING = re.compile(
+    r"https?://[^/]|databricks(://.|$)|sqlite:///.|(postgresql|mysql|mssql)(\+\w+)?://."
+)
 _UNNAMED = Holder(pid=0, host="a host that is not named")
 
 
@@ -46,11 +51,16 @@ class Store:
         """The store in `folder`, else in $SCHED_LAB_STORE, else in ./lab; its own SQLite unless a
         URI is given.
 
-        Raises StoreError where no folder is or can be made there.
+        Raises StoreError where no folder is or can be made there, and for any other URI.
         """
         if folder is None:
             folder = os.environ.get("SCHED_LAB_STORE") or "lab"
         root = _place(str(folder))
+        if tracking_uri and not _TRACKING.match(tracking_uri):
+            raise StoreError(
+                f"tracking URI {redacted(tracking_uri)!r}: must be http://HOST:PORT or https://…,"
+                " sqlite:///FILE, postgresql://…, mysql://…, mssql://…, or databricks"
+            )
         own = root / DATABASE
         other = database_file(tracking_uri or "")
         if not tracking_uri or (other and other.resolve() == own.resolve()):
@@ -90,11 +100,21 @@ class Store:
         own = [DATABASE, f"{DATABASE}.lock", names.STORE_FILE, f"{names.STORE_FILE}.lock"]
         shared = [*own, ARTIFACTS, "cache", "sweeps", "trials"]
         paths = [self.root, *(self.root / name for name in shared)]
+        self.check_database()
         for folder in (self.sweep(sweep), *map(self.trial, keys)):
             paths += [folder, *(folder.iterdir() if folder.is_dir() else ())]
         for path in paths:
             if path.exists() and not os.access(path, os.W_OK):
                 raise OutOfReach(not_writable(path))
+
+    def check_database(self) -> None:
+        """Raise OutOfReach where the runs would be written to another store's own database."""
+        file = database_file(self.tracking_uri)
+        if file and is_own(file) and not self.local_tracking:
+            raise OutOfReach(
+                f"{file} is the own database of another store than {self.root}: leave"
+                f" --tracking-uri out, give --store {file.parent} too, or name another database"
+            )
 
     @property
     def artifacts(self) -> Path:
@@ -244,16 +264,25 @@ def _place(given: str) -> Path:
 
     if not given.strip() or "\0" in given:
         raise refuse("must be the path of a folder")
-    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", given):
+    if address := re.match(r"[^/]*:", given):  # to other tools, too, such as rsync
         raise refuse(
-            f"must be a folder that every node sees, and {scheme[0]}/… is an address; object stores"
-            " are not supported: give the path at which it is mounted"
+            f"must be a folder that every node sees, and {address[0]}… is an address; object stores"
+            " are not supported, nor other hosts: give the path at which it is mounted. A folder"
+            " whose name has a colon is given by its absolute path"
+        )
+    if variable := re.search(r"(?<![^/])\$(\w+|\{\w+\})", given):
+        raise refuse(
+            f"must be the path of a folder, and no shell has replaced {variable[0]}: give its value"
         )
     try:
         root = Path(given).expanduser().absolute()
+        target = root.resolve()
         there = next(path for path in (root, *root.parents) if path.exists())
     except (RuntimeError, OSError) as error:  # no such user, a name too long
         raise refuse(f"must be the path of a folder ({error})") from None
+    for path in (root, target):
+        if path.parts[1:2] in (("proc",), ("sys",), ("dev",)) and path.parts[2:3] != ("shm",):
+            raise refuse(f"must be a folder on a disk, and /{path.parts[1]} is the system's own")
     if not there.is_dir():
         raise refuse(f"must be a folder, and {there} is a file")
     if root.is_symlink() and there != root:

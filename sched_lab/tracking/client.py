@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
@@ -28,6 +29,7 @@ from sched_lab.trainers.results import State
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
     from mlflow.exceptions import MlflowException
     from mlflow.store.entities import PagedList
     from sqlalchemy import Engine
@@ -176,10 +178,32 @@ def _client(uri: str) -> MlflowClient:
     if file is not None:
         _open(file, uri)
     client = MlflowClient(uri)
-    if file is not None:
+    if is_database(uri):
         _keep_apart(client, uri)
     client.search_experiments(max_results=1)
     return client
+
+
+def local_folder(uri: str) -> Path | None:
+    """The folder that a location of artifacts means, without links; None where it is on no disk."""
+    scheme, _, path, *_ = urlsplit(uri)
+    if scheme not in ("", "file"):
+        return None
+    return Path(unquote(path) if scheme else uri).resolve()
+
+
+def relocate(client: MlflowClient, experiment: Experiment, location: str) -> None:
+    """Have the artifacts of an experiment and of its runs, in a database, lie in another place."""
+    from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlRun
+
+    before, tracking = f"{experiment.artifact_location}/", client._tracking_client
+    with tracking.store.ManagedSessionMaker(read_only=False) as session:
+        row = session.get(SqlExperiment, int(experiment.experiment_id))
+        row.artifact_location = location
+        for run in session.query(SqlRun).filter_by(experiment_id=row.experiment_id):
+            if run.artifact_uri.startswith(before):
+                run.artifact_uri = f"{location}/{run.artifact_uri.removeprefix(before)}"
+    _connected.cache_clear()  # its clients remember where a run's artifacts lie
 
 
 def _resolve_locations() -> None:
@@ -203,8 +227,9 @@ def _resolve_locations() -> None:
 def _keep_apart(client: MlflowClient, uri: str) -> None:
     """Have a client find the artifacts of its own database's runs.
 
-    MLflow remembers where a run's artifacts lie by the run alone. A store and its copy have the
-    same runs, and what is meant for the one would go to the other.
+    MLflow remembers where a run's artifacts lie by the run alone, as long as the process lives. A
+    store and its copy have the same runs, and what is meant for the one would go to the other; what
+    is meant for a store that was moved would go to its former place.
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 

@@ -34,8 +34,16 @@ from sched_lab.names import (
 )
 from sched_lab.redaction import redacted
 from sched_lab.store import database
+from sched_lab.store.database import database_file
 from sched_lab.store.records import CellRow, SubmittedCells, first_rule
-from sched_lab.tracking.client import connect_to_read, is_database, mlflow_session, paged
+from sched_lab.tracking.client import (
+    connect_to_read,
+    is_database,
+    is_server,
+    local_folder,
+    mlflow_session,
+    paged,
+)
 from sched_lab.tracking.runs import find_experiment
 from sched_lab.trainers.images import DataFacts
 from sched_lab.trainers.plugins import nearest
@@ -101,9 +109,7 @@ def read_sweep_run(name: str, tracking_uri: str) -> SweepRun:
         run = found[-1]
         submitted = _text(client, run.info.run_id, CELLS_FILE)
         if not submitted:
-            raise UnknownSweepError(
-                f"sweep {name!r} in {where} has lost its {CELLS_FILE}: submit it again"
-            )
+            raise UnknownSweepError(_lost(run, tracking_uri))
         try:
             cells = SubmittedCells.model_validate_json(submitted).cells
         except ValidationError as error:
@@ -124,6 +130,20 @@ def read_sweep_run(name: str, tracking_uri: str) -> SweepRun:
             cells=cells,
             trials={trial.tags[TRIAL_KEY]: trial for trial in trials},
         )
+
+
+def _lost(run: Run, tracking_uri: str) -> str:
+    """Why a sweep's run has no cells, and what to do."""
+    where = f"{run.data.tags[SWEEP]!r} in {redacted(tracking_uri)}"
+    file, folder = database_file(tracking_uri), local_folder(run.info.artifact_uri)
+    own = file is not None and database.is_own(file)
+    if own or is_server(tracking_uri) or folder is None or folder.exists():
+        return f"sweep {where} has lost its {CELLS_FILE}: submit it again"
+    return (
+        f"the artifacts of sweep {where} lie in {folder}, which is not there. Where their store was"
+        " moved, submit the sweep again with --store and its present folder: no finished trial is"
+        " run again. On a machine that does not see the store, mount it there"
+    )
 
 
 def sweep_names(tracking_uri: str) -> list[str]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sched_lab import names
 from sched_lab.errors import OutOfReach
+from sched_lab.redaction import redacted
 from sched_lab.store import database
 from sched_lab.store.folder import Store
 from sched_lab.sweep.grid import Trial
@@ -19,7 +21,9 @@ from sched_lab.tracking.client import (
     MLFLOW_STATUS,
     garbage_collection_disabled,
     is_server,
+    local_folder,
     paged,
+    relocate,
 )
 from sched_lab.trainers.results import State
 from sched_lab.trainers.spec import TrialSpec
@@ -79,9 +83,11 @@ def open_experiment(
 ) -> Experiment:
     """The sweep's experiment: found, restored where it was deleted, or created.
 
-    Raises OutOfReach where another sweep's experiment was given its name.
+    Raises OutOfReach where another sweep's experiment was given its name, and where its artifacts
+    would be written outside the store.
     """
     folder = store.sweep(sweep).name
+    location = _location(store, folder)
     found = find_experiment(client, sweep)
     if found is None:
         taken = client.get_experiment_by_name(sweep)
@@ -91,9 +97,16 @@ def open_experiment(
                 f"the experiment of {other} was renamed to {sweep!r} in MLflow: give it back its"
                 " name"
             )
-        tags = {names.EXPERIMENT_KIND: "custom_model_development", names.SWEEP: sweep}
-        created = client.create_experiment(sweep, _location(store, folder), tags)
+        tags = {
+            names.EXPERIMENT_KIND: "custom_model_development",
+            names.SWEEP: sweep,
+            names.STORE: identities[0],
+        }
+        created = client.create_experiment(sweep, location, tags)
         return Experiment(client, str(created), store, identities, sweep)
+    if location and not store.local_tracking and _outside(store, found.artifact_location):
+        _check_moved(client, found, store, identities[0], sweep)
+        relocate(client, found, location)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     if found.name != sweep:
@@ -112,6 +125,47 @@ def _location(store: Store, folder: str) -> str | None:
     if store.local_tracking:
         return database.location(folder)
     return (store.artifacts / folder).as_uri()  # a database that may hold other stores' runs
+
+
+def check_within(store: Store, artifact_uri: str) -> None:
+    """Raise OutOfReach where a run's artifacts would be written to a disk outside the store."""
+    if not is_server(store.tracking_uri) and (place := _outside(store, artifact_uri)):
+        raise OutOfReach(f"its artifacts lie in {place}, outside the store {store.root}")
+
+
+def _outside(store: Store, uri: str) -> Path | None:
+    """The folder on a disk that such a location means, where that is not within the store."""
+    folder = local_folder(uri)
+    if folder is None or any(
+        each.exists() and each.samefile(store.root) for each in (folder, *folder.parents)
+    ):
+        return None
+    return folder
+
+
+def _check_moved(
+    client: MlflowClient, found: MlflowExperiment, store: Store, identity: str, sweep: str
+) -> None:
+    """Raise OutOfReach unless the store is the one that wrote the experiment, in another place."""
+    from mlflow.entities import ViewType
+
+    owner = found.tags.get(names.STORE)
+    if owner is None:  # of an earlier version
+        of_sweep = f"tags.`{names.ROLE}` = '{names.ROLE_SWEEP}'"
+        runs = client.search_runs([found.experiment_id], of_sweep, ViewType.ALL)
+        owner = next((run.data.tags.get(names.STORE) for run in runs), None)
+    folder = local_folder(found.artifact_location)
+    # A copy of the store, or the store of which this is a snapshot, may be in its former place.
+    left = [each / names.STORE_FILE for each in folder.parents] if folder else []
+    if owner != identity or any(
+        file.exists() and identity in file.read_text("utf-8") for file in left
+    ):
+        raise OutOfReach(
+            f"sweep {sweep!r} in {redacted(store.tracking_uri)} has its artifacts in {folder}:"
+            f" it was submitted from another store than {store.root}. Give the sweep another"
+            " `name`, which runs no finished trial of this store again, or use another database, or"
+            " an MLflow server, which keeps artifacts itself"
+        )
 
 
 def find_experiment(client: MlflowClient, sweep: str) -> MlflowExperiment | None:

@@ -20,6 +20,7 @@ from sched_lab.tracking.client import connect, mlflow_configured, mlflow_session
 from sched_lab.tracking.delivery import deliver_events, set_state
 from sched_lab.tracking.runs import (
     TrialProgress,
+    check_within,
     create_run,
     find_run,
     open_experiment,
@@ -46,6 +47,7 @@ class Tracker:
         self._ours: set[str] = set()  # keys of trials whose run no other store wrote last
         self._created: set[str] = set()  # keys of trials for which a run was asked for
         self._stages: dict[str, str] = {}  # by trial key
+        store.check_database()
         identities = store.identities()
         with mlflow_session(store.tracking_uri):
             client = connect(store.tracking_uri)
@@ -166,14 +168,17 @@ class Tracker:
             return False
 
 
-def publish_report(tracking_uri: str, run_id: str, page: Path, warnings: Sequence[str]) -> None:
+def publish_report(store: Store, run_id: str, page: Path, warnings: Sequence[str]) -> None:
     """Put a sweep's report beside its run, where the run's description links to it; what the report
-    says before all else comes first there too. Raises OutOfReach.
+    says before all else comes first there too. Raises OutOfReach, also where that is outside the
+    store.
     """
-    with mlflow_session(tracking_uri):
-        client = connect(tracking_uri)
-        client.log_artifact(run_id, str(page), names.REPORT_FOLDER)
+    with mlflow_session(store.tracking_uri):
+        store.check_database()
+        client = connect(store.tracking_uri)
         run = client.get_run(run_id)
+        check_within(store, run.info.artifact_uri)
+        client.log_artifact(run_id, str(page), names.REPORT_FOLDER)
         before = run.data.tags.get(names.NOTE, "")
         note = pages.warned(before, warnings)
         if note != before:

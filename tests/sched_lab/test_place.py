@@ -9,7 +9,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from PIL import Image
 
 from sched_lab import names
 from sched_lab.errors import OutOfReach, StoreError
+from sched_lab.redaction import redacted
 from sched_lab.store import database
 from sched_lab.store.folder import Store
 from sched_lab.store.journal import Journal
@@ -31,9 +32,10 @@ from sched_lab.tracking.reader import (
     read_sweep_run,
     sample_grid,
 )
-from sched_lab.tracking.tracker import Tracker
+from sched_lab.tracking.tracker import Tracker, publish_report
 from sched_lab.trainers.results import State
 from sched_lab.trainers.spec import TrialSpec
+from tests.servers import MlflowServer, mlflow_server, postgres_server
 
 SWEEP = "tracked"
 PLACES = ("plain", "50% off%41 a#b?mode=memory", "Größe-数 'quoted\"")
@@ -268,10 +270,126 @@ def test_a_copy_is_another_store_and_a_moved_one_is_not(store: Store, tmp_path: 
     assert moved.identities() == [name]
 
 
-def test_a_copy_leaves_the_originals_runs_on_a_shared_server_alone(
-    store: Store, tmp_path: Path
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, empty_database: Path
+) -> Iterator[str]:
+    """The address of a database outside every store."""
+    if request.param == "postgresql":
+        with postgres_server() as server:
+            yield server.uri
+        return
+    file = tmp_path_factory.mktemp("shared") / "shared.db"
+    shutil.copy(empty_database, file)
+    yield f"sqlite:///{file}"
+
+
+def untagged(uri: str) -> None:
+    """Make the experiment one of an earlier version, which did not name its store."""
+    client = connect(uri)
+    found = client.get_experiment_by_name(SWEEP)
+    client.delete_experiment_tag(found.experiment_id, names.STORE)
+
+
+@pytest.mark.parametrize("tagged", [True, False], ids=["now", "earlier"])
+def test_nothing_is_written_into_another_store_of_the_same_database(
+    store: Store, tmp_path: Path, shared: str, tagged: bool
 ) -> None:
-    shared = f"sqlite:///{tmp_path / 'shared.db'}"
+    original = Store.at(store.root, shared)
+    submit(original, "a", "b")
+    if not tagged:
+        untagged(shared)
+    before = contents(original.root)
+    copy = Store.at(shutil.copytree(original.root, tmp_path / "copy"), shared)
+    for other in (copy, Store.at(tmp_path / "independent", shared)):
+        with pytest.raises(OutOfReach) as caught:
+            submit(other, "a", "c")
+        said = redacted(f"'{SWEEP}' in {shared} has its artifacts in {original.artifacts / SWEEP}")
+        assert said in str(caught.value)
+        assert f"another store than {other.root}" in str(caught.value)
+        run = read_sweep_run(SWEEP, shared).id
+        with pytest.raises(OutOfReach, match="outside the store"):
+            publish_report(other, run, other.sweep(SWEEP) / names.SWEEP_FILE, [])
+        submit(other, "a", "c", sweep=f"of {other.root.name}")
+        check(other, "a", "c", sweep=f"of {other.root.name}")
+    assert contents(original.root) == before
+    check(original, "a", "b")
+    submit(original, "a", "d")
+    check(original, "a", "d")
+
+
+@pytest.mark.parametrize("tagged", [True, False], ids=["now", "earlier"])
+def test_a_moved_store_takes_its_artifacts_in_a_shared_database_along(
+    store: Store, tmp_path: Path, shared: str, tagged: bool
+) -> None:
+    old = Store.at(store.root, shared)
+    submit(old, "a", "b")
+    if not tagged:
+        untagged(shared)
+    before = run_ids(shared)
+    moved = Store.at(shutil.move(old.root, tmp_path / PLACES[1]), shared)
+    with pytest.raises(UnknownSweepError, match=r"not there\. Where their store was moved"):
+        read_sweep_run(SWEEP, shared)
+    shutil.copytree(moved.root, old.root)  # which is not the store, but may become one
+    with pytest.raises(OutOfReach, match="was submitted from another store"):
+        submit(moved, "a", "b")
+    shutil.rmtree(old.root)
+    submit(moved, "a", "b")
+    check(moved, "a", "b")
+    assert run_ids(shared) == before
+    publish_report(moved, read_sweep_run(SWEEP, shared).id, tmp_path / PLACES[1] / "store.id", [])
+    submit(moved, "a", "b", "c")
+    check(moved, "a", "b", "c")
+    again = Store.at(shutil.move(moved.root, tmp_path / "again"), shared)
+    submit(again, "a", "b", "c")
+    check(again, "a", "b", "c")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "work"]
+
+
+def run_ids(uri: str) -> set[str]:
+    return {run.id for run in read_sweep_run(SWEEP, uri).trials.values()}
+
+
+def test_a_store_reached_by_a_link_keeps_its_place_in_a_shared_database(
+    store: Store, tmp_path: Path, shared: str
+) -> None:
+    (tmp_path / "link").symlink_to(store.root)
+    linked = Store.at(tmp_path / "link", shared)
+    submit(linked, "a")
+    submit(Store.at(store.root, shared), "a", "b")
+    submit(linked, "a", "b", "c")
+    check(linked, "a", "b", "c")
+    assert len(run_ids(shared)) == 3
+
+
+def test_mlflows_own_experiment_in_a_shared_database_gets_no_artifacts(
+    store: Store, shared: str, elsewhere: Path
+) -> None:
+    with pytest.raises(OutOfReach, match=r"'Default' in .* has its artifacts in .*/mlruns"):
+        submit(Store.at(store.root, shared), "a", sweep="Default")
+    assert contents(elsewhere) == {}
+
+
+def test_another_stores_own_database_is_not_written(store: Store, tmp_path: Path) -> None:
+    submit(store, "a")
+    before = contents(store.root)
+    other = Store.at(tmp_path / "other", store.tracking_uri)
+    check(other, "a")
+    for act in (
+        lambda: submit(other, "a"),
+        lambda: Tracker(other, SWEEP),
+        lambda: publish_report(other, "0" * 32, tmp_path, []),
+    ):
+        with pytest.raises(OutOfReach, match="is the own database of another store than"):
+            act()
+    assert contents(store.root) == before
+
+
+@pytest.mark.slow
+def test_a_copy_leaves_the_originals_runs_on_a_shared_server_alone(
+    store: Store, tmp_path: Path, server: MlflowServer
+) -> None:
+    shared = server.uri
     original = Store.at(store.root, shared)
     tracker = Tracker(original, SWEEP)
     tracker.open("", "", [], "fd")
@@ -285,6 +403,12 @@ def test_a_copy_leaves_the_originals_runs_on_a_shared_server_alone(
     experiment = client.get_experiment_by_name(SWEEP).experiment_id
     (run,) = client.search_runs([experiment], f"tags.`{names.ROLE}` = 'trial'")
     assert run.info.status == "RUNNING"
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    with mlflow_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
 
 
 def s3(folder: Path) -> str:
@@ -305,10 +429,25 @@ def a_dead_link(folder: Path) -> str:
     return str(folder / "link")
 
 
+def into_proc(folder: Path) -> str:
+    (folder / "link").symlink_to("/proc")
+    return str(folder / "link" / "lab")
+
+
 @pytest.mark.parametrize(
     ("given", "rule"),
     [
         (s3, "object stores are not supported"),
+        (lambda folder: "s3:bucket", "s3:… is an address"),
+        (lambda folder: "user@host:/srv/lab", "user@host:… is an address"),
+        (lambda folder: "host:lab", "host:… is an address"),
+        (lambda folder: "$HOME/lab", r"no shell has replaced \$HOME: "),
+        (lambda folder: f"{folder}/${{USER}}", r"no shell has replaced \$\{USER\}: "),
+        (lambda folder: "/proc/lab", "/proc is the system's own"),
+        (lambda folder: f"/proc/self/cwd/{folder.name}", "/proc is the system's own"),
+        (lambda folder: "/sys/kernel/lab", "/sys is the system's own"),
+        (lambda folder: "/dev/null", "/dev is the system's own"),
+        (into_proc, "/proc is the system's own"),
         (lambda folder: "gs://bucket", "object stores are not supported"),
         (lambda folder: f"file://{folder}", "is an address"),
         (lambda folder: "http://host:5000", "is an address"),
@@ -331,3 +470,36 @@ def test_a_place_that_can_be_no_store_is_refused(
         Store.at(value)
     assert repr(value) in str(caught.value)
     assert list(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("place", ["lab:1", "a$b", "50$", "proc", "/dev/shm/lab"])
+def test_an_unusual_name_is_a_place(tmp_path: Path, place: str) -> None:
+    assert Store.at(tmp_path / place).root == tmp_path / place
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "ftp://x", "s3://bucket", "runs.db", "./mlruns", "file:///srv/mlruns", "sqlite://",
+        "sqlite:/x.db", "sqlite+pysqlite:///x.db", "postgres://u:sesame@h/db", "http:", "https://",
+        "localhost:5000", "oracle://h/db", "databricksx",
+    ],
+)  # fmt: skip
+def test_an_address_that_mlflow_does_not_take_is_refused_with_those_it_does(
+    tmp_path: Path, uri: str
+) -> None:
+    with pytest.raises(StoreError, match=r"^tracking URI '.*must be http://.*sqlite:///FILE") as e:
+        Store.at(tmp_path, uri)
+    assert "sesame" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://127.0.0.1:5000", "https://u:p@host/x", "databricks", "databricks://profile",
+        "sqlite:////x/y.db", "sqlite:///y.db", "postgresql://h/db", "postgresql+psycopg2://h/db",
+        "mysql+pymysql://h/db", "mssql+pyodbc://h/db",
+    ],
+)  # fmt: skip
+def test_an_address_that_mlflow_takes_is_taken(tmp_path: Path, uri: str) -> None:
+    assert Store.at(tmp_path, uri).tracking_uri == uri
