@@ -228,23 +228,31 @@ def test_what_a_trial_came_to_is_told_with_its_scores_or_not_at_all(store: Store
     assert points(store) == once("a", range(1, 5)) + once("b", range(1, 3))
 
 
+@pytest.fixture
+def served(store: Store, tmp_path: Path) -> Iterator[Store]:
+    """A store whose runs are on a server."""
+    with mlflow_server(tmp_path) as running:
+        yield Store.at(store.root, running.uri)
+
+
+@pytest.mark.slow
 def test_two_stores_with_one_server_leave_each_others_runs_alone(
-    store: Store, tmp_path: Path
+    served: Store, tmp_path: Path
 ) -> None:
-    theirs = Store.at(tmp_path / "theirs", store.tracking_uri)
-    trackers = {store: opened(store), theirs: opened(theirs)}
+    theirs = Store.at(tmp_path / "theirs", served.tracking_uri)
+    trackers = {served: opened(served), theirs: opened(theirs)}
     for where, tracker in trackers.items():  # both have begun the same trial
         write_steps(where, range(1, 3))
         tracker.deliver(trial())
     with theirs.claimed("a"):
-        Tracker(store, SWEEP).close(State.STOPPED)
-        assert sorted(run.info.status for run in runs(store)) == ["KILLED", "RUNNING"]
+        Tracker(served, SWEEP).close(State.STOPPED)
+        assert sorted(run.info.status for run in runs(served)) == ["KILLED", "RUNNING"]
         write_steps(theirs, range(3, 5), state=State.FINISHED, reason="")
     assert trackers[theirs].deliver(trial())
-    Tracker(store, SWEEP)
-    assert sorted(run.info.status for run in runs(store)) == ["FINISHED", "KILLED"]
-    assert points(store) == once("a", range(1, 3)) + once("a", range(1, 5))
-    assert len({run.data.tags[names.STORE] for run in runs(store)}) == 2
+    Tracker(served, SWEEP)
+    assert sorted(run.info.status for run in runs(served)) == ["FINISHED", "KILLED"]
+    assert points(served) == once("a", range(1, 3)) + once("a", range(1, 5))
+    assert len({run.data.tags[names.STORE] for run in runs(served)}) == 2
 
 
 def test_runs_of_trials_that_a_sweep_no_longer_has_are_told_apart_until_it_has_them_again(
@@ -273,21 +281,22 @@ def test_runs_of_trials_that_a_sweep_no_longer_has_are_told_apart_until_it_has_t
     assert points(store) == once("ab", range(1, 3))
 
 
+@pytest.mark.slow
 def test_a_store_goes_on_with_the_run_of_another_that_has_ended_and_says_so(
-    store: Store, tmp_path: Path
+    served: Store, tmp_path: Path
 ) -> None:
-    write_steps(store, range(1, 3), state=State.STOPPED, reason="")
-    opened(store).deliver(trial())
-    (before,) = runs(store)
-    theirs = Store.at(tmp_path / "theirs", store.tracking_uri)
+    write_steps(served, range(1, 3), state=State.STOPPED, reason="")
+    opened(served).deliver(trial())
+    (before,) = runs(served)
+    theirs = Store.at(tmp_path / "theirs", served.tracking_uri)
     write_steps(theirs, range(1, 5))
     opened(theirs).deliver(trial())
-    (run,) = runs(store)
+    (run,) = runs(served)
     assert run.info.run_id == before.info.run_id
     assert run.data.tags[names.STORE] != before.data.tags[names.STORE]
-    assert points(store) == once("a", range(1, 5))
-    opened(store).close(State.STOPPED)
-    assert runs(store)[0].info.status == "RUNNING"
+    assert points(served) == once("a", range(1, 5))
+    opened(served).close(State.STOPPED)
+    assert runs(served)[0].info.status == "RUNNING"
 
 
 def test_opening_reads_in_pages_without_looking_for_garbage_and_closing_reads_no_ended_run(
