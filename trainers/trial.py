@@ -349,14 +349,19 @@ def _untrained_scores(trial: _Trial) -> Generator[Beat | Sampled, None, dict[str
 def _puts_out_zero(trial: _Trial, network: nn.Module, count: int = 16) -> bool:
     """Whether a network's output is zero for noise at `count` gammas from start to end."""
     spec, on = trial.spec, trial.device
-    shape = trial.images.pixels.shape[1:]
-    x = sampling.SampleNoise(spec.sample.seed, range(count), shape, on)()
-    gamma = torch.from_numpy(spec.sampling_schedule.gamma(np.linspace(1, 0, count))).to(x)
+    shape, process = trial.images.pixels.shape[1:], DiffusionProcess.of(spec)
+    gammas = spec.sampling_schedule.gamma(np.linspace(1, 0, count))
     labels = _sample_labels(spec, trial.images, count)
-    with torch.inference_mode(), autocast_for(spec.train, on):
-        x_in = DiffusionProcess.of(spec).network_input(x, gamma)
-        output = network(x_in, gamma, None if labels is None else labels.to(on))
-    return not output.any()
+    batch = _piece(spec.sample.batch, trial.micro_batches)
+    for start in range(0, count, batch):
+        index = range(start, min(start + batch, count))
+        x = sampling.SampleNoise(spec.sample.seed, index, shape, on)()
+        gamma = torch.from_numpy(gammas[start : index.stop]).to(x)
+        label = None if labels is None else labels[start : index.stop].to(on)
+        with torch.inference_mode(), autocast_for(spec.train, on):
+            if network(process.network_input(x, gamma), gamma, label).any():
+                return False
+    return True
 
 
 def _finish(

@@ -370,23 +370,6 @@ def test_the_policy_of_the_sweep_says_how_often_each_kind_is_tried_again(
     assert "a slip in this network" in log
 
 
-def test_images_that_cannot_be_read_fail_their_trial_once_as_bad_data(
-    sched_lab: Command, tmp_path: Path
-) -> None:
-    (tmp_path / "faces").mkdir()
-    (tmp_path / "faces" / "a.png").write_text("no picture", "utf-8")
-    sweep = SMALL_SWEEP.replace("data: digits", "data: {source: folder, path: faces}").replace(
-        "[8, 16]", "[8]"
-    )
-    (tmp_path / "sweep.yaml").write_text(
-        sweep.replace("score: {", "score: {detector: random, "), "utf-8"
-    )
-    done = sched_lab("submit", "sweep.yaml", "--inline", cwd=tmp_path)
-    assert done.returncode == 1, done.stderr
-    assert set(said(tmp_path, "failure")) == {"bad_data"}
-    assert said(tmp_path, "state") == ["running", "failed"] * 2
-
-
 def may_mount() -> bool:
     command = [
         "unshare",
