@@ -42,8 +42,8 @@ def database_uri(file: Path) -> str:
 
 
 def database_file(uri: str) -> Path | None:
-    """The file of an SQLite database; None for any other address."""
-    return Path(unquote(uri.removeprefix(_SQLITE))) if uri.startswith(_SQLITE) else None
+    """The file of an SQLite database, absolute; None for any other address."""
+    return Path(unquote(uri.removeprefix(_SQLITE))).absolute() if uri.startswith(_SQLITE) else None
 
 
 def location(*parts: str) -> str:
