@@ -268,6 +268,9 @@ def test_a_sweep_whose_cells_do_not_read_is_named_and_what_is_wrong_with_them(
     tags = {names.ROLE: names.ROLE_SWEEP, names.SWEEP: "torn", names.RANKED_BY: "fid"}
     experiment = client.create_experiment("torn", (store / "torn").as_uri())
     run = client.create_run(experiment, tags=tags).info.run_id
+    with pytest.raises(UnknownSweepError, match=rf"{run}/artifacts, which is not there"):
+        load_runs("torn", uri)
+    (store / "torn" / run / "artifacts").mkdir(parents=True)
     with pytest.raises(UnknownSweepError, match=r"has lost its cells\.json: submit it again"):
         load_runs("torn", uri)
     client.log_dict(run, {"cells": [{"key": "a", "settings": 1}]}, names.CELLS_FILE)
