@@ -27,7 +27,7 @@ demo: .venv/installed
 # The slow ones start processes of their own on all cores.
 test: setup
 	$(BIN)/pytest -m "not slow" -n 2
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .

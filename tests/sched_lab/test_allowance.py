@@ -205,10 +205,10 @@ def test_doctor_tells_of_the_same_limits(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_ray_that_neither_starts_nor_fails_is_ended(tmp_path: Path) -> None:
-    """Past the checks, with as few open files as make it wait for ever."""
+    """With few open files it may wait for ever; here the time is shorter than any start takes."""
     script = (
         "from sched_lab.run import on_ray, ray_watch\n"
-        "ray_watch.START, ray_watch.GRACE = 5.0, 2.0\n"
+        "ray_watch.START, ray_watch.GRACE = 0.25, 0.25\n"
         "import os\n"
         "def give_up(reason):\n"
         "    print(reason, flush=True)\n"
@@ -220,7 +220,7 @@ def test_a_ray_that_neither_starts_nor_fails_is_ended(tmp_path: Path) -> None:
         "    print(error)\n"
     )
     told = subprocess.run(
-        ["sh", "-c", 'ulimit -n 64; exec "$0" -c "$1"', sys.executable, script],
+        [sys.executable, "-c", script],
         cwd=tmp_path,
         env=os.environ | {"RAY_AUTH_MODE": "disabled"},
         capture_output=True,
@@ -229,4 +229,4 @@ def test_a_ray_that_neither_starts_nor_fails_is_ended(tmp_path: Path) -> None:
         timeout=60,
         check=False,
     )
-    assert "it did not start within 5 seconds" in told.stdout, told.stderr
+    assert "it did not start within 0.25 seconds" in told.stdout, told.stderr
