@@ -76,7 +76,7 @@ def sample(
     Step i goes from t = 1 − i/steps to 1 − (i+1)/steps, by DDIM without noise of its own
     (2010.02502, equation 12) or by DDPM. The start is plain noise whatever b is. x0 is clipped to
     [-b, b], and ε follows from the clipped x0. The last step's x0, divided by b, is the sample: see
-    `draw`. The noise sets dtype and device. Where an output is not finite, x0 and x are NaN.
+    `drawn`. The noise sets dtype and device. Where an output is not finite, x0 and x are NaN.
     """
     x = noise()  # (B, C, H, W)
     times = 1 - np.arange(steps + 1) / steps
@@ -116,24 +116,9 @@ def _ddpm(
     return mean, (1 - alpha) * small
 
 
-def draw(
-    denoise: Denoise,
-    noise: NoiseSource,
-    process: DiffusionProcess,
-    *,
-    schedule: Schedule,
-    steps: int,
-    sampler: Sampler,
-) -> Tensor:
-    """The samples, (B, C, H, W) in [-1, 1], NaN where the network's outputs were not finite in any
-    step; the arguments are those of `sample`.
-    """
-    for step in sample(denoise, noise, process, schedule=schedule, steps=steps, sampler=sampler):
-        last = step
-    return drawn(last, process)
-
-
 def drawn(last: Step, process: DiffusionProcess) -> Tensor:
-    """The samples of the last step, as `draw` returns them."""
+    """The samples (B, C, H, W) in [-1, 1] that the last step of `sample` comes to, NaN where the
+    network's outputs were not finite in any step.
+    """
     # Dividing may round beyond ±1. x alone remembers what was not finite in earlier steps.
     return (last.x0 / process.b).clamp(-1, 1) + 0 * last.x

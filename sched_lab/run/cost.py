@@ -36,6 +36,7 @@ VARIES = 1.15  # trials of one kind take so many times longer or less
 # A network cuts images into patches, so larger ones cost little more: images of 64 pixels took 1.4
 # times as long as those of 16.
 GROWTH, MOST_GROWTH = 0.2, 1.0  # exponents of the side's ratio
+UNSEEN = 0.2  # of the other parts, what one that was never seen may take
 SHARED = 0.2  # of the first trial's preparing, what each further trial repeats
 
 
@@ -154,7 +155,7 @@ class Rates:
         known = [each for each in parts.values() if each.is_known]
         low, likely, high = (math.fsum(each) for each in zip(*known, strict=True))
         missing = len(parts) - len(known)
-        return Seconds(low, likely, high * (1 + 0.2 * missing))
+        return Seconds(low, likely, high * (1 + UNSEEN * missing))
 
     def total(self, specs: Iterable[TrialSpec]) -> Seconds:
         """The seconds expected for all of these; NaN when one is not known."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from sched_lab.trainers.diffusion import DiffusionProcess
-from sched_lab.trainers.sampling import NoiseSource, SampleNoise, draw, sample
+from sched_lab.trainers.sampling import Denoise, NoiseSource, SampleNoise, drawn, sample
 from sched_lab.trainers.schedules import parse
 from sched_lab.trainers.spec import Normalize, Predict, Sampler
 from tests.conftest import ROOT
@@ -23,6 +23,12 @@ TRAJECTORIES: list[dict[str, Any]] = json.loads(
     (ROOT / "tests" / "data" / "pix2seq_golden.json").read_text("utf-8")
 )["trajectories"]
 IMAGE = (3, 4, 4)
+
+
+def draw(denoise: Denoise, noise: NoiseSource, process: DiffusionProcess, **how: Any) -> Tensor:
+    """The samples, after all steps."""
+    *_, last = sample(denoise, noise, process, **how)
+    return drawn(last, process)
 
 
 def replay(noises: NDArray[Any]) -> NoiseSource:
