@@ -6,6 +6,7 @@ Nothing of Tune's own state is kept. Ray reads the environment when it is import
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -305,7 +306,12 @@ def cluster(
 def _shut_down() -> None:
     """End Ray, and at once the processes that it started here: it would wait a second for each to
     hear a SIGTERM, which `sched_lab.run.interrupts.divert` keeps from them.
+
+    After that, a call into Ray ends this process with code 1 and no word. A thread that delivered
+    results made one, perhaps since it freed Ray's objects. So garbage goes first, and the caller
+    has no other thread at work.
     """
+    gc.collect()
     node: Any = ray._private.worker._global_node
     family = set[psutil.Process]()
     for _, process in node.live_processes() if node else ():

@@ -125,12 +125,11 @@ def _stage(
         store.write_sweep(sweep.name, plan.source.text, sheet)
         stopping = _Stopping(store.stop_file(sweep.name))
         stack.enter_context(heard(stopping.ask, GRACE))
-        ray = stack.enter_context(ExitStack())
         executor = stack.enter_context(ThreadPoolExecutor(1))
         connecting = executor.submit(Tracker, store, sweep.name)  # while Ray starts
         orders = _orders(plan)
         if to_run and not inline:
-            nodes = ray.enter_context(_ray(plan, orders, address, console, abandon))
+            nodes = stack.enter_context(_ray(plan, orders, address, console, abandon))
             orders = replace(orders, device="cuda" if nodes.takes["GPU"] else "cpu")
         stopping.check()
         tracker = connecting.result()
@@ -156,7 +155,6 @@ def _stage(
 
             with ray_watch.watched(address is None, listener.stop.enforce, give_up):
                 on_ray.execute(queue, run=sweep.run, orders=orders, nodes=nodes, listener=listener)
-            ray.close()  # while the last results are delivered
     return Outcome(
         plan,
         states=_states(plan, listener.board),
