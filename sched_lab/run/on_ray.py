@@ -316,12 +316,15 @@ def _shut_down() -> None:
     family = set[psutil.Process]()
     for _, process in node.live_processes() if node else ():
         with suppress(psutil.NoSuchProcess):
-            family |= set(psutil.Process(process.pid).children(recursive=True))
+            started = psutil.Process(process.pid)
+            family |= {started, *started.children(recursive=True)}
         process.terminate = process.kill
-    ray.shutdown()
-    for each in family:
-        with suppress(psutil.NoSuchProcess):
-            each.kill()
+    try:
+        ray.shutdown()
+    finally:  # of an interrupt, too
+        for each in family:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 def _search_path(address: str | None) -> JobConfig:

@@ -28,15 +28,16 @@ _CHECKSUM = b', "crc": '  # the last entry of a line: the CRC-32 of all before i
 
 
 class Journal:
-    """Appends events to a file; metrics at steps that the file already holds are not written
-    again.
+    """Appends events to a file; metrics at steps that the file already holds, and grids of samples
+    that it names, are not written again.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
-        self._told: defaultdict[str, set[int]] = defaultdict(set)
+        self._told: defaultdict[str, set[int]] = defaultdict(set)  # steps by metric
+        self._files: set[str | None] = {None}
         self.damaged: list[int] = []
         """The numbers of the lines that are not as they were written."""
         for number, line in enumerate(whole.splitlines(), 1):
@@ -62,19 +63,17 @@ class Journal:
         Raises OSError where the disk does not take it; the journal then stands as if nothing had
         been written. Raises ValueError where the members do not fit.
         """
-        if "metrics" in event:
-            metrics = {
-                name: v
-                for name, v in event["metrics"].items()
-                if event["step"] not in self._told[name]
-            }
-            event = (
-                {**event, "metrics": metrics}
-                if metrics
-                else {k: v for k, v in event.items() if k != "metrics"}
-            )
-            if event.keys() <= {"step"}:
-                return
+        new = {
+            name: value
+            for name, value in event.pop("metrics", {}).items()
+            if event["step"] not in self._told[name]
+        }
+        if new:
+            event["metrics"] = new
+        if event.get("file") in self._files:
+            event.pop("file", None)
+        if event.keys() <= {"step"}:
+            return
         event = {"time_ms": int(time.time() * 1000), **event}
         fitting = JournalEvent.model_validate(event, strict=False)
         body = json.dumps(event).encode()[:-1]
@@ -97,6 +96,7 @@ class Journal:
     def _remember(self, event: JournalEvent) -> None:
         for name in event.metrics:
             self._told[name].add(event.step)
+        self._files.add(event.file)
 
     def __enter__(self) -> Self:
         return self

@@ -55,6 +55,18 @@ def test_a_resumed_trial_does_not_tell_a_step_twice(tmp_path: Path) -> None:
     assert told == [(10, "loss"), (20, "loss"), (30, "loss"), (20, "fd_random")]
 
 
+def test_a_resumed_trial_does_not_name_a_grid_twice(tmp_path: Path) -> None:
+    grid = {"step": 20, "file": "samples/step_20.png"}
+    for _ in range(2):
+        with Journal(tmp_path / "j") as journal:
+            journal.write(**grid, metrics={"fd_random": 3.0})
+            journal.write(step=20, file=None)
+    with Journal(tmp_path / "j") as journal:
+        journal.write(**grid, state="stopped")
+    told = [(event.file, event.state) for event in read(tmp_path / "j")[0][1:]]
+    assert told == [("samples/step_20.png", None), (None, "stopped")]
+
+
 def test_a_value_that_is_not_a_number_stays_one(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as journal:
         journal.write(step=1, metrics={"loss": math.nan})
