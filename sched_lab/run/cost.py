@@ -119,6 +119,9 @@ class Rates:
 
     def add_trial(self, spec: TrialSpec, seconds: Mapping[str, float]) -> None:
         """Learn from a trial that has finished; parts whose seconds are not known are left out."""
+        seconds = dict(seconds)
+        if "prepare" in seconds:  # what scores are compared with is shared as well
+            seconds["prepare"] += seconds.get("baselines", 0.0)
         for part, amount in amounts(spec).items():
             self.add(part, spec, seconds.get(part, math.nan) / amount)
 

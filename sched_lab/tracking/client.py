@@ -5,7 +5,6 @@ one sequence.
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import shutil
 import sqlite3
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
@@ -25,14 +24,13 @@ from sched_lab.errors import OutOfReach
 from sched_lab.redaction import redacted
 from sched_lab.store import database
 from sched_lab.store.database import database_file, database_uri
+from sched_lab.tracking import internals
 from sched_lab.trainers.results import State
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
-    from mlflow.exceptions import MlflowException
     from mlflow.store.entities import PagedList
-    from sqlalchemy import Engine
 
 PAGE = 1000  # entries a query: a loaded server still answers within a request's time limit
 POSTGRESQL = "postgresql"
@@ -130,11 +128,11 @@ def connect(uri: str) -> MlflowClient:
         try:
             return _client(uri)
         except MlflowException as error:
-            if file is None or not database.is_own(file) or not _is_earlier(error):
+            if file is None or not database.is_own(file) or not internals.is_earlier(error):
                 raise
         with database.making(file) as part:
             shutil.copyfile(file, part)
-            _migrate(part)
+            internals.migrate(part)
         return _client(uri)
 
 
@@ -162,24 +160,24 @@ def _connected(uri: str, number: int) -> tuple[MlflowClient, str]:
         return _client(uri), uri
     except MlflowException as error:
         file = database_file(uri)
-        if file is None or not _is_earlier(error):
+        if file is None or not internals.is_earlier(error):
             raise
     copy = database.private_copy(file)
-    _migrate(copy)
+    internals.migrate(copy)
     return _client(database_uri(copy)), database_uri(copy)
 
 
 def _client(uri: str) -> MlflowClient:
-    _database_utils()
+    internals.database_utils()
     from mlflow import MlflowClient
 
-    _resolve_locations()
+    internals.resolve_locations()
     file = database_file(uri)
     if file is not None:
-        _open(file, uri)
+        internals.open_database(file, uri)
     client = MlflowClient(uri)
     if is_database(uri):
-        _keep_apart(client, uri)
+        internals.keep_apart(client, uri)
     client.search_experiments(max_results=1)
     return client
 
@@ -194,102 +192,8 @@ def local_folder(uri: str) -> Path | None:
 
 def relocate(client: MlflowClient, experiment: Experiment, location: str) -> None:
     """Have the artifacts of an experiment and of its runs, in a database, lie in another place."""
-    from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlRun
-
-    before, tracking = f"{experiment.artifact_location}/", client._tracking_client
-    with tracking.store.ManagedSessionMaker(read_only=False) as session:
-        row = session.get(SqlExperiment, int(experiment.experiment_id))
-        row.artifact_location = location
-        for run in session.query(SqlRun).filter_by(experiment_id=row.experiment_id):
-            if run.artifact_uri.startswith(before):
-                run.artifact_uri = f"{location}/{run.artifact_uri.removeprefix(before)}"
+    internals.relocate(client, experiment, location)
     _connected.cache_clear()  # its clients remember where a run's artifacts lie
-
-
-def _resolve_locations() -> None:
-    """Have MLflow find the artifacts of a store's own database in the store's present place."""
-    from mlflow.store.artifact import artifact_repository_registry as registry
-    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
-    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
-
-    def repository(
-        artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
-    ) -> Any:
-        file = database_file(tracking_uri or "")
-        if file is None or not database.is_own(file):
-            return MlflowArtifactsRepository(artifact_uri, tracking_uri, registry_uri)
-        return LocalArtifactRepository(database.artifact_folder(file, artifact_uri).as_uri())
-
-    registered: Any = registry._artifact_repository_registry
-    registered.register(database.SCHEME, repository)
-
-
-def _keep_apart(client: MlflowClient, uri: str) -> None:
-    """Have a client find the artifacts of its own database's runs.
-
-    MLflow remembers where a run's artifacts lie by the run alone, as long as the process lives. A
-    store and its copy have the same runs, and what is meant for the one would go to the other; what
-    is meant for a store that was moved would go to its former place.
-    """
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    @lru_cache(maxsize=PAGE)
-    def repository(run_id: str, **resource: str) -> Any:
-        return get_artifact_repository(client.get_run(run_id).info.artifact_uri, tracking_uri=uri)
-
-    tracking: Any = client._tracking_client
-    tracking._get_artifact_repo = repository
-
-
-_databases: dict[str, int] = {}  # the number on its disk of each database that was opened, by URI
-
-
-def _open(file: Path, uri: str) -> None:
-    """Have MLflow open a database, and anew where another has taken the file's place: it keeps
-    connections, which would write to the file that is gone.
-
-    To open one by itself, MLflow makes a folder of the path as its address spells it.
-    """
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-    from mlflow.tracking._tracking_service.utils import _tracking_store_registry as stores
-
-    number = file.stat().st_ino
-    if _databases.get(uri) != number:
-        if engine := SqlAlchemyStore._engine_map.get(uri):
-            engine.dispose()
-        SqlAlchemyStore._engine_map[uri] = _database_utils().create_sqlalchemy_engine(uri)
-        stores._get_store_with_resolved_uri.cache_clear()
-        _databases[uri] = number
-
-
-def _is_earlier(error: MlflowException) -> bool:
-    """Whether MLflow found the tables of another version of its own."""
-    return "out-of-date database schema" in str(error)
-
-
-def _create(file: Path) -> None:
-    """Make MLflow's tables in an empty database."""
-    _database_utils()._initialize_tables(_engine(file))
-
-
-def _migrate(file: Path) -> None:
-    """Bring a database of an earlier MLflow to the tables of this one."""
-    _database_utils()._upgrade_db(_engine(file))
-
-
-def _engine(file: Path) -> Engine:
-    from sqlalchemy import NullPool, create_engine
-
-    return create_engine(database_uri(file), poolclass=NullPool)
-
-
-def _database_utils() -> Any:
-    """MLflow's module that makes tables and connections; it has no annotations."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises
-    from mlflow.store.db import utils
-
-    return utils
 
 
 def in_words(error: BaseException, uri: str) -> str:
@@ -390,7 +294,7 @@ def _creating_tables_alone(uri: str) -> Iterator[None]:
         with FileLock(f"{file}.lock"):
             if not database.prepare(file):
                 with database.making(file) as part:
-                    _create(part)
+                    internals.create(part)
             yield
     elif uri.startswith(POSTGRESQL):
         from sqlalchemy import NullPool, create_engine, func, select
