@@ -109,8 +109,10 @@ class Server:
 class MlflowServer(Server):
     """`mlflow server` over a database; artifacts go through it into its folder."""
 
-    def __init__(self, folder: Path, database: str, login: str = "") -> None:
-        """With a `login`, a user's name and password, it takes nobody without."""
+    def __init__(self, folder: Path, database: str, login: str = "", remembers: int = 0) -> None:
+        """With a `login`, a user's name and password, it takes nobody without, and remembers for so
+        many seconds that they were right.
+        """
         port = free_port()
         command = [
             sys.executable,
@@ -130,6 +132,7 @@ class MlflowServer(Server):
                 "[mlflow]\ndefault_permission = READ\n"
                 f"database_uri = sqlite:///{folder / 'users.db'}\n"
                 f"admin_username = {name}\nadmin_password = {password}\n"
+                f"auth_cache_ttl_seconds = {remembers}\n"
                 "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
                 encoding="utf-8",
             )
@@ -192,12 +195,12 @@ class PostgresServer(Server):
 
 @contextmanager
 def mlflow_server(
-    folder: Path, database: str | None = None, login: str = ""
+    folder: Path, database: str | None = None, login: str = "", remembers: int = 0
 ) -> Iterator[MlflowServer]:
     """A running MLflow server over `database`, else over an SQLite file in `folder`; with a
-    `login`, a name and a password, behind that.
+    `login`, a name and a password, behind that; see `MlflowServer`.
     """
-    server = MlflowServer(folder, database or f"sqlite:///{folder / 'server.db'}", login)
+    server = MlflowServer(folder, database or f"sqlite:///{folder / 'server.db'}", login, remembers)
     with _running(server):
         yield server
 

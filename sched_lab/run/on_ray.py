@@ -298,6 +298,7 @@ def cluster(
             raise OutOfReach(
                 f"Ray can't be {f'reached at {address}' if address else 'started'}: {reason}"
             ) from error
+        gc.freeze()  # all that was imported is no garbage
         yield
     finally:
         _shut_down()

@@ -1,5 +1,5 @@
-"""The artifacts of a trial: its grids of samples and, once it has ended, its spec, environment,
-schedule, samples, loss and log.
+"""The artifacts of a trial: from its start its spec and schedule, then its grids of samples and,
+once it has ended, its environment, samples, loss and log.
 """
 
 from __future__ import annotations
@@ -28,15 +28,21 @@ Files = dict[str, bytes]
 """Artifacts by their path in the run."""
 
 
+def of_start(spec: TrialSpec) -> Files:
+    """The artifacts of a trial that has begun."""
+    return {
+        names.SPEC_FILE: spec.model_dump_json(indent=1).encode(),
+        names.SCHEDULE_FILE: pages.schedule_png(spec.noise_schedule, spec.b),
+    }
+
+
 def of_end(spec: TrialSpec, store: Store, key: str) -> Files:
-    """The artifacts of the trial `key`, which has ended."""
+    """The further artifacts of the trial `key`, which has ended."""
     folder = store.trial(key)
     result = store.result(key)
     environment = result.environment if result else {}
     files = {
-        names.SPEC_FILE: spec.model_dump_json(indent=1).encode(),
         names.ENVIRONMENT_FILE: json.dumps(environment, indent=1).encode(),
-        names.SCHEDULE_FILE: pages.schedule_png(spec.noise_schedule, spec.b),
         names.LAST_SAMPLES_FILE: pages.last_samples_png(folder / names.SAMPLES_FOLDER),
         names.LOSS_FILE: pages.loss_png(spec, read(folder / names.JOURNAL_FILE)[0]),
         names.LOG_FILE: _tail(folder / names.LOG_FILE).encode(),

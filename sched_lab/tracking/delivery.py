@@ -53,6 +53,8 @@ def deliver_events(
     files, tags = _samples(client, run, folder, events), {}
     if files:
         tags[names.LOGGED_IMAGES] = "True"
+    if not run.end:
+        files |= artifacts.of_start(trial.spec)
     if states and states[-1][0] != State.RUNNING:
         of_end = artifacts.of_end(trial.spec, experiment.store, trial.key)
         tags[names.NOTE] = artifacts.note(run.run_id, of_end)

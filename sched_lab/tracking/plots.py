@@ -86,7 +86,7 @@ def loss_png(schedule: Schedule, b: float, losses: Mapping[float, float]) -> byt
     box = (78, 34, 444, 255)
     centres = np.array(sorted(losses))
     heights = np.array([losses[centre] for centre in centres])
-    limits = float(centres[0]) - 2, float(centres[-1]) + 2
+    limits = _round(centres, centres[0] - 1, centres[-1] + 1)
     t = 1 / (1 + np.exp(-np.linspace(-9, 9, 361)))  # evenly in the tails too
     log_snr, density = schedule.log_snr(t, b), schedule.density(t)
     loss = Axes(box, "log-SNR", "loss", limits, _round(heights, 0.0), color=COLORS[0])
@@ -116,11 +116,12 @@ def _title(schedule: Schedule, b: float) -> str:
 
 
 def _round(values: Values, *also: float) -> Limits:
-    """Round numbers about these values."""
+    """Round numbers about these values; few, so that many pictures share their axes."""
     from matplotlib.ticker import MaxNLocator
 
     seen = [*values[np.isfinite(values)], *also]
-    ticks = MaxNLocator(4).tick_values(min(seen, default=0.0), max(seen, default=1.0))
+    few = MaxNLocator(3, steps=[1, 2, 5, 10])
+    ticks = few.tick_values(min(seen, default=0.0), max(seen, default=1.0))
     return float(ticks[0]), float(ticks[-1])
 
 

@@ -13,6 +13,7 @@ from tests.benchmarks import (
     checkpointing,
     command_line,
     delivery,
+    naive_tune,
     orchestration,
     reporting,
     training_loop,
@@ -23,6 +24,7 @@ BENCHMARKS = {
     "checkpointing": checkpointing.measure,
     "command_line": command_line.measure,
     "orchestration": orchestration.measure,
+    "naive_tune": naive_tune.measure,
     "delivery": delivery.measure,
     "reporting": reporting.measure,
 }
