@@ -158,12 +158,12 @@ def test_the_loss_stands_over_its_bin_beside_the_density_of_training() -> None:
     pixels = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB")).astype(int)
     blue = pixels[..., 2] - pixels[..., 0] > 60  # bars
     red = pixels[..., 0] - pixels[..., 2] > 60  # the line
-    # The axes: x from -3 to 9 over columns 78 to 522, y from 0 to 1 over rows 289 to 34.
+    # The axes: x from -5 to 10 over columns 78 to 522, y from 0 to 1 over rows 289 to 34.
     within = np.zeros_like(blue)
     within[36:288, 80:520] = True
 
     def column(log_snr: float) -> int:
-        return round(78 + 444 * (log_snr + 3) / 12)
+        return round(78 + 444 * (log_snr + 5) / 15)
 
     def top(log_snr: float) -> float:
         rows = np.flatnonzero((blue & within)[:, column(log_snr)])
