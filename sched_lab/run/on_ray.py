@@ -322,7 +322,7 @@ def _shut_down() -> None:
         process.terminate = process.kill
     try:
         ray.shutdown()
-    finally:  # of an interrupt, too
+    finally:  # also when an interrupt cuts it short
         for each in family:
             with suppress(psutil.NoSuchProcess):
                 each.kill()

@@ -53,7 +53,7 @@ def deliver_events(
     files, tags = _samples(client, run, folder, events), {}
     if files:
         tags[names.LOGGED_IMAGES] = "True"
-    if not run.end:
+    if not run.has_start:
         files |= artifacts.of_start(trial.spec)
     if states and states[-1][0] != State.RUNNING:
         of_end = artifacts.of_end(trial.spec, experiment.store, trial.key)
@@ -65,7 +65,7 @@ def deliver_events(
     journal = identity(folder / names.JOURNAL_FILE, end)
     tags |= {names.STORE: experiment.store_id, names.DELIVERED: f"{journal}:{end}"}
     set_state(client, run, states, tags, list(points.values()), params)
-    run.has_params = True
+    run.has_params = run.has_start = True
     for name, step in points:
         run.steps[name].add(step)
     run.journal, run.end = journal, end

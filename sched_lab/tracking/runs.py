@@ -65,6 +65,8 @@ class TrialProgress:
     end: int = 0
     """The byte of that journal up to which it was delivered."""
     has_params: bool = False
+    has_start: bool = False
+    """Whether this process has sent the artifacts of the trial's start."""
     superseded: bool = False
     """Whether it is told apart as a run of a trial that the sweep no longer has."""
     status: str = MLFLOW_STATUS[State.RUNNING]

@@ -147,6 +147,21 @@ def artifacts(store: Store) -> set[str]:
     return {file.path for file in client_of(store).list_artifacts(run_of(store).info.run_id)}
 
 
+def test_a_trial_shows_its_spec_and_schedule_from_its_start(store: Store) -> None:
+    evaluate(store, state=State.RUNNING)
+    opened(store).deliver(TRIAL)
+    first = {names.SPEC_FILE, names.SCHEDULE_FILE}
+    assert artifacts(store) == first
+    # A driver of an earlier version, which was killed, left neither.
+    for name in first:
+        (file,) = store.artifacts.rglob(name)
+        file.unlink()
+    assert not artifacts(store)
+    evaluate(store, 10)
+    opened(store).deliver(TRIAL)
+    assert artifacts(store) == first | {names.GALLERY_FOLDER}
+
+
 def test_a_trial_that_was_never_evaluated_shows_no_loss_by_log_snr(store: Store) -> None:
     evaluate(store, state=State.FAILED, reason="broken", failure="bug")
     opened(store).deliver(TRIAL)

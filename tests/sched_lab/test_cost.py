@@ -45,6 +45,15 @@ def finish(store: Store, key: str, of: TrialSpec, seconds: dict[str, float]) -> 
     write_result(store.trial(key), result)
 
 
+def test_what_scores_are_compared_with_is_part_of_the_time() -> None:
+    of, known = spec(), dict.fromkeys(cost.PARTS, 0.01)
+    without, learned = cost.Rates(), cost.Rates()
+    seconds = took(of, known)
+    without.add_trial(of, seconds | {"prepare": seconds["prepare"] + 7.0})
+    learned.add_trial(of, seconds | {"baselines": 7.0})
+    assert learned.seconds(cost.cost(of)) == without.seconds(cost.cost(of))
+
+
 @given(rates_of_parts, st.integers(2, 40), st.integers(1, 4))
 def test_after_the_first_trial_the_rest_is_known_within_a_factor_of_1_3(
     rates: dict[str, float], count: int, slots: int
