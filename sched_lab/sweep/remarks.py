@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
+from operator import getitem
 from typing import NamedTuple
 
 from sched_lab.errors import Problem
@@ -60,12 +62,14 @@ def doubted(source: Located, grid: Grid) -> Iterator[Problem]:
     """Why scores of cells would say little, and which settings change nothing."""
     yield from _told(source, grid.cells, DOUBTED)
     axes = {name for name in grid.axes if len(source.data["grid"][name]) > 1}
-    idle = {"score.weights"} | axes
+    idle = {"score.weights", "score.every"} | axes
     for cell in grid.cells:
-        idle &= idle_settings(cell.spec)
+        # An evaluation after the last step is none.
+        never = {"score.every"} if cell.spec.score.every is None else set()
+        idle &= idle_settings(cell.spec) | never
     for name in sorted(idle):
-        path = ("grid", name) if name in axes else tuple(name.split("."))
-        if path in source.values:
+        path = ("grid", name) if ("grid", name) in source.values else tuple(name.split("."))
+        if path in source.values and reduce(getitem, path, source.data) is not None:
             yield source.problem(path, "changes nothing in this sweep")
 
 

@@ -198,7 +198,7 @@ def validated(source: Located) -> Sweep:
     assert spec is not None
     assert grid is not None
     if spec.run.early_stop != "none" and all(c.spec.score.every is None for c in grid.cells):
-        rule = "needs score.every: trials are judged once, at their end"
+        rule = "needs score.every below train.steps: trials are judged once, at their end"
         problems.append(source.problem(("run", "early_stop"), rule))
     problems += _stage_problems(source, spec.run, grid)
     problems += remarks.refused(source, grid.cells)

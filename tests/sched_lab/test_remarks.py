@@ -82,6 +82,10 @@ def test_the_initial_share_of_the_average_is_what_its_steps_leave(
         ("grid: {schedule: [sigmoid], tau: [1,\n  0.005]}", "3:3: grid.tau[1] = 0.005: most of"),
         ("train: {steps: 1}", "2:16: train.steps = 1: the average of the weights still has 10% of"
          " the initial ones after 1 step: "),
+        ("score: {every: 1500}", "2:16: score.every = 1500: changes nothing"),
+        ("grid: {score.every: [5000]}", "2:21: grid.score.every = [5000]: changes nothing"),
+        ("train: {steps: 100}\ngrid:\n  score.every: [null, 100]",
+         "4:16: grid.score.every = [null, 100]: changes nothing"),
         ("score: {weights: /w.pth}", "2:18: score.weights = /w.pth: changes nothing"),
     ],
 )  # fmt: skip
@@ -99,6 +103,9 @@ def test_a_doubt_is_told_where_its_cause_is_written(text: str, told: str) -> Non
         "grid: {sample.steps: [1, 20], sample.sampler: [ddim, ddpm_large]}",
         "grid: {sample.batch: [256]}\nsample: {count: 100}",
         "train: {steps: 40}",
+        "score: {every: null}",
+        "score: {every: 1499}",
+        "score: {every: 500}\ngrid: {train.steps: [100, 600]}",
         "train: {grad_clip: 1.0e-3, weight: min_snr@0.1}",
         "grid: {b: [0.01, 100]}",
     ],
