@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sched_lab.cli.answers import command, print_json
+from sched_lab.cli.answers import command, print_json, tracking
 from sched_lab.cli.options import as_utf8, json_option, store_option, tracking_option
 from sched_lab.redaction import redacted
 
@@ -71,7 +71,7 @@ def report(
                 f"warning: the sweep's page in MLflow does not show this report: {error}", err=True
             )
     if not as_json:
-        _print_answer(written, store)
+        _print_answer(written, [name, *(["--store", store] if store else []), *tracking(lab)])
         return
     print_json(
         {
@@ -94,7 +94,7 @@ def _where(lab: Store) -> list[str]:
     return ["--store", str(lab.root), *served]
 
 
-def _print_answer(written: WrittenReport, store: str | None) -> None:
+def _print_answer(written: WrittenReport, where: list[str]) -> None:
     from rich.console import Console
 
     from sched_lab.analysis.text.render import terminal
@@ -113,7 +113,6 @@ def _print_answer(written: WrittenReport, store: str | None) -> None:
             f"answer of: {written.analysis.main.name}; set apart, as scores do not compare:"
             f" {counted(apart, 'trial')}"
         )
-    where = ["--store", store] if store else []
     click.echo(f"report:    {written.files['html']}\ndashboard: {command('dashboard', *where)}")
 
 

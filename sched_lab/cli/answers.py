@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from sched_lab.redaction import redacted
 from sched_lab.store.folder import Store
 
 PROGRAM = "sched-lab"
@@ -37,6 +39,15 @@ def command(*arguments: str) -> str:
     else:
         program = [called]
     return shlex.join([*program, *arguments])
+
+
+def tracking(store: Store) -> list[str]:
+    """The option that names the server of a store, where its folder and $MLFLOW_TRACKING_URI do
+    not.
+    """
+    if store.local_tracking or store.tracking_uri == os.environ.get("MLFLOW_TRACKING_URI"):
+        return []
+    return ["--tracking-uri", redacted(store.tracking_uri)]
 
 
 def _is_on_path(called: str) -> bool:

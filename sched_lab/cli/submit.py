@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from sched_lab.cli.answers import command, print_json
+from sched_lab.cli.answers import command, print_json, tracking
 from sched_lab.cli.options import file_argument, json_option, store_option, tracking_option
 from sched_lab.cli.plan import print_plan
 from sched_lab.errors import ExitCode
@@ -123,7 +123,6 @@ def _print_outcome(outcome: Outcome, where: list[str]) -> None:
     if counts[State.STOPPED] or counts[State.MISSING]:
         click.echo("submit again to go on with what was stopped")
     if counts[State.FINISHED]:
-        if not store.local_tracking and store.tracking_uri != os.environ.get("MLFLOW_TRACKING_URI"):
-            where = [*where, "--tracking-uri", redacted(store.tracking_uri)]
+        where = [*where, *tracking(store)]
         click.echo(f"report:    {command('report', name, *where)}")
-        click.echo(f"dashboard: {command('dashboard', *where)}")
+        click.echo(f"dashboard: {command('dashboard', name, *where)}")

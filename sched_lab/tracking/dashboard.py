@@ -26,66 +26,82 @@ from sched_lab.store.database import database_uri
 from sched_lab.store.folder import Store
 from sched_lab.tracking.client import environment as mlflow_environment
 from sched_lab.tracking.client import is_database
-from sched_lab.tracking.pages import TRAINING
+from sched_lab.tracking.pages import LIST
+from sched_lab.tracking.reader import entry_page
 
 LOOPBACK = "127.0.0.1"
-USER = "admin"
+USER, USERS = "admin", "users.db"
+ADMIN_PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"
 TOKEN = "SCHED_LAB_DASHBOARD_TOKEN"  # the variable in which the server finds the token
+BY_PASSWORD = "mlflow.server.auth:authenticate_request_basic_auth"
 
 
-def serve(store: Store, host: str, port: int, *, password: bool = True) -> None:
+def serve(
+    store: Store, host: str, port: int, sweep: str | None = None, *, password: bool = True
+) -> None:
     """Run MLflow's server on the store until a signal ends it; with a server elsewhere, say where.
 
-    On loopback, visitors need the token of the printed address unless `password` is off; at any
-    other host they are asked for a password. Raises OutOfReach where none was set up, the store
-    holds no runs, or the server does not start, and Interrupted at a signal other than Ctrl-C.
+    The address that is printed opens on the trials of `sweep`, or of the only sweep there is. On
+    loopback, visitors need the token in it unless `password` is off; at any other host they are
+    asked for a password. Raises OutOfReach where none was set up, the store holds no runs, or the
+    server does not start, UnknownSweepError, and Interrupted at a signal other than Ctrl-C.
     """
     if not is_database(store.tracking_uri):
-        click.echo(f"the runs are on {redacted(store.tracking_uri)}: open that address")
+        elsewhere = redacted(store.tracking_uri).rstrip("/")
+        if elsewhere.startswith("http"):
+            elsewhere += f"/{entry_page(sweep, store.tracking_uri) if sweep else LIST}"
+        click.echo(f"the runs are on another server: open {elsewhere}")
         return
     if store.local_tracking and not (store.root / "mlflow.db").exists():
         raise OutOfReach(
             f"{store.root} holds no runs yet: submit a sweep first, or name the store with --store"
         )
-    addresses = _addresses(host, port)
+    _check_free(host, port)
+    served, addresses = _served(store), _addresses(host, port)
     # Not in the arguments, which every user of the machine can read.
-    environment = {
-        **mlflow_environment(),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(addresses),
-        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(
-            f"http://{address}" for address in addresses
-        ),
-        **os.environ,
-        "MLFLOW_BACKEND_STORE_URI": _served(store),
+    environment = _environment(addresses) | {
+        "MLFLOW_BACKEND_STORE_URI": served,
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": f"{database.RELATIVE}/",
         "MLFLOW_ARTIFACTS_DESTINATION": store.artifacts.as_uri(),
     }
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
-    command += ["--workers", "1"]
+    command += ["--workers", "1", "--app-name", "basic-auth"]
+    command += ["--uvicorn-opts", "--log-level warning"]
     with ExitStack() as stack:
         token = ""
-        if not is_loopback(host):
-            environment |= _login(store.root / "dashboard")
-        elif password:
-            token = secrets.token_urlsafe(24)
+        if is_loopback(host):
+            token = secrets.token_urlsafe(24) if password else ""
             folder = stack.enter_context(TemporaryDirectory(prefix="sched-lab-dashboard-"))
-            environment |= _token_login(Path(folder), token)
-        if password:
-            command += ["--app-name", "basic-auth"]
-        _check_free(host, port)
+            environment |= _login(Path(folder), "sched_lab.tracking.door:authorize")
+            environment |= {ADMIN_PASSWORD: secrets.token_urlsafe(24), TOKEN: token}
+        else:
+            _check_password(store.root / "dashboard")
+            environment |= _login(store.root / "dashboard", BY_PASSWORD)
+        click.echo("starting MLflow's server …", err=True)
         server = stack.enter_context(_running(command, environment))
+        page = entry_page(sweep, served)  # while the server starts
         _await(server, host, port)
         entry = f"?token={token}" if token else ""
-        click.echo(
-            f"dashboard: http://{addresses[0]}/{entry}#/experiments?{TRAINING}   (Ctrl-C ends it)",
-            err=True,
-        )
+        click.echo(f"dashboard: http://{addresses[0]}/{entry}{page}   (Ctrl-C ends it)", err=True)
         sys.stderr.flush()
         with suppress(KeyboardInterrupt):
             if code := server.wait():
                 raise OutOfReach(f"MLflow's server ended with exit code {code}")
+
+
+def _environment(addresses: list[str]) -> dict[str, str]:
+    """The environment of a server at these addresses that says little and runs no commands."""
+    return {
+        **mlflow_environment(),
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "PYTHONWARNINGS": "ignore",
+        "MLFLOW_ENABLE_AI_GATEWAY": "false",
+        "MLFLOW_ENABLE_ASSISTANT_SANDBOX": "true",  # else its commands run on this machine
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(addresses),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{each}" for each in addresses),
+        **os.environ,
+    }
 
 
 @contextmanager
@@ -100,7 +116,10 @@ def _running(command: list[str], environment: dict[str, str]) -> Iterator[subpro
     numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
     before = {number: signal.signal(number, end) for number in numbers}
     # In a group of its own: it hears of the end from us, once.
-    server = subprocess.Popen(command, env=environment, start_new_session=True)
+    # Its standard output says who asked for what, the token among it.
+    server = subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL
+    )
     try:
         yield server
     finally:
@@ -194,53 +213,37 @@ def _address_outside() -> str:
         return str(probe.getsockname()[0])
 
 
-def _token_login(folder: Path, token: str) -> dict[str, str]:
-    """The environment of a server that takes whoever has the token; its files are in `folder`."""
+def _login(folder: Path, authorization: str) -> dict[str, str]:
+    """The environment of a server whose users stand in `folder`, and that lets in by a function."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = folder / "login.ini"
-    _write_login(settings, folder / "users.db", "sched_lab.tracking.door:authorize")
-    return {
-        "MLFLOW_AUTH_CONFIG_PATH": str(settings),
-        "MLFLOW_AUTH_ADMIN_USERNAME": USER,
-        "MLFLOW_AUTH_ADMIN_PASSWORD": secrets.token_urlsafe(24),
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
-        TOKEN: token,
-    }
-
-
-def _write_login(settings: Path, users: Path, authorization: str) -> None:
     settings.write_text(
         "[mlflow]\n"
         "default_permission = READ\n"
-        f"database_uri = {database_uri(users).replace('%', '%%')}\n"
+        f"database_uri = {database_uri(folder / USERS).replace('%', '%%')}\n"
         f"admin_username = {USER}\n"
         f"authorization_function = {authorization}\n",
         encoding="utf-8",
     )
+    secret = os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY") or secrets.token_hex(32)
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(settings),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secret,
+    }
 
 
-def _login(folder: Path) -> dict[str, str]:
-    """The environment of MLflow's login, whose users stand in `folder`. Raises OutOfReach where no
-    password is set.
-    """
-    users = folder / "users.db"
-    if not users.exists() and len(os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD", "")) < 12:
+def _check_password(folder: Path) -> None:
+    """Say how to log in. Raises OutOfReach where no password is set."""
+    users = folder / USERS
+    if not users.exists() and len(os.environ.get(ADMIN_PASSWORD, "")) < 12:
         raise OutOfReach(
-            "a dashboard that others can reach needs a login: set MLFLOW_AUTH_ADMIN_PASSWORD to a"
-            " password of 12 characters or more for the user admin, or leave --host out to open it"
-            " on this machine only"
+            f"a dashboard that others can reach needs a login: set {ADMIN_PASSWORD} to a"
+            f" password of 12 characters or more for the user {USER}, or leave --host out to open"
+            " it on this machine only"
         )
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    settings = folder / "login.ini"
-    _write_login(settings, users, "mlflow.server.auth:authenticate_request_basic_auth")
     click.echo(
-        f"login: admin, with the password first set; users are kept in {users} (delete it to set"
+        f"login: {USER}, with the password first set; users are kept in {users} (delete it to set"
         " the password anew)\nwarning: plain HTTP does not hide passwords and pages on their way;"
         " keep to networks you trust, or put a proxy with TLS before it",
         err=True,
     )
-    return {
-        "MLFLOW_AUTH_CONFIG_PATH": str(settings),
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": (
-            os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY") or secrets.token_hex(32)
-        ),
-    }

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 LEGIBLE = 320  # pixels of a side
 LISTED = 12  # values of an axis, or image sizes, that a description lists
 TRAINING = "workflowType=machine_learning"  # selects MLflow's pages for training
+LIST = f"#/experiments?{TRAINING}"
 
 
 def views(cells: Sequence[CellRow], ranked_by: str, time_ms: int) -> dict[str, str]:
@@ -67,15 +69,21 @@ def links(experiment: str, run: str, cells: Sequence[CellRow]) -> str:
     `params`.
     """
     runs = f"#/experiments/{experiment}/runs"
-    trials = [
+    by_size = [
         f"[{size}×{size}]({runs}?{TRAINING}&viewStateShareKey={_view_key(size)})"
         for size in _sizes(cells)
     ]
     report = f"{runs}/{run}/artifacts/{names.REPORT_FOLDER}/{names.REPORT_FILE}?{TRAINING}"
     return (
         f"[Report]({report}), there when it has been made. Trials, the best first:"
-        f" {', '.join(trials)}"
+        f" {', '.join(by_size)}"
     )
+
+
+def trials(experiment: str, note: str) -> str:
+    """The page of a sweep's trials, in the view to which its description links first."""
+    view = re.search(r"&viewStateShareKey=[\w-]+", note)
+    return f"#/experiments/{experiment}/runs?{TRAINING}{view[0] if view else ''}"
 
 
 def _sizes(cells: Iterable[CellRow]) -> list[int]:

@@ -36,6 +36,7 @@ from sched_lab.redaction import redacted
 from sched_lab.store import database
 from sched_lab.store.database import database_file
 from sched_lab.store.records import CellRow, SubmittedCells, first_rule
+from sched_lab.tracking import pages
 from sched_lab.tracking.client import (
     connect_to_read,
     is_database,
@@ -94,19 +95,9 @@ def read_sweep_run(name: str, tracking_uri: str) -> SweepRun:
     """The sweep of this name. Raises UnknownSweepError, naming the sweeps there are, and
     OutOfReach.
     """
-    where = redacted(tracking_uri)
     with mlflow_session(tracking_uri):
         client, readable = _client(tracking_uri)
-        experiment = find_experiment(client, name)
-        if experiment and experiment.lifecycle_stage == "deleted":
-            raise UnknownSweepError(
-                f"sweep {name!r} in {where} was deleted in MLflow: submit it again to restore it"
-            )
-        found = _search(client, [experiment.experiment_id], ROLE_SWEEP) if experiment else []
-        if not experiment or not found:
-            others = nearest(name, sweep_names(tracking_uri))
-            raise UnknownSweepError(f"no sweep {name!r} in {where}{others}")
-        run = found[-1]
+        run = _sweep_run(client, name, tracking_uri)
         submitted = _text(client, run.info.run_id, CELLS_FILE)
         if not submitted:
             raise UnknownSweepError(_lost(run, tracking_uri))
@@ -114,13 +105,13 @@ def read_sweep_run(name: str, tracking_uri: str) -> SweepRun:
             cells = SubmittedCells.model_validate_json(submitted).cells
         except ValidationError as error:
             raise UnknownSweepError(
-                f"sweep {name!r} in {where} has a damaged {CELLS_FILE} ({first_rule(error)}):"
-                " submit it again"
+                f"sweep {name!r} in {redacted(tracking_uri)} has a damaged {CELLS_FILE}"
+                f" ({first_rule(error)}): submit it again"
             ) from error
         if is_database(tracking_uri):
-            trials = _from_database(readable, experiment.experiment_id)
+            trials = _from_database(readable, run.info.experiment_id)
         else:
-            trials = _from_server(client, experiment.experiment_id)
+            trials = _from_server(client, run.info.experiment_id)
         return SweepRun(
             id=run.info.run_id,
             description=run.data.tags.get(DESCRIPTION, run.data.tags.get(NOTE, "")),
@@ -130,6 +121,21 @@ def read_sweep_run(name: str, tracking_uri: str) -> SweepRun:
             cells=cells,
             trials={trial.tags[TRIAL_KEY]: trial for trial in trials},
         )
+
+
+def _sweep_run(client: MlflowClient, name: str, tracking_uri: str) -> Run:
+    """The run that stands for a sweep. Raises UnknownSweepError, naming the sweeps there are."""
+    where = redacted(tracking_uri)
+    experiment = find_experiment(client, name)
+    if experiment and experiment.lifecycle_stage == "deleted":
+        raise UnknownSweepError(
+            f"sweep {name!r} in {where} was deleted in MLflow: submit it again to restore it"
+        )
+    found = _search(client, [experiment.experiment_id], ROLE_SWEEP) if experiment else []
+    if not found:
+        others = nearest(name, sweep_names(tracking_uri))
+        raise UnknownSweepError(f"no sweep {name!r} in {where}{others}")
+    return found[-1]
 
 
 def _lost(run: Run, tracking_uri: str) -> str:
@@ -155,6 +161,18 @@ def sweep_names(tracking_uri: str) -> list[str]:
         )
         sweeps = _search(client, [each.experiment_id for each in experiments], ROLE_SWEEP)
         return sorted({run.data.tags[SWEEP] for run in sweeps})
+
+
+def entry_page(name: str | None, tracking_uri: str) -> str:
+    """Which of MLflow's pages to open first: the trials of this sweep, else of the only one there
+    is, else the list of sweeps. Raises UnknownSweepError and OutOfReach.
+    """
+    sweeps = [name] if name else sweep_names(tracking_uri)
+    if len(sweeps) != 1:
+        return pages.LIST
+    with mlflow_session(tracking_uri):
+        run = _sweep_run(_client(tracking_uri)[0], sweeps[0], tracking_uri)
+        return pages.trials(run.info.experiment_id, run.data.tags.get(NOTE, ""))
 
 
 def sample_grid(run_id: str, tracking_uri: str, folder: Path) -> Path | None:

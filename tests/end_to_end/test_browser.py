@@ -21,7 +21,7 @@ from sched_lab.tracking.client import connect
 from sched_lab.tracking.pages import TRAINING
 from tests.benchmarks import reporting
 from tests.conftest import Command
-from tests.sched_lab.test_dashboard import dashboard
+from tests.sched_lab.test_dashboard import address, dashboard
 from tests.servers import free_port
 
 if TYPE_CHECKING:
@@ -207,10 +207,25 @@ def test_the_report_prints(browser: Browser, report: dict[str, Any], screenshots
     assert (screenshots / "report.pdf").read_bytes().count(b"/Type /Page\n") >= 2
 
 
-def test_a_sweep_is_a_few_clicks_from_the_first_page(browser: Browser, pages: str) -> None:
+@pytest.mark.parametrize("asked", [["small"], []])
+def test_the_printed_address_opens_on_the_trials_the_best_first(
+    browser: Browser, small_lab: Path, asked: list[str], screenshots: Path
+) -> None:
+    store = Store.at(small_lab / "lab")
+    with (
+        dashboard(store, free_port(), *asked),
+        visit(browser, address(store)) as page,
+    ):
+        page.get_by_role("columnheader", name="fd_classifier").first.wait_for()
+        page.get_by_role("link", name="8px ").first.wait_for()
+        assert page.get_by_role("columnheader", name="b", exact=True).is_visible()
+        page.screenshot(path=screenshots / f"mlflow-opened-{len(asked)}.png")
+        assert page.get_by_text("MLflow Assistant").count() == 0
+        assert "token" not in page.url
+
+
+def test_a_sweep_is_a_click_from_the_first_page(browser: Browser, pages: str) -> None:
     with visit(browser, pages) as page:
-        page.get_by_text("Model training", exact=True).click()
-        page.get_by_role("link", name="Experiments").first.click()
         page.get_by_role("cell", name="small").get_by_role("link").click()
         page.get_by_text("Run Name", exact=True).wait_for()
         page.get_by_role("link", name="small", exact=True).last.wait_for()

@@ -26,6 +26,7 @@ from tests.conftest import Command
 
 PASSWORD = "open-sesame-open"
 SEARCH = "/ajax-api/2.0/mlflow/experiments/search"
+ASSISTANT = "/ajax-api/3.0/mlflow/assistant/config"  # of a model that may run commands
 
 
 def free_port() -> int:
@@ -157,17 +158,17 @@ def test_other_users_of_this_machine_are_kept_out_and_the_printed_address_lets_i
         assert printed.startswith(f"{here}/?token=")
         assert printed.endswith("#/experiments?workflowType=machine_learning")
         token = printed.partition("token=")[2].partition("#")[0]
-        doors = ("/", SEARCH, "/get-artifact?path=a&run_uuid=b", "/graphql", "/signup")
+        doors = ("/", SEARCH, "/get-artifact?path=a&run_uuid=b", "/graphql", "/signup", ASSISTANT)
         for door in doors:
             assert request(here + door) == 401, door
             assert request(here + door, login="admin:" + token[::-1]) == 401, door
             assert request(here + f"{door}{'&' if '?' in door else '?'}token=x") == 401, door
         assert request(here, login=f"admin:{token}") == 200
+        assert request(here + ASSISTANT, login=f"admin:{token}") == 404
         cookies = http.cookiejar.CookieJar()
         browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
         with browser.open(printed, timeout=30) as page:
             assert page.status == 200
-            assert "token" not in page.url.partition("#")[0]
         asked = urllib.request.Request(
             here + SEARCH, b'{"max_results": 1}', {"Content-Type": "application/json"}
         )
@@ -184,6 +185,7 @@ def test_other_users_of_this_machine_are_kept_out_and_the_printed_address_lets_i
         assert addresses == {"127.0.0.1"}
         told = [argument for p in family for argument in p.cmdline()]
         assert not any(token in each for each in told)
+        assert (store.root / "said").read_text("utf-8").count(token) == 1  # no log of visits
         # The server ends with the dashboard, whichever signal that hears.
         server.send_signal(signal.SIGHUP)
         assert server.wait(30) == 129
@@ -195,7 +197,10 @@ def test_with_no_password_this_machine_is_asked_for_none(store: Store) -> None:
     port = free_port()
     with dashboard(store, port, "--no-password") as server:
         assert "token" not in address(store)
-        assert request(f"http://127.0.0.1:{port}") == 200  # it listens once that is printed
+        here = f"http://127.0.0.1:{port}"
+        assert request(here) == 200  # it listens once that is printed
+        assert request(here + SEARCH, origin=here) == 200
+        assert request(here + ASSISTANT) == 404  # with it, anybody here could run commands
         server.send_signal(signal.SIGINT)
         assert server.wait(30) == 0
 
@@ -223,8 +228,14 @@ def test_a_dashboard_for_others_without_a_good_password_says_what_to_set(
     assert "set MLFLOW_AUTH_ADMIN_PASSWORD" in done.stderr
 
 
+def test_a_sweep_that_is_not_there_is_a_wrong_argument(sched_lab: Command, store: Store) -> None:
+    done = sched_lab("dashboard", "tiny", "--store", store.root, "--port", free_port())
+    assert done.returncode == 2
+    assert "no sweep 'tiny'" in done.stderr
+
+
 def test_runs_on_a_server_are_pointed_to_without_the_password(sched_lab: Command) -> None:
     done = sched_lab("dashboard", "--tracking-uri", "http://user:sesame@127.0.0.1:9")
     assert done.returncode == 0
-    assert "http://user:***@127.0.0.1:9" in done.stdout
+    assert "http://user:***@127.0.0.1:9/#/experiments?workflowType=machine_learning" in done.stdout
     assert "sesame" not in done.stdout + done.stderr
