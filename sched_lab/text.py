@@ -35,7 +35,7 @@ def facts_text(facts: DataFacts) -> str:
         told.append(f"{len(facts.classes):,} class{'es' * (len(facts.classes) != 1)} of {each}")
     sizes = [f"{size[0]} x {size[1]}" for size in (facts.smallest, facts.largest) if size]
     if sizes:
-        told.append(f"{' to '.join(dict.fromkeys(sizes))} pixels")
+        told.append(f"{' to '.join(dict.fromkeys(sizes))} pixels before resizing")
     left = {"broken": facts.broken, "hidden": facts.hidden, **facts.unknown}
     out = ", ".join(f"{count:,} {what}" for what, count in left.items() if count)
     return ", ".join(told) + (f"; left out: {out}" if out else "")

@@ -81,9 +81,16 @@ def scaled_dimension(name: str, values: pd.Series[float]) -> dict[str, Any]:
     """An axis of parallel coordinates to scale, logarithmic where values span a wide range."""
     if not is_wide(values):
         return {"label": escaped(name), "values": values.to_numpy()}
-    logs, ticks = np.log10(values), _ticks(values.min(), values.max())
-    ends = {"range": [logs.min(), logs.max()], "tickvals": np.log10(ticks["tickvals"])}
-    return {"label": escaped(name), "values": logs, **ticks, **ends}
+    logs, low, high = np.log10(values), values.min(), values.max()
+    ticks = _ticks(low, high)
+    return {
+        "label": escaped(name),
+        "values": logs,
+        "range": [logs.min(), logs.max()],
+        # Plotly draws an axis from its first tick to its last.
+        "tickvals": np.log10([low, *ticks["tickvals"], high]),
+        "ticktext": ["", *ticks["ticktext"], ""],
+    }
 
 
 def _ticks(low: float, high: float) -> dict[str, Any]:

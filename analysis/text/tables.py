@@ -170,7 +170,7 @@ def fitted_table(fitted: pd.DataFrame, *, staged: bool = False) -> Table:
         for _, row in rows_of(fitted)
     )
     caption = (
-        f"Where a parabola through the scores over log b is best, with its {CONFIDENCE:.0%}"
+        f"Where a parabola through the scores over log b is best, with its {CONFIDENCE * 100:g} %"
         " interval over seeds, given that the curve is one."
     )
     if staged:
@@ -288,7 +288,7 @@ def _meaning(score: str, cells: pd.DataFrame, seeds: int | None = None) -> str:
     spread = "mean over 1 seed"
     if (judged["n"] > 1).any() or judged.empty:
         over = f"{seeds} seeds" if seeds and seeds > 1 else "seeds"
-        spread = f"mean ± half-width of the {CONFIDENCE:.0%} t-interval over {over}"
+        spread = f"mean ± half-width of the {CONFIDENCE * 100:g} % t-interval over {over}"
     better = "higher" if higher_is_better(score) else "lower"
     meaning = f"{score}, {better} is better: {spread}."
     if judged.loc[judged["n"] == 1, "within_run"].notna().any():

@@ -13,7 +13,7 @@ import pytest
 from plotly.graph_objects import Figure
 
 from sched_lab import names
-from sched_lab.analysis.figures import interactive
+from sched_lab.analysis.figures import axes, interactive
 from sched_lab.analysis.statistics import ranking
 from sched_lab.colors import COLORS
 from sched_lab.trainers import schedules
@@ -139,6 +139,12 @@ def test_parallel_coordinates_has_an_axis_per_setting_and_colours_ranks_within_a
     assert color[-1] == 0.0  # the best are drawn last
     assert scores[color == 0.0].tolist() == [10.5, 10.5]  # one of each size
     assert len(color) == 11
+
+
+def test_an_axis_of_scores_is_drawn_as_far_as_its_threads_reach() -> None:
+    axis = axes.scaled_dimension(FD, pd.Series([3.1, 7.0, 31.0]))
+    assert [10**tick for tick in axis["tickvals"]] == pytest.approx([3.1, 5, 10, 20, 31.0])
+    assert axis["ticktext"] == ["", "5", "10", "20", ""]
 
 
 def test_loss_by_log_snr_stands_above_the_density_of_the_same_cell(

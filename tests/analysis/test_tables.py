@@ -71,8 +71,8 @@ def test_schedule_by_size_shows_each_schedule_at_its_best_b_and_marks_the_best(
         [False, True, True],
     ]
     assert (
-        "lower is better: mean ± half-width of the 95% t-interval over 2 seeds. Each at its best b."
-        in table.caption
+        "lower is better: mean ± half-width of the 95 % t-interval over 2 seeds."
+        " Each at its best b." in table.caption
     )
 
 

@@ -128,7 +128,7 @@ def test_plan_says_which_images_there_are_or_names_all_that_are_broken_at_their_
         Image.new("RGB", (20 + index, 20)).save(folder / f"{index}.png")
     text = "name: own\ndata: {source: folder, path: images}\ntrain: {steps: 9}\n"
     (tmp_path / "own.yaml").write_text(text, "utf-8")
-    told = "4 images of folder, 2 classes of 2, 20 x 20 to 23 x 20 pixels"
+    told = "4 images of folder, 2 classes of 2, 20 x 20 to 23 x 20 pixels before resizing"
     assert told in sched_lab("plan", "own.yaml", cwd=tmp_path).stdout
     (record,) = json.loads(sched_lab("plan", "own.yaml", "--json", cwd=tmp_path).stdout)["images"]
     assert record["classes"] == {"a": 2, "b": 2}

@@ -39,7 +39,7 @@ def planned(folder: Path, text: str) -> Plan:
                 "smallest": (8, 8),
                 "largest": (8, 8),
             },
-            "1,797 images of folder, 2 classes of 897 to 900, 8 x 8 pixels",
+            "1,797 images of folder, 2 classes of 897 to 900, 8 x 8 pixels before resizing",
         ),
         (
             {
@@ -51,8 +51,8 @@ def planned(folder: Path, text: str) -> Plan:
                 "hidden": 1,
                 "unknown": {".txt": 7},
             },
-            "3 images of folder, 1 class of 3, 4 x 5 to 60 x 50 pixels; left out: 2 broken,"
-            " 1 hidden, 7 .txt",
+            "3 images of folder, 1 class of 3, 4 x 5 to 60 x 50 pixels before resizing;"
+            " left out: 2 broken, 1 hidden, 7 .txt",
         ),
     ],
 )
