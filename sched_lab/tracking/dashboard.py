@@ -166,17 +166,12 @@ def _served(store: Store) -> str:
 
 def _check_free(host: str, port: int) -> None:
     """Raise OutOfReach where nothing can listen at this address; MLflow only logs that."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
-            probe.bind(address)
+        socket.create_server((host, port), family=family).close()
     except OSError as error:
         raise OutOfReach(
-            f"nothing can listen at {host}:{port} ({error.strerror}): choose another --port or"
-            " --host"
+            f"no server can listen: {error.strerror}; choose another --port or --host"
         ) from None
 
 

@@ -16,6 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from sched_lab.cli.answers import tracking
 from sched_lab.errors import SweepError
 from sched_lab.run.api import plan
 from sched_lab.store.folder import Store
@@ -243,6 +244,18 @@ def test_the_report_command_names_the_best_b_of_each_size(
     assert "8" in done.stdout
     assert "16" in done.stdout
     assert list((tmp_path / "report").glob("*.html"))
+    assert done.stdout.endswith("sched-lab dashboard small\n")
+
+
+def test_a_command_to_go_on_with_names_the_server_unless_the_environment_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server = Store.at(tmp_path, "https://lab.example:5000")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking(Store.at(tmp_path)) == []
+    assert tracking(server) == ["--tracking-uri", "https://lab.example:5000"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://lab.example:5000")
+    assert tracking(server) == []
 
 
 def test_a_failing_trial_is_exit_1_with_its_reason_and_does_not_stop_the_others(

@@ -32,7 +32,7 @@ from sched_lab.sweep.grid import Trial
 from sched_lab.tracking.client import connect, mlflow_configured
 from sched_lab.tracking.courier import Courier
 from sched_lab.tracking.plots import schedule_png
-from sched_lab.tracking.reader import data_shown
+from sched_lab.tracking.reader import UnknownSweepError, data_shown, entry_page
 from sched_lab.tracking.tracker import Tracker
 from sched_lab.trainers.failures import FailureKind
 from sched_lab.trainers.files import write_json
@@ -381,6 +381,21 @@ def test_a_run_keeps_which_images_its_trial_was_about_and_shows_some(store: Stor
     assert opened(store).deliver(trial("b"))
     (other,) = runs(store, "tags.`sched_lab.trial_key` = 'b'")
     assert data_shown(other.info.run_id, store.tracking_uri) == (None, b"")
+
+
+def test_pages_open_on_the_sweep_that_is_named_or_the_only_one_else_on_all(store: Store) -> None:
+    def entry(name: str | None = None) -> str:
+        return entry_page(name, store.tracking_uri)
+
+    cells = [CellRow(key=size, settings={}, params={"resolution": size}) for size in ("16", "8")]
+    Tracker(store, "one").open("", "", cells, "fd_classifier")
+    trials = "#/experiments/1/runs?workflowType=machine_learning"
+    assert entry() == entry("one") == f"{trials}&viewStateShareKey=best-8"
+    Tracker(store, "two").open("", "", [], "fd_classifier")
+    assert entry() == "#/experiments?workflowType=machine_learning"
+    assert entry("two") == trials.replace("1", "2")
+    with pytest.raises(UnknownSweepError, match="did you mean 'two'"):
+        entry("tow")
 
 
 def test_the_picture_of_a_schedule_is_drawn_once(
