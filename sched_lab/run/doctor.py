@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from sched_lab.redaction import redacted
 from sched_lab.run.ray_needs import lacks
+from sched_lab.store.database import FILE_SIZE, not_writable, size_limit
 from sched_lab.store.folder import Store
 from sched_lab.tracking.client import connect
 from sched_lab.trainers.allowance import allowance
@@ -70,7 +71,7 @@ def _torch_fidelity() -> tuple[str, str]:
 
 def _limits() -> tuple[str, str]:
     here = allowance()
-    found = lacks(min(here.cores, here.trials))
+    found = [*lacks(min(here.cores, here.trials)), *filter(None, [size_limit(FILE_SIZE)])]
     return ("missing", "; ".join(found)) if found else ("ok", "files, processes and room for Ray")
 
 
@@ -85,9 +86,10 @@ def _disk(store: Store) -> tuple[str, str]:
     there = store.root
     while not there.exists():
         there = there.parent
+    if not os.access(there, os.W_OK):
+        verdict = "optional" if store.sweeps() else "missing"
+        return verdict, f"needed to submit, not to report: {not_writable(there)}"
     free = shutil.disk_usage(there).free / 2**30
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        return "missing", f"{store.root} is not a folder that can be written to"
     return ("ok" if free > 5 else "missing"), f"{store.root}, {free:.0f} GiB free"
 
 

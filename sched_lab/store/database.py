@@ -9,7 +9,9 @@ store's folder of artifacts. Databases of earlier versions hold absolute paths.
 from __future__ import annotations
 
 import errno
+import math
 import os
+import resource
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -32,6 +34,7 @@ RELATIVE = f"{SCHEME}:"
 _SQLITE = "sqlite:///"
 _BESIDE = ("-journal", "-wal")  # end the names of what SQLite keeps beside a database
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+FILE_SIZE = 2**26  # bytes that a database and a checkpoint soon take
 REBUILT = "submitting a sweep again rebuilds its runs from the store's journals"
 
 
@@ -112,6 +115,19 @@ def place_experiment(file: Path, experiment: str, folder: str) -> None:
         )
 
 
+def place_default(file: Path) -> None:
+    """Have the artifacts of the experiment that MLflow makes by itself lie in the store, where no
+    tool has used that yet. MLflow would write into the folder in which the database was made.
+    """
+    with _opened(file, "rw") as connection:
+        connection.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0"
+            " AND artifact_location NOT LIKE ? AND experiment_id NOT IN"
+            " (SELECT experiment_id FROM runs)",
+            (location("Default"), f"{RELATIVE}%"),
+        )
+
+
 def readable(file: Path) -> Path:
     """A database that holds what `file` does and can be read without writing to its folder:
     `file` itself, or a private copy.
@@ -179,8 +195,28 @@ def not_writable(path: Path) -> str:
     )
 
 
+def size_limit(enough: float = math.inf) -> str:
+    """How large a file this process may write, and what to do; empty where that is `enough`."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if soft == resource.RLIM_INFINITY or soft >= enough:
+        return ""
+    return f"a process may write files of {soft:,} bytes at most: raise it with ulimit -f unlimited"
+
+
+def shared_by_links(file: Path) -> str:
+    """What to do about a file that hard links share with another folder; empty where none does."""
+    if not file.is_file() or file.stat().st_nlink == 1:
+        return ""
+    return (
+        f"{file} is one file with another, as `cp -al` makes: what is written here would be written"
+        " there. Copy the store with `cp -r`, and use that copy"
+    )
+
+
 def in_words(error: OSError) -> str:
     """What an error of the operating system says: of a file that can't be written, whose it is."""
+    if error.errno == errno.EFBIG:
+        return f"{error}: {size_limit()}"
     path = Path(os.fsdecode(error.filename)) if error.filename is not None else None
     if path is not None and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         there = next((each for each in (path, *path.parents) if _is_there(each)), path)

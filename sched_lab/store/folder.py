@@ -22,10 +22,13 @@ from sched_lab.redaction import redacted
 from sched_lab.store.database import (
     ARTIFACTS,
     DATABASE,
+    FILE_SIZE,
     database_file,
     database_uri,
     is_own,
     not_writable,
+    shared_by_links,
+    size_limit,
 )
 from sched_lab.store.records import CellRow, Holder, Sheet, TrialResult, read_record, warn
 from sched_lab.trainers.files import replacing, write_json
@@ -97,6 +100,8 @@ class Store:
 
     def check_writable(self, sweep: str, keys: Iterable[str]) -> None:
         """Raise OutOfReach where this process may not write what a submit of these trials would."""
+        if told := size_limit(FILE_SIZE):
+            raise OutOfReach(f"{self.root} can't take a sweep: {told}")
         own = [DATABASE, f"{DATABASE}.lock", names.STORE_FILE, f"{names.STORE_FILE}.lock"]
         shared = [*own, ARTIFACTS, "cache", "sweeps", "trials"]
         paths = [self.root, *(self.root / name for name in shared)]
@@ -106,9 +111,13 @@ class Store:
         for path in paths:
             if path.exists() and not os.access(path, os.W_OK):
                 raise OutOfReach(not_writable(path))
+            if told := shared_by_links(path):
+                raise OutOfReach(told)
 
     def check_database(self) -> None:
         """Raise OutOfReach where the runs would be written to another store's own database."""
+        if told := shared_by_links(self.root / DATABASE):
+            raise OutOfReach(told)
         file = database_file(self.tracking_uri)
         if file and is_own(file) and not self.local_tracking:
             raise OutOfReach(

@@ -7,7 +7,6 @@ line carries a checksum; one that a crash or a bad disk has damaged is left out.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -87,8 +86,8 @@ class Journal:
     def _append(self, line: bytes) -> None:
         end = self._file.seek(0, os.SEEK_END)
         try:
-            if self._file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+            while line:  # the write after one that was cut short says why
+                line = line[self._file.write(line) :]
         except OSError:
             self._file.truncate(end)
             raise

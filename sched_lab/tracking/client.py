@@ -125,15 +125,19 @@ def connect(uri: str) -> MlflowClient:
         from mlflow.exceptions import MlflowException
 
         file = database_file(uri)
+        own = file if file and database.is_own(file) else None
         try:
-            return _client(uri)
+            client = _client(uri)
         except MlflowException as error:
-            if file is None or not database.is_own(file) or not internals.is_earlier(error):
+            if own is None or not internals.is_earlier(error):
                 raise
-        with database.making(file) as part:
-            shutil.copyfile(file, part)
-            internals.migrate(part)
-        return _client(uri)
+            with database.making(own) as part:
+                shutil.copyfile(own, part)
+                internals.migrate(part)
+            client = _client(uri)
+        if own:
+            database.place_default(own)
+        return client
 
 
 def connect_to_read(uri: str) -> tuple[MlflowClient, str]:
@@ -198,6 +202,8 @@ def relocate(client: MlflowClient, experiment: Experiment, location: str) -> Non
 
 def in_words(error: BaseException, uri: str) -> str:
     """What keeps MLflow from its work at this address: without SQL, and with what to do."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return redacted(database.in_words(error))
     without_sql = str(error).partition("\n[SQL:")[0]
     return of_sqlite(error, uri) or redacted(
         f"the MLflow tracking server {uri} can't be used: {without_sql}"
@@ -219,8 +225,10 @@ def of_sqlite(error: BaseException, uri: str) -> str:
         return f"{file} is damaged ({told}): {database.REBUILT}"
     if name == "SQLITE_FULL":
         return f"no space left for {file}: free some and submit again"
-    if name.startswith("SQLITE_READONLY") and file.exists():
+    if name.startswith("SQLITE_READONLY") and file.exists() and not os.access(file, os.W_OK):
         return database.not_writable(file)
+    if name.startswith("SQLITE_IOERR") and (limit := database.size_limit()):
+        return f"{file} can't be written ({told}): {limit}"
     if name == "SQLITE_BUSY":
         return f"{file} is in use by another process: try again when that has ended"
     return f"{file} can't be used: {told}"

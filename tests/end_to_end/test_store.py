@@ -45,6 +45,7 @@ say status 'status tiny'
 say report 'report tiny'
 say out 'report tiny --out out'
 say submit 'submit tiny.yaml --inline'
+echo "doctor: $({PROGRAM} doctor | grep ' store  ' | tr -s ' ')"
 say elsewhere 'plan tiny.yaml --store lab/new'
 diff -r lab before && ls
 """
@@ -64,6 +65,7 @@ diff -r lab before && ls
         "report": f"error: {read_only}; --out names another folder for the report",
         "out": "",
         "submit": f"error: {read_only}",
+        "doctor": f"optional store needed to submit, not to report: {read_only}",
         "elsewhere": f"error: store 'lab/new': can't be made: {read_only}",
     }
     assert done.stdout.splitlines()[-4:] == ["before", "lab", "out", "tiny.yaml"]

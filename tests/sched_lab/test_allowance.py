@@ -144,11 +144,13 @@ def test_memory_limits_how_many_trials_run_at_once() -> None:
     )
 
 
-def submit(folder: Path, limit: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def submit(
+    folder: Path, limit: str, command: str = "submit sweep.yaml", **environment: str
+) -> subprocess.CompletedProcess[str]:
     (folder / "sweep.yaml").write_text(SMALL_SWEEP, encoding="utf-8")
     program = Path(sys.executable).with_name("sched-lab")
     return subprocess.run(
-        ["sh", "-c", f"{limit}; exec {program} submit sweep.yaml"],
+        ["sh", "-c", f"{limit}; exec {program} {command}"],
         cwd=folder,
         env=os.environ | environment,
         capture_output=True,
@@ -165,6 +167,17 @@ def test_too_few_open_files_are_told_before_ray_starts(tmp_path: Path) -> None:
     assert "a process may open 64 files at once" in told.stderr
     assert "ulimit -n" in told.stderr
     assert "starting Ray" not in told.stderr
+
+
+@pytest.mark.parametrize("command", ["submit sweep.yaml", "submit sweep.yaml --inline", "doctor"])
+def test_a_limit_on_the_size_of_files_is_told_before_any_is_written(
+    tmp_path: Path, command: str
+) -> None:
+    told = submit(tmp_path, "ulimit -f 10", command)
+    assert told.returncode == 3
+    assert "a process may write files of" in told.stdout + told.stderr
+    assert "ulimit -f unlimited" in told.stdout + told.stderr
+    assert not (tmp_path / "lab").exists()
 
 
 @pytest.mark.parametrize(
@@ -188,15 +201,7 @@ def test_a_temporary_folder_that_ray_can_not_use_is_told(
 
 
 def test_doctor_tells_of_the_same_limits(tmp_path: Path) -> None:
-    program = Path(sys.executable).with_name("sched-lab")
-    told = subprocess.run(
-        ["sh", "-c", f"ulimit -n 64; exec {program} doctor"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
+    told = submit(tmp_path, "ulimit -n 64", "doctor")
     (line,) = (line for line in told.stdout.splitlines() if " limits " in line)
     assert line.startswith("missing")
     assert "64 files" in line

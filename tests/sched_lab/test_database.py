@@ -81,6 +81,28 @@ def test_a_damaged_database_is_named_with_what_to_do(delivered: Store, how: str)
     assert contents(delivered.root) == before
 
 
+def test_a_database_that_outgrows_the_limit_on_files_is_named_with_it(delivered: Store) -> None:
+    size = (delivered.root / "mlflow.db").stat().st_size
+    script = f"""
+import resource, sys
+from sched_lab.errors import OutOfReach
+from sched_lab.store.folder import Store
+from sched_lab.tracking.tracker import Tracker
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
+try:
+    for number in range(500):
+        Tracker(Store.at({str(delivered.root)!r}), f"another {{number}}")
+except OutOfReach as error:
+    print(error)
+"""
+    said = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, encoding="utf-8")
+    assert (
+        f"mlflow.db can't be written (disk I/O error): a process may write files of {size:,}"
+        in said
+    )
+    assert "ulimit -f unlimited" in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["deleted", "emptied", "cut in half", "noise", "begun"])
 def test_a_lost_database_is_set_aside_and_rebuilt(delivered: Store, how: str) -> None:

@@ -128,6 +128,32 @@ def test_a_copy_is_continued_alone_and_a_move_loses_nothing(
     assert contents(tmp_path / "work") == {}
 
 
+@pytest.mark.parametrize("linked", ["mlflow.db", "trials/a/journal.jsonl", "sweeps/tracked"])
+def test_a_copy_of_hard_links_is_read_and_not_written(
+    store: Store, tmp_path: Path, linked: str
+) -> None:
+    """As `cp -al` makes one: databases and journals are written in place, the other copy's too."""
+    submit(store, "a", "b")
+    copy = Store.at(shutil.copytree(store.root, tmp_path / "copy"))
+    found = store.root / linked
+    for file in found.iterdir() if found.is_dir() else [found]:
+        there = copy.root / file.relative_to(store.root)
+        there.unlink()
+        os.link(file, there)
+    before = contents(store.root)
+    check(copy, "a", "b")
+    with pytest.raises(OutOfReach, match=f"{linked}.* is one file with another, as `cp -al` makes"):
+        submit(copy, "a", "c")
+    assert contents(store.root) == contents(copy.root) == before
+    if linked == "mlflow.db":
+        with pytest.raises(OutOfReach, match="cp -al"):
+            Tracker(copy, SWEEP)
+    own = Store.at(shutil.copytree(copy.root, tmp_path / "own"))
+    submit(own, "a", "c")
+    check(own, "a", "c")
+    assert contents(store.root) == before
+
+
 def test_a_store_reached_by_several_paths_at_once_is_one(store: Store, tmp_path: Path) -> None:
     """As from a container and from its host, or through a link."""
     (tmp_path / "link").symlink_to(store.root)
@@ -217,6 +243,25 @@ def test_other_tools_experiments_in_a_stores_database_keep_their_places(
     check(store, "a")
     place = client.get_run(run.info.run_id).info.artifact_uri
     assert place.startswith((tmp_path / "theirs").as_uri())
+
+
+@pytest.mark.parametrize("made", ["now", "by an earlier version", "and used by another tool"])
+def test_mlflows_own_experiment_lies_in_the_store_unless_a_tool_has_used_it(
+    tmp_path: Path, made: str
+) -> None:
+    store = Store.at(tmp_path / "new")
+    submit(store, "a")
+    client = connect(store.tracking_uri)
+    if made != "now":
+        with closing(sqlite3.connect(store.root / "mlflow.db")) as connection, connection:
+            connection.execute(
+                "UPDATE experiments SET artifact_location = '/srv/mlruns/0' WHERE experiment_id = 0"
+            )
+        if "tool" in made:
+            client.create_run("0")
+        submit(store, "a", "b")
+    place = client.get_experiment("0").artifact_location
+    assert place == ("/srv/mlruns/0" if "tool" in made else "mlflow-artifacts:/Default")
 
 
 @pytest.mark.parametrize("tagged", [True, False], ids=["now", "earlier"])
