@@ -234,9 +234,12 @@ def _check_labels(plan: Plan, spec: TrialSpec) -> None:
 
 def _check_count(plan: Plan, spec: TrialSpec) -> None:
     facts = plan.images_of(spec)
-    least, metric = max((least_samples(metric), metric) for metric in spec.score.metrics)
+    least, metric = max((2 * least_samples(metric), metric) for metric in spec.score.metrics)
     if facts is not None and facts.images < least:
-        rule = f"{metric} needs at least {least} images, got {facts.images}"
+        rule = (
+            f"{metric} needs at least {least} images, got {facts.images}: half of them are scored"
+            " against the others, which tells how real images score"
+        )
         raise FieldError(rule, "path", "count")
 
 

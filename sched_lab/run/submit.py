@@ -116,6 +116,8 @@ def _stage(
     stage = "" if not plan.stages else "screening, " if plan.to_confirm else "confirming, "
     count = f"{counted(len(plan.trials), 'cell')}, {len(to_run)} to run"
     console.print(f"{sweep.name}: {stage}{count}, in {store.root}", highlight=False)
+    if inline and sweep.run.early_stop != "none":
+        console.print("run.early_stop needs Ray: without it each trial runs to its end")
     check_can_run(plan)
     plan.check_writable()
     with ExitStack() as stack:

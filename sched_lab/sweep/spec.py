@@ -98,7 +98,9 @@ class RunSpec(_Strict):
     checkpoint_every: Annotated[float, Field(gt=0)] = 60.0
     """Seconds of training between checkpoints."""
     early_stop: Literal["none", "asha", "median"] = "none"
-    """Stop trials that do badly: by successive halving, or below the median; needs score.every."""
+    """Stop trials that do badly: by successive halving, or below the median; needs score.every
+    and Ray.
+    """
     screen: Screen | None = None
     """Screen the grid first; goes with confirm, and chooses the seeds."""
     confirm: Confirm | None = None

@@ -202,10 +202,11 @@ def test_another_sweep_with_the_same_cells_takes_their_results_over(
     sched_lab: Command, small_lab: Path
 ) -> None:
     (small_lab / "other.yaml").write_text(
-        SMALL_SWEEP.replace("name: small", "name: other"), "utf-8"
+        SMALL_SWEEP.replace("name: small", "name: other") + "run: {early_stop: asha}\n", "utf-8"
     )
     done = sched_lab("submit", "other.yaml", "--inline", cwd=small_lab)
     assert done.returncode == 0, done.stderr
+    assert "run.early_stop needs Ray" in done.stderr
     experiment = client(small_lab).get_experiment_by_name("other")
     assert experiment is not None
     runs = client(small_lab).search_runs(

@@ -20,6 +20,7 @@ from sched_lab.store.folder import Store
 from sched_lab.text import facts_text
 from sched_lab.trainers.images import DataFacts
 from sched_lab.trainers.results import DETECTOR_ACCURACY, State, TrialResult
+from sched_lab.trainers.scoring.options import METRICS, least_samples
 
 
 def planned(folder: Path, text: str) -> Plan:
@@ -127,13 +128,20 @@ def test_no_built_in_images_are_remarked_on(tmp_path: Path, source: str) -> None
     assert remarks_on(tmp_path, f"source: {source}") == []
 
 
-def test_fewer_images_than_a_metric_needs_are_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "three.npy", np.zeros((3, 8, 8), np.uint8))
+@pytest.mark.parametrize("metric", METRICS)
+def test_fewer_images_than_real_ones_need_for_a_score_are_refused(
+    tmp_path: Path, metric: str
+) -> None:
+    least = 2 * least_samples(metric)
     text = (
-        f"data:\n  source: array\n  path: {tmp_path / 'three.npy'}\n"
-        "score: {detector: random, metrics: [recall]}"
+        f"data:\n  source: array\n  path: {tmp_path / 'few.npy'}\n"
+        f"score: {{detector: random, metrics: [{metric}]}}"
     )
-    with pytest.raises(SweepError, match=r"x.yaml:4:9: data.path = .*: recall needs at least 4 im"):
+    np.save(tmp_path / "few.npy", np.zeros((least, 8, 8), np.uint8))
+    planned(tmp_path, text)
+    np.save(tmp_path / "few.npy", np.zeros((least - 1, 8, 8), np.uint8))
+    told = rf"x.yaml:4:9: data.path = .*: {metric} needs at least {least} images, got {least - 1}:"
+    with pytest.raises(SweepError, match=told):
         planned(tmp_path, text)
 
 
