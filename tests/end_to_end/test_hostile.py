@@ -156,8 +156,8 @@ def image(path: Path, colour: str = "red", size: tuple[int, int] = (8, 8)) -> Pa
 def test_what_is_no_regular_file_is_named_at_once_or_left_out(
     sched_lab: Command, tmp_path: Path, kind: str
 ) -> None:
-    for name in ("good.png", "fine.png"):
-        image(tmp_path / "images" / name)
+    for index in range(4):
+        image(tmp_path / "images" / f"good-{index}.png")
     ODD[kind](tmp_path / "images/odd.png")
     data = {"source": "folder", "path": "images"}
     start = time.monotonic()
@@ -174,8 +174,8 @@ def test_what_is_no_regular_file_is_named_at_once_or_left_out(
 def test_folders_named_as_images_and_loops_of_folders_are_no_images(
     sched_lab: Command, tmp_path: Path
 ) -> None:
-    for name in ("good.png", "fine.png"):
-        image(tmp_path / "images/a" / name)
+    for index in range(4):
+        image(tmp_path / "images/a" / f"good-{index}.png")
     (tmp_path / "images/a/folder.png").mkdir()
     (tmp_path / "images/a/loop.png").symlink_to(tmp_path / "images")
     done = sched_lab(
