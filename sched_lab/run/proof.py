@@ -10,14 +10,17 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import time
-from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import TypedDict
 
-# Besides Python. A build's label, as in 2.6.0+cpu, is left out: GPUs and CPUs may share a sweep.
+# A build's label, as in 2.6.0+cpu, is left out: GPUs and CPUs may share a sweep.
 VERSIONS = (
+    "Python",
     "torch",
     "numpy",
     "scipy",
@@ -27,6 +30,8 @@ VERSIONS = (
     "torch-fidelity",
     "torchvision",
 )
+CODE = (*SOURCE_SUFFIXES, *EXTENSION_SUFFIXES)
+PLUGINS = ("sched_lab.schedules", "sched_lab.sources", "sched_lab.networks", "sched_lab.detectors")
 OF_NO_TRIAL = ("analysis", "cli")  # no worker loads these; editing them must not end a sweep
 PATIENCE = 5.0  # seconds in which a file must show that another node of the cluster wrote
 ABSENT = "absent"
@@ -41,17 +46,17 @@ class Evidence(TypedDict):
     """Of Python and of what is installed."""
 
 
-def evidence(packages: Iterable[str]) -> Evidence:
-    """The versions here, and a digest of each package's code."""
+def evidence(packages: Collection[str]) -> Evidence:
+    """A digest of each package's code, and the versions here of what trials and plug-ins need."""
     return {
         "code": {package: code_digest(package) for package in packages},
-        "versions": {"Python": platform.python_version()} | _versions(),
+        "versions": _versions((*VERSIONS, *_required(packages))),
     }
 
 
 def code_digest(package: str) -> str:
-    """A digest of the Python files of a top-level package or module; `absent` where it is not
-    installed.
+    """A digest of the Python files and compiled modules of a top-level package or module; `absent`
+    where it is not installed.
     """
     spec = importlib.util.find_spec(package)
     if spec is None:
@@ -62,7 +67,7 @@ def code_digest(package: str) -> str:
             if folder == root and package == "sched_lab":
                 inner[:] = [name for name in inner if name not in OF_NO_TRIAL]
             for name in names:
-                if name.endswith(".py") and not name.startswith("."):  # editors' files are hidden
+                if name.endswith(CODE) and not name.startswith("."):  # editors' files are hidden
                     file = Path(folder, name)
                     files[str(file.relative_to(root))] = file
     if not files and spec.origin:
@@ -73,11 +78,21 @@ def code_digest(package: str) -> str:
     return total.hexdigest()[:16]
 
 
-def _versions() -> dict[str, str]:
+def _required(packages: Collection[str]) -> Iterator[str]:
+    """What the plug-ins among these packages declare that they need, without their extras."""
+    for entry in (entry for group in PLUGINS for entry in entry_points(group=group)):
+        if entry.dist and entry.module.partition(".")[0] in packages:
+            for need in entry.dist.requires or ():
+                if "extra ==" not in need and (name := re.match(r"[\w.-]+", need)):
+                    yield name[0]
+
+
+def _versions(names: Iterable[str]) -> dict[str, str]:
     found = {}
-    for name in VERSIONS:
+    for name in names:
         try:
-            found[name] = version(name).partition("+")[0]
+            installed = platform.python_version() if name == "Python" else version(name)
+            found[name] = installed.partition("+")[0]
         except PackageNotFoundError:
             found[name] = ABSENT
     return found
@@ -85,14 +100,14 @@ def _versions() -> dict[str, str]:
 
 def differences(expected: Evidence) -> str:
     """How this process differs from what the driver was at its start; empty where it does not."""
-    here, told = evidence(expected["code"]), []
+    told = []
     for package, wanted in expected["code"].items():
-        found = here["code"][package]
+        found = code_digest(package)
         if found != wanted:
             other = f"has other code of {package} than the driver began with"
             told.append(f"lacks {package}" if found == ABSENT else other)
-    for name, wanted in expected["versions"].items():
-        found = here["versions"].get(name, ABSENT)
+    for name, found in _versions(expected["versions"]).items():
+        wanted = expected["versions"][name]
         if found != wanted:
             told.append(f"has {name} {found}, not {wanted}")
     return f"{', '.join(told)}: have the same everywhere, and submit again" if told else ""

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         lambda at: (at / "nets.py").rename(at / "networks.py"),
         lambda at: (at / "nets.py").rename(at / "inner" / "nets.py"),
         lambda at: shutil.rmtree(at),
+        lambda at: (at / f"fast{EXTENSION_SUFFIXES[0]}").write_bytes(b"compiled"),
     ],
 )
 def test_any_change_of_a_packages_code_is_told(package: Path, change: Change) -> None:
@@ -129,7 +131,32 @@ def with_version(expected: proof.Evidence, name: str, version: str) -> proof.Evi
     return {**expected, "versions": {**expected["versions"], name: version}}
 
 
-@pytest.mark.parametrize("about", ["Python", *proof.VERSIONS])
+@pytest.mark.parametrize("group", proof.PLUGINS)
+def test_the_versions_of_what_a_plug_in_needs_are_compared_too(package: Path, group: str) -> None:
+    def install(name: str, version: str, needs: str = "", entries: str = "") -> None:
+        info = package.with_name(f"{name}.dist-info")
+        info.mkdir(exist_ok=True)
+        head = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}"
+        (info / "METADATA").write_text(head, encoding="utf-8")
+        (info / "entry_points.txt").write_text(entries, encoding="utf-8")
+        importlib.invalidate_caches()
+
+    needs = (
+        "Requires-Dist: blocks>=1 ; python_version > '3'\nRequires-Dist: docs ; extra == 'all'\n"
+    )
+    install("somelab", "1", needs, f"[{group}]\nmine = somelab.nets:Net\n")
+    install("blocks", "1.5")
+    install("docs", "1")
+    expected = proof.evidence(["sched_lab", "somelab"])
+    assert proof.differences(expected) == ""
+    install("docs", "2")
+    assert proof.differences(expected) == ""
+    install("blocks", "1.6")
+    assert proof.differences(expected).startswith("has blocks 1.6, not 1.5")
+    assert proof.differences(proof.evidence(["sched_lab"])) == ""
+
+
+@pytest.mark.parametrize("about", proof.VERSIONS)
 def test_another_version_is_told_with_both(about: str) -> None:
     expected = proof.evidence([])
     told = proof.differences(with_version(expected, about, "0.0.1"))
