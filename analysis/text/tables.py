@@ -158,6 +158,8 @@ def cells_table(
 
 def fitted_table(fitted: pd.DataFrame, *, staged: bool = False) -> Table:
     """The best b at each image size, by the curve of score against log b: rows of `law.best_b`."""
+    header = ("size", "schedule", "b", "interval", "seeds", "remarks")
+    columns = len(header) if fitted["why"].any() else len(header) - 1
     rows = (
         (
             Entry(size_text(row["resolution"])),
@@ -166,7 +168,7 @@ def fitted_table(fitted: pd.DataFrame, *, staged: bool = False) -> Table:
             Entry(DASH if math.isnan(row["low"]) else f"{row['low']:.3g} to {row['high']:.3g}"),
             Entry(str(row["n"])),
             Entry(row["why"]),
-        )
+        )[:columns]
         for _, row in rows_of(fitted)
     )
     caption = (
@@ -175,8 +177,7 @@ def fitted_table(fitted: pd.DataFrame, *, staged: bool = False) -> Table:
     )
     if staged:
         caption += " The seeds of the screening count too: they alone have scores at the other b."
-    header = ("size", "schedule", "b", "interval", "seeds", "remarks")
-    return Table("Best b between the values swept", caption, header, tuple(rows))
+    return Table("Best b between the values swept", caption, header[:columns], tuple(rows))
 
 
 def spread_table(spread: pd.DataFrame, score: str) -> Table:

@@ -76,6 +76,14 @@ def test_schedule_by_size_shows_each_schedule_at_its_best_b_and_marks_the_best(
     )
 
 
+@pytest.mark.parametrize("why", ["", "at the edge of the values swept"])
+def test_the_best_b_between_those_swept_has_remarks_where_there_are_any(why: str) -> None:
+    size = {"resolution": 8, "schedule": "linear", "b": 1.5, "low": 1.0, "high": 2.0, "n": 3}
+    table = tables.fitted_table(pd.DataFrame([size | {"why": ""}, size | {"why": why}]))
+    assert ("remarks" in table.header) == bool(why)
+    assert [len(row) for row in table.rows] == [len(table.header)] * 2
+
+
 def test_failed_missing_and_never_swept_cells_look_different_and_none_is_a_number(
     runs: pd.DataFrame,
 ) -> None:
