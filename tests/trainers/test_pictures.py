@@ -279,6 +279,30 @@ def test_of_several_frames_the_first_is_taken(tmp_path: Path, suffix: str) -> No
     assert (read(tmp_path / f"a.{suffix}") >= 254).all()
 
 
+@pytest.mark.parametrize("codec", [None, "zlib"])
+@pytest.mark.parametrize("thumbnails", [0, 1, 3])
+def test_a_tiff_s_thumbnails_are_not_its_picture(thumbnails: int, codec: str | None) -> None:
+    tifffile = pytest.importorskip("tifffile", reason="the extra dev is not installed")
+    small, picture = np.zeros((8, 6), np.uint16), np.rint(scene(3) * 255).astype(np.uint8)
+    turned = [(ORIENTATION, 3, 1, 6, True)]
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for _ in range(thumbnails):
+            writer.write(small, subfiletype=1, compression=codec)
+        writer.write(picture, compression=codec, extratags=turned, metadata=None)
+        writer.write(small, compression=codec, metadata=None)
+    assert np.array_equal(read(file), upright(picture, 6))
+
+
+def test_a_tiff_of_thumbnails_alone_shows_the_first() -> None:
+    tifffile = pytest.importorskip("tifffile", reason="the extra dev is not installed")
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for grey in (255, 0):
+            writer.write(np.full(SHAPE, grey, np.uint8), subfiletype=1)
+    assert (read(file) == 255).all()
+
+
 PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 ADAM7 = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +25,8 @@ from sched_lab.trainers.images import Pixels
 _ADVICE = "save it as PNG, or as TIFF of 8 or 16 unsigned bits"
 _LARGEST_GREY = 2**16 - 1
 _NAMES = {number: tag.name for number, tag in TiffTags.TAGS_V2.items()}
+_NEW_SUBFILE_TYPE = 254
+_REDUCED = 1
 # What a TIFF declares of its samples.
 _DECLARED = (
     TiffImagePlugin.BITSPERSAMPLE,
@@ -39,10 +41,11 @@ _DECLARED = (
 def decode(file: Path | BinaryIO, channels: int) -> Image.Image:
     """The picture in `file`, upright, 8 bits deep, opaque on white, in grey (1 channel) or RGB (3).
 
-    Of several frames the first is taken. Grey of more than 8 bits is scaled by the depth that the
-    file declares, whatever values it holds. Colour profiles are not applied. Raises ValueError with
-    the reason: the file is damaged, of no known format, or larger than Pillow's limit against
-    decompression bombs. Samples without an agreed black and white are refused too.
+    Of several frames the first is taken, of a TIFF's pages the first that is no thumbnail. Grey of
+    more than 8 bits is scaled by the depth that the file declares, whatever values it holds. Colour
+    profiles are not applied. Raises ValueError with the reason: the file is damaged, of no known
+    format, or larger than Pillow's limit against decompression bombs. Samples without an agreed
+    black and white are refused too.
     """
     with strictly():
         return decoded(file, channels)
@@ -87,6 +90,8 @@ def square(image: Image.Image, size: int) -> Pixels:
 
 def _flat(stream: BinaryIO, channels: int) -> Image.Image:
     with _opened(stream) as opened:
+        if isinstance(opened, TiffImagePlugin.TiffImageFile):
+            _turn_to_picture(opened)
         black, white = _range(opened, stream)
         if opened.format == "PNG" and "transparency" in opened.info:
             _apply_exact_key(opened, stream)
@@ -129,6 +134,15 @@ def _opened_heif(stream: BinaryIO) -> ImageFile.ImageFile:
     stream.seek(0)
     opened: ImageFile.ImageFile = HeifImageFile(stream)
     return opened
+
+
+def _turn_to_picture(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Go to the first page that is no thumbnail, where there is one."""
+    with suppress(EOFError):
+        while image.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & _REDUCED:
+            image.seek(image.tell() + 1)
+        return
+    image.seek(0)
 
 
 def _declaration(stream: BinaryIO) -> str:

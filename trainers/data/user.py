@@ -98,7 +98,8 @@ class Folder(DataSpec):
     When the images lie in sub-folders, the first level of these gives the labels. Hidden files and
     links to folders are left out. Transparent pixels are laid on white, and rotation in EXIF is
     obeyed. Grey of more than 8 bits is scaled by the depth that the file declares. Colour profiles
-    are not applied; of several frames the first is taken. HEIC needs the extra `heic`.
+    are not applied; of several frames the first is taken, of a TIFF's pages the first that is no
+    thumbnail. HEIC needs the extra `heic`.
     """
 
     elsewhere: ClassVar[frozenset[str]] = frozenset({"path"})
