@@ -11,6 +11,8 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from sched_lab.trainers.cancellation import check
+
 _SEAL = "seal.json"
 _PARTIAL = ".partial"  # ends the name of a folder that is being made
 _log = logging.getLogger(__name__)
@@ -28,13 +30,13 @@ def cached(folder: Path, make: Callable[[Path], None]) -> Path:
 
     However many processes ask at once, one makes it and the others wait. The folder is sealed with
     each file's size and time of change. Where these no longer match, it is made again, with a
-    warning. What `make` raises is passed on.
+    warning. What `make` raises is passed on. Waiting may be `Cancelled`.
     """
     if _damage(folder):
         from filelock import FileLock
 
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock_of(folder)):
+        with FileLock(lock_of(folder)).acquire(cancel_check=check):
             if damage := _damage(folder):  # another process may have made it meanwhile
                 if folder.exists():
                     _log.warning("%s is damaged and made again: %s", folder, damage)

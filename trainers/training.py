@@ -24,6 +24,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from sched_lab.trainers.cancellation import check
 from sched_lab.trainers.diffusion import DiffusionProcess, Losses
 from sched_lab.trainers.failures import Diverged, FailureKind, gpu_is_lost, kind_of
 from sched_lab.trainers.files import replacing
@@ -203,6 +204,7 @@ def _steps(
     parameters, averaged = list(state.network.parameters()), list(state.ema.parameters())
     state.network.train()
     while state.step < until:
+        check()
         batch = batches.draw(state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = lr_at(spec.train, state.step)

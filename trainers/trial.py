@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from sched_lab.trainers import sampling
 from sched_lab.trainers.caching import digest, remembered
+from sched_lab.trainers.cancellation import Cancelled, check
 from sched_lab.trainers.data.prepare import facts, prepare
 from sched_lab.trainers.diffusion import DiffusionProcess
 from sched_lab.trainers.failures import BadData, Diverged, FailureKind, chain
@@ -72,11 +73,6 @@ class Sampled:
     step: int
     done: int
     count: int
-
-
-@dataclass(frozen=True)
-class SamplingBeat(Beat):
-    """A step of sampling is done; a checkpoint would hold nothing new."""
 
 
 @dataclass(frozen=True)
@@ -139,9 +135,9 @@ def run(
     `folder` is the trial's own, and no other process works in it. It receives checkpoint, sample
     grids and result, and a checkpoint in it is continued. `cache` holds what trials share. Each
     batch is processed in `micro_batches` pieces, from 1 to `train.batch`: more take less memory and
-    change the result by rounding alone. Closing the generator between events leaves a checkpoint.
-    A trial that diverges returns a failed result. Any other error propagates, and keeps none of
-    the trial's tensors.
+    change the result by rounding alone. Closing the generator between events leaves a checkpoint,
+    and so does Cancelled within one, after a last `Saving`. A trial that diverges returns a failed
+    result. Any other error propagates, and keeps none of the trial's tensors.
     """
     if not 1 <= micro_batches <= spec.train.batch:
         raise ValueError(
@@ -228,6 +224,10 @@ def _run(
             if isinstance(event, Evaluation):
                 last = event
             yield event
+    except Cancelled:
+        yield Saving(trial.state.step)
+        trial.save()
+        raise
     except GeneratorExit:
         trial.save()
         raise
@@ -243,7 +243,7 @@ def _checkpointed(trial: _Trial, seconds: float) -> Iterator[Event]:
         yield event
         # The last evaluation counts as done only with its result.
         done = isinstance(event, Evaluation) and event.step == trial.spec.train.steps
-        if isinstance(event, Sampled | SamplingBeat) or done or time.monotonic() - saved <= seconds:
+        if isinstance(event, Sampled) or done or time.monotonic() - saved <= seconds:
             continue
         yield Saving(trial.state.step)
         with timed(trial.state.seconds, "train"):
@@ -300,7 +300,7 @@ def _judged(
     return features, trial.reference, trial.detector.name, trial.spec.score.metric_names
 
 
-def _baselines(trial: _Trial) -> Generator[Beat | Sampled, None, dict[str, float]]:
+def _baselines(trial: _Trial) -> Generator[Sampled, None, dict[str, float]]:
     """What the trial's last scores and loss compare with; what is not known is absent."""
     spec, detector = trial.spec, trial.detector
     metrics, count = spec.score.metric_names, spec.sample.count
@@ -315,7 +315,7 @@ def _baselines(trial: _Trial) -> Generator[Beat | Sampled, None, dict[str, float
     }
 
 
-def _untrained_scores(trial: _Trial) -> Generator[Beat | Sampled, None, dict[str, float]]:
+def _untrained_scores(trial: _Trial) -> Generator[Sampled, None, dict[str, float]]:
     """The scores of samples drawn in the trial's way by its network as it was before training.
 
     Where that puts out zero, as the U-Net does, trials that differ in training alone share them.
@@ -416,7 +416,7 @@ def _start(
 
 def _draw(
     trial: _Trial, network: Callable[..., Tensor], count: int
-) -> Generator[Beat | Sampled, None, Tensor]:
+) -> Generator[Sampled, None, Tensor]:
     """Samples (count, C, H, W) uint8 from a network. Raises Diverged where one is not finite."""
     spec, state, on = trial.spec, trial.state, trial.device
     process = DiffusionProcess.of(spec)
@@ -438,7 +438,7 @@ def _draw(
         for _ in range(spec.sample.steps):
             with torch.inference_mode(), autocast_for(spec.train, on):
                 last = next(steps)
-            yield SamplingBeat(state.step)  # a batch may take longer than a stop may
+            check()  # a batch may take longer than a stop may
         x0 = sampling.drawn(last, process)
         if broken := int((~x0.isfinite()).flatten(1).any(1).sum()):
             raise Diverged(

@@ -10,7 +10,7 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from sched_lab.run.proof import Evidence, objection
 from sched_lab.store.database import not_writable
 from sched_lab.store.folder import Store
 from sched_lab.store.journal import Journal, last_state, read
+from sched_lab.trainers.cancellation import Cancelled, cancelled_where
 from sched_lab.trainers.failures import FailureKind, disk_is_full, gpu_is_lost, kind_of
 from sched_lab.trainers.files import PART, write_json
 from sched_lab.trainers.results import (
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from sched_lab.trainers.trial import Event
 
 ROOM = 4 * 2**20  # bytes that a trial needs on the disk beside its checkpoints
+LOOK_SECONDS = 1.0  # between two looks for files that ask a trial to end
 
 
 @dataclass(frozen=True)
@@ -279,23 +281,27 @@ def _attempt(
         journal.write(
             state=State.RUNNING, pid=os.getpid(), host=platform.node(), micro_batches=pieces
         )
-        with closing(_events(key, spec, orders, store, pieces)) as events:
-            end, step, score = yield from _follow(events, spec, journal, (stop_file, prune_file))
-        if end == stop_file:
+        asks = (stop_file, prune_file)
+        with closing(_events(key, spec, orders, store, pieces, asks)) as events:
+            result, step, score = yield from _follow(events, spec, journal)
+        if not result and stop_file.exists():
             stopped = _stopped(step, score)
             journal.write(state=stopped.state, reason=stopped.reason)
             return stopped
-    if isinstance(end, TrialResult):
-        _write_end(store, end)
-        return _report(end, score)
+    if result:
+        _write_end(store, result)
+        return _report(result, score)
     prune_file.unlink()
     return record_end(store, key, State.STOPPED, f"stopped early at step {step}", step=step)
 
 
 def _events(
-    key: str, spec: TrialSpec, orders: Orders, store: Store, pieces: int
+    key: str, spec: TrialSpec, orders: Orders, store: Store, pieces: int, asks: Sequence[Path]
 ) -> Generator[Event | TrialResult, None, None]:
-    """What happens in the trial, and its result; what it prints meanwhile goes to its log."""
+    """What happens in the trial, and its result; what it prints meanwhile goes to its log.
+
+    Raises Cancelled within long work once a file of `asks` is there.
+    """
     from sched_lab.trainers.trial import run
 
     trial = run(
@@ -309,7 +315,7 @@ def _events(
     )
     with closing(trial):
         while True:
-            with _log_to(store.trial(key) / LOG_FILE):
+            with _log_to(store.trial(key) / LOG_FILE), cancelled_where(_present(asks)):
                 try:
                     event: Event | TrialResult = next(trial)
                 except StopIteration as end:
@@ -317,33 +323,44 @@ def _events(
             yield event
 
 
-def _follow(
-    events: Iterator[Event | TrialResult], spec: TrialSpec, journal: Journal, asks: Sequence[Path]
-) -> Generator[Report, None, tuple[TrialResult | Path, int, float]]:
-    """Write the events down and report the scores, until the trial ends or a file of `asks` is
-    there.
+def _present(files: Sequence[Path]) -> Callable[[], bool]:
+    """Whether one of these files is there: looks at once, and then every `LOOK_SECONDS`."""
+    due = -math.inf
 
-    Returns the trial's result, or that file; the last step; the last score.
+    def asked() -> bool:
+        nonlocal due
+        if time.monotonic() < due:
+            return False
+        due = time.monotonic() + LOOK_SECONDS
+        return any(file.exists() for file in files)
+
+    return asked
+
+
+def _follow(
+    events: Iterator[Event | TrialResult], spec: TrialSpec, journal: Journal
+) -> Generator[Report, None, tuple[TrialResult | None, int, float]]:
+    """Write the events down and report the scores, until the trial ends.
+
+    Returns the trial's result, None where it was cancelled; the last step; the last score.
     """
     from sched_lab.trainers.trial import Saving
 
-    score = math.nan
-    for event in events:
-        if isinstance(event, TrialResult):
-            return event, event.step, score
-        if isinstance(event, Saving):
-            journal.sync()  # what a checkpoint has behind it must never be lost
-            continue
-        if scores := _note(event, journal):
-            journal.sync()  # before the result says that these are told
-            score = scores[spec.score.metric_names[0]]
-            if event.step == spec.train.steps:
-                continue  # the result comes next
-            yield Report(event.step, score, State.RUNNING)
-        for file in asks:
-            if file.exists():
-                journal.sync()
-                return file, event.step, score
+    step, score = 0, math.nan
+    try:
+        for event in events:
+            step = event.step
+            if isinstance(event, TrialResult):
+                return event, step, score
+            if isinstance(event, Saving):
+                journal.sync()  # what a checkpoint has behind it must never be lost
+            elif scores := _note(event, journal):
+                journal.sync()  # before the result says that these are told
+                score = scores[spec.score.metric_names[0]]
+                if step < spec.train.steps:  # else the result comes next
+                    yield Report(step, score, State.RUNNING)
+    except Cancelled:
+        return None, step, score
     raise RuntimeError("a trial ended without a result")
 
 

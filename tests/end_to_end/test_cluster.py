@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +21,8 @@ import psutil
 import pytest
 
 from tests.conftest import ROOT, SMALL_SWEEP, Command
+from tests.end_to_end.test_signals import check_stopped
+from tests.end_to_end.test_survival import trained, wait_for
 
 pytestmark = pytest.mark.slow
 PROGRAMS = Path(sys.executable).parent
@@ -30,13 +31,6 @@ CAN_MOUNT = shutil.which("unshare") is not None and not subprocess.call(
 )
 # Else Ray would write one into the user's home.
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
 
 
 class Cluster:
@@ -101,7 +95,12 @@ def submitting(folder: Path, address: str) -> Iterator[subprocess.Popen[bytes]]:
     command = [str(PROGRAMS / "sched-lab"), "submit", "sweep.yaml", "--address", address]
     with (folder / "said").open("wb") as said:
         driver = subprocess.Popen(
-            command, cwd=folder, env=os.environ | TOKEN, stdout=said, stderr=said
+            command,
+            cwd=folder,
+            env=os.environ | TOKEN,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
         )
     try:
         yield driver
@@ -188,6 +187,24 @@ def test_nodes_join_with_other_code_or_another_store_and_get_no_trial_and_the_fi
     assert not any(runs_on(together, node) for node in wrong)
     assert sched_lab("submit", "sweep.yaml", "--inline", cwd=alone).returncode == 0
     assert scores(together) == scores(alone)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_to_the_driver_s_group_stops_trials_on_other_nodes_with_checkpoints(
+    cluster: Cluster, tmp_path: Path, number: int
+) -> None:
+    text = SMALL_SWEEP.replace("steps: 20", "steps: 30000")
+    text = text.replace("every: 10", "detector: random")
+    (tmp_path / "sweep.yaml").write_text(text, encoding="utf-8")
+    nodes = [cluster.join(), cluster.join()]
+    with submitting(tmp_path, cluster.address) as driver:
+        wait_for(lambda: len(trained(tmp_path)) == len(nodes) or driver.poll() is not None)
+        assert all(runs_on(tmp_path, node) for node in nodes)
+        os.killpg(driver.pid, number)
+        driver.wait(60)
+    assert driver.returncode == 128 + number, (tmp_path / "said").read_text("utf-8")
+    assert "Traceback" not in (tmp_path / "said").read_text("utf-8")
+    check_stopped(tmp_path)
 
 
 @pytest.mark.skipif(not CAN_MOUNT, reason="needs mount namespaces: unshare")

@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.conftest import ROOT
-from tests.end_to_end.test_survival import LONG_SWEEP, states, training, wait_for
+from tests.end_to_end.test_survival import LONG_SWEEP, states, trained, training, wait_for
 
 PROGRAM = str(Path(sys.executable).with_name("sched-lab"))
 LONG = LONG_SWEEP.replace("steps: 160", "steps: 30000")
@@ -77,12 +77,12 @@ def send(process: subprocess.Popen[str], number: int, to: str) -> list[psutil.Pr
 
 
 def check_stopped(folder: Path) -> None:
-    """Each trial that ran wrote a checkpoint and its end, and no run in MLflow is running."""
+    """Each trial that ran wrote its end, and a checkpoint if it trained; no run in MLflow runs."""
     ran = {key: said for key, said in states(folder).items() if "running" in said}
     assert ran
     assert set(map(tuple, ran.values())) == {("running", "stopped")}
     saved = {file.parent.name for file in folder.glob("lab/trials/*/checkpoint.safetensors")}
-    assert saved == set(ran)
+    assert trained(folder) <= saved <= set(ran)
     assert running(folder) == []
 
 
@@ -116,6 +116,26 @@ def test_ray_outlives_the_checkpoints_of_its_trials(tmp_path: Path, number: int,
     assert "Traceback" not in said
     assert not psutil.wait_procs(family, timeout=30)[1]
     check_stopped(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("--inline",), ()])
+def test_a_stop_is_heard_while_a_detector_is_trained(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """None is kept then; a trial that has not begun to train needs no checkpoint."""
+    command = submitted(tmp_path, *options)
+    (tmp_path / "sweep.yaml").write_text(LONG.replace("random", "classifier"), "utf-8")
+    detectors = tmp_path / "lab" / "cache" / "detectors"
+    with started(tmp_path, *command) as process:
+        wait_for(lambda: list(detectors.glob("*.partial")) or process.poll() is not None)
+        send(process, TERM, "process")
+        said, _ = process.communicate(timeout=END_SECONDS)
+    assert process.returncode == 143, said
+    assert "Traceback" not in said
+    assert not [entry for entry in detectors.iterdir() if entry.is_dir()]
+    assert set(map(tuple, states(tmp_path).values())) == {("running", "stopped")}
+    assert running(tmp_path) == []
 
 
 @pytest.mark.slow

@@ -79,10 +79,17 @@ def said(folder: Path, name: str) -> list[Any]:
     ]
 
 
+def trained(folder: Path) -> set[str]:
+    """The keys of the trials that have told a loss."""
+    return {
+        key
+        for key, lines in events(folder).items()
+        if any("loss" in event.get("metrics", {}) for event in lines)
+    }
+
+
 def training(folder: Path) -> bool:
-    return any(
-        "loss" in event.get("metrics", {}) for lines in events(folder).values() for event in lines
-    )
+    return bool(trained(folder))
 
 
 def scores(folder: Path) -> dict[str, Any]:

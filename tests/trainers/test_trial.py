@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -22,16 +23,18 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from sched_lab.trainers.cancellation import Cancelled, cancelled_where
 from sched_lab.trainers.data.prepare import facts, prepare
 from sched_lab.trainers.failures import BadData, kind_of
 from sched_lab.trainers.images import DataFacts
+from sched_lab.trainers.scoring import classifier, scores
+from sched_lab.trainers.scoring.detectors import load_detector
 from sched_lab.trainers.spec import NetworkSpec, TrialSpec
 from sched_lab.trainers.training import Beat, TrainProgress
 from sched_lab.trainers.trial import (
     CHECKPOINT_FILE,
     Evaluation,
     Sampled,
-    SamplingBeat,
     Saving,
     TrialResult,
     environment,
@@ -658,9 +661,67 @@ def test_the_grid_shows_the_first_samples_in_rows(tmp_path: Path) -> None:
     assert [pixels[0, 0, 0], pixels[0, 5, 0], pixels[5, 0, 0], pixels[5, 5, 0]] == [0, 10, 20, 30]
 
 
-def test_a_trial_can_stop_between_the_steps_of_a_batch_of_samples(
+class Checks:
+    """Asks for the end of a trial at the check of a number, and counts those before it."""
+
+    def __init__(self, last: float = math.inf) -> None:
+        self.count, self._last = 0, last
+
+    def __call__(self) -> bool:
+        self.count += 1
+        return self.count >= self._last
+
+
+@pytest.mark.slow
+def test_a_trial_cancelled_anywhere_loses_nothing_and_leaves_no_part_of_a_cached_result(
+    tmp_path: Path,
+) -> None:
+    """In data, reference, training, sampling, scores and baselines alike."""
+    of = spec(
+        sample={"count": 64, "steps": 3, "batch": 64},
+        score={"detector": "random", "metrics": ["fd", "kid"], "every": 10},
+    )
+    with cancelled_where(checks := Checks()):
+        whole = run_trial(of, key="k", folder=tmp_path / "whole", cache=tmp_path / "cache")
+    after_preparing = 0
+    for last in np.linspace(1500, checks.count, 8, dtype=int):  # the images come first, 1797
+        folder, cache = tmp_path / f"trial-{last}", tmp_path / f"cache-{last}"
+        with pytest.raises(Cancelled), cancelled_where(Checks(last)):
+            run_trial(of, key="k", folder=folder, cache=cache)
+        assert not list(cache.glob("*/*.partial"))
+        after_preparing += (folder / CHECKPOINT_FILE).exists()
+        resumed = run_trial(of, key="k", folder=folder, cache=cache)
+        assert (resumed.scores, resumed.loss) == (whole.scores, whole.loss)
+        assert resumed.baselines == whole.baselines
+    assert 1 < after_preparing < 8
+
+
+def test_a_checkpoint_follows_the_word_of_it_when_a_trial_is_cancelled(
     tmp_path: Path, cache: Path
 ) -> None:
-    of = spec(sample={"count": 64, "steps": 9, "batch": 64})
-    kinds = [type(event) for event in run(of, key="k", folder=tmp_path, cache=cache)]
-    assert kinds[: kinds.index(Sampled)].count(SamplingBeat) == 9
+    """Its caller makes durable what it has written first."""
+    events = run(spec(), key="k", folder=tmp_path, cache=cache)
+    step = next(event.step for event in events if isinstance(event, TrainProgress))
+    with cancelled_where(lambda: True):
+        assert next(events) == Saving(step)
+        assert not (tmp_path / CHECKPOINT_FILE).exists()
+        with pytest.raises(Cancelled):
+            next(events)
+    assert (tmp_path / CHECKPOINT_FILE).exists()
+
+
+def test_work_that_takes_long_can_be_cancelled_all_along(tmp_path: Path) -> None:
+    data, normal = spec().data, np.random.default_rng(0).standard_normal((200, 8), np.float32)
+    digits = prepare(data, 8, tmp_path)
+    detector = load_detector(spec().score.detector, data, tmp_path, torch.device("cpu"))
+    least: dict[int, Callable[[], object]] = {
+        len(digits): lambda: prepare(data, 16, tmp_path),
+        classifier.STEPS: lambda: classifier.train(digits),
+        len(digits) // 32: lambda: scores.extract(digits.pixels, detector, batch=32),
+        scores.KID_SUBSETS: lambda: scores.kernel_distance(normal, normal),
+        scores.JACKKNIFE_GROUPS: lambda: scores.jackknife(normal, scores.refer(normal)),
+    }
+    for count, work in least.items():
+        with cancelled_where(checks := Checks()):
+            work()
+        assert checks.count >= count

@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from sched_lab.trainers.caching import cached, digest
+from sched_lab.trainers.cancellation import check
 from sched_lab.trainers.errors import fields_of, rule_of
 from sched_lab.trainers.failures import BadData
 from sched_lab.trainers.images import DataFacts, ImageSet
@@ -85,6 +86,7 @@ def _write(data: DataSpec, size: int, folder: Path) -> None:
     with (folder / "pixels.npy").open("wb") as file:
         _write_header(file, 0, shape)
         for pixels, label in raw.items:
+            check()
             if pixels.shape != shape or pixels.dtype != np.uint8:
                 raise ValueError(
                     f"data source {data.source!r} must give uint8 images of shape {shape}, "

@@ -19,6 +19,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from sched_lab.trainers.caching import digest, lock_of
+from sched_lab.trainers.cancellation import check
 from sched_lab.trainers.files import write_json
 from sched_lab.trainers.images import DataFacts
 from sched_lab.trainers.results import Record
@@ -84,7 +85,7 @@ def survey(
     if there is not None and there.key == key:
         return there
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock_of(folder)):
+    with FileLock(lock_of(folder)).acquire(cancel_check=check):
         there = _stored(folder / "survey.json", Survey)
         if there is not None and there.key == key:
             return there

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sched_lab.trainers.cancellation import check
 from sched_lab.trainers.failures import BadData
 from sched_lab.trainers.images import ImageSet
 
@@ -60,6 +61,7 @@ def train(images: ImageSet, seed: int = 0) -> tuple[Classifier, float]:
         optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=STEPS)
         for _ in range(STEPS):
+            check()
             batch = np.sort(random.choice(train, BATCH))
             pixels = torch.from_numpy(images.pixels[batch])
             labels = torch.from_numpy(images.labels[batch])
@@ -76,6 +78,7 @@ def _accuracy(model: Classifier, images: ImageSet, chosen: NDArray[np.int64]) ->
     assert images.labels is not None
     right = 0
     for batch in np.array_split(chosen, math.ceil(len(chosen) / 256)):
+        check()
         logits = model.head(model(torch.from_numpy(images.pixels[batch])))
         right += int((logits.argmax(1).numpy() == images.labels[batch]).sum())
     return right / len(chosen)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from sched_lab.trainers.caching import cached, digest, remembered
+from sched_lab.trainers.cancellation import check
 from sched_lab.trainers.data.prepare import content_key
 from sched_lab.trainers.images import ImageSet, Pixels
 from sched_lab.trainers.scoring.options import (
@@ -159,10 +160,12 @@ def extract(
     Raises ValueError where the detector gives others, or some that are not finite.
     """
     chosen = np.arange(len(images)) if chosen is None else chosen
-    parts = (chosen[start : start + batch] for start in range(0, len(chosen), batch))
-    features = np.concatenate(
-        [detector.features(torch.from_numpy(images[part])).cpu().numpy() for part in parts]
-    )
+    parts = []
+    for start in range(0, len(chosen), batch):
+        check()
+        pixels = torch.from_numpy(images[chosen[start : start + batch]])
+        parts.append(detector.features(pixels).cpu().numpy())
+    features = np.concatenate(parts)
     if features.ndim != 2 or len(features) != len(chosen):
         raise ValueError(
             f"detector {detector.name!r} must give features (N, d), N = {len(chosen)}, it gave"
@@ -181,6 +184,7 @@ def statistics(features: Features) -> tuple[Matrix, Matrix]:
     mean = features.mean(axis=0, dtype=np.float64)
     scatter = np.zeros((len(mean), len(mean)))
     for start in range(0, len(features), 4096):
+        check()
         centred = features[start : start + 4096] - mean
         scatter += centred.T @ centred
     return mean, scatter / (len(features) - 1)
@@ -255,6 +259,7 @@ def kernel_distance(features: Features, real: Features) -> float:
         return float((pairs.sum() - np.trace(pairs)) / (size * (size - 1)))
 
     def estimate(u: Matrix, v: Matrix) -> float:
+        check()
         return within(u) + within(v) - 2 * float(kernel(u, v).mean())
 
     return float(np.mean([estimate(subset(features), subset(real)) for _ in range(KID_SUBSETS)]))
