@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -45,15 +45,16 @@ def heard(
         elif time.monotonic() - first > ONE and not importing(frame):
             raise Interrupted(signum)
 
-    with _handlers_restored(STOPPING):
-        for number in STOPPING:
-            if _in_main_thread() and (number == signal.SIGINT or not _is_ignored(number)):
-                signal.signal(number, hear)
-        try:
-            yield
-        finally:
-            for timer in again:
-                timer.cancel()
+    here = threading.current_thread() is threading.main_thread()
+    numbers = [each for each in STOPPING if each == signal.SIGINT or not _is_ignored(each)]
+    before = [(each, signal.signal(each, hear)) for each in numbers if here]
+    try:
+        yield
+    finally:
+        for timer in again:
+            timer.cancel()
+        for number, handler in before:
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def divert() -> None:
@@ -88,21 +89,6 @@ def _meant(signum: int) -> int:
 
 def _is_ignored(number: int) -> bool:
     return signal.getsignal(number) is signal.SIG_IGN
-
-
-@contextmanager
-def _handlers_restored(numbers: Iterable[signal.Signals]) -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield
-    finally:
-        if _in_main_thread():
-            for number, handler in before.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 def unwind(signum: int, frame: FrameType | None) -> NoReturn:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 GRACE = 20.0  # seconds from a SIGTERM or SIGHUP to the end: Kubernetes kills after 30
 Abandon = Callable[[str], NoReturn]
 """Ends this process, whose main thread waits inside a dead Ray; given the reason."""
+GiveUp = Callable[[str], None]
+"""Does what can be done before that, and abandons it."""
 
 
 @dataclass(frozen=True)
@@ -100,17 +102,23 @@ def submit(
         markup=False,
         emoji=False,
     )
+
+    def give_up(reason: str) -> None:
+        console.show_cursor()
+        if abandon:
+            abandon(reason)
+
     with _environment_restored():
-        outcome = _stage(plan, inline, address, console, abandon)
+        outcome = _stage(plan, inline, address, console, give_up)
         if plan.to_confirm and not (outcome.undelivered or outcome.interrupted):
             following = against(Sweep(plan.sweep, plan.grid, plan.source), plan.store)
             if following.stages != plan.stages:
-                outcome = _stage(following, inline, address, console, abandon)
+                outcome = _stage(following, inline, address, console, give_up)
     return outcome
 
 
 def _stage(
-    plan: Plan, inline: bool, address: str | None, console: Console, abandon: Abandon | None
+    plan: Plan, inline: bool, address: str | None, console: Console, give_up: GiveUp
 ) -> Outcome:
     store, sweep, to_run = plan.store, plan.sweep, plan.to_run
     stage = "" if not plan.stages else "screening, " if plan.to_confirm else "confirming, "
@@ -131,7 +139,7 @@ def _stage(
         connecting = executor.submit(Tracker, store, sweep.name)  # while Ray starts
         orders = _orders(plan)
         if to_run and not inline:
-            nodes = stack.enter_context(_ray(plan, orders, address, console, abandon))
+            nodes = stack.enter_context(_ray(plan, orders, address, console, give_up))
             orders = replace(orders, device="cuda" if nodes.takes["GPU"] else "cpu")
         stopping.check()
         tracker = connecting.result()
@@ -149,13 +157,11 @@ def _stage(
         elif to_run:
             from sched_lab.run import on_ray, ray_watch
 
-            def give_up(reason: str) -> None:
+            def last_words(reason: str) -> None:
                 delivery.finish(set(_states(plan, listener.board).values()), HURRY)
-                console.show_cursor()
-                if abandon:
-                    abandon(reason)
+                give_up(reason)
 
-            with ray_watch.watched(address is None, listener.stop.enforce, give_up):
+            with ray_watch.watched(address is None, listener.stop.enforce, last_words):
                 on_ray.execute(queue, run=sweep.run, orders=orders, nodes=nodes, listener=listener)
     return Outcome(
         plan,
@@ -170,7 +176,7 @@ def _stage(
 
 @contextmanager
 def _ray(
-    plan: Plan, orders: Orders, address: str | None, console: Console, abandon: Abandon | None
+    plan: Plan, orders: Orders, address: str | None, console: Console, give_up: GiveUp
 ) -> Iterator[Nodes]:
     """Ray meanwhile, and the nodes on which it may run trials. Raises OutOfReach."""
     asked, cores = plan.sweep.resources, None
@@ -186,11 +192,6 @@ def _ray(
     os.environ |= ray_environment(address)
     from sched_lab.run import on_ray
     from sched_lab.run.nodes import Nodes
-
-    def give_up(reason: str) -> None:
-        console.show_cursor()
-        if abandon:
-            abandon(reason)
 
     with on_ray.cluster(address, cores, give_up):
         nodes = Nodes(at_most)

@@ -76,6 +76,16 @@ def send(process: subprocess.Popen[str], number: int, to: str) -> list[psutil.Pr
     return family
 
 
+def told_to_stop(
+    process: subprocess.Popen[str], folder: Path, number: int, to: str
+) -> tuple[str, list[psutil.Process]]:
+    """What a program says that is sent a signal once a trial trains, and its children then."""
+    wait_for(lambda: training(folder) or process.poll() is not None)
+    family = send(process, number, to)
+    said, _ = process.communicate(timeout=END_SECONDS)
+    return said, family
+
+
 def check_stopped(folder: Path) -> None:
     """Each trial that ran wrote its end, and a checkpoint if it trained; no run in MLflow runs."""
     ran = {key: said for key, said in states(folder).items() if "running" in said}
@@ -97,9 +107,7 @@ def running(folder: Path) -> list[str]:
 @pytest.mark.parametrize("number", [TERM, HUP])
 def test_a_trial_in_this_process_writes_a_checkpoint(tmp_path: Path, number: int) -> None:
     with started(tmp_path, *submitted(tmp_path, "--inline")) as process:
-        wait_for(lambda: training(tmp_path) or process.poll() is not None)
-        send(process, number, "process")
-        said, _ = process.communicate(timeout=END_SECONDS)
+        said, _ = told_to_stop(process, tmp_path, number, "process")
     assert process.returncode == 128 + number, said
     assert "Traceback" not in said
     check_stopped(tmp_path)
@@ -109,9 +117,7 @@ def test_a_trial_in_this_process_writes_a_checkpoint(tmp_path: Path, number: int
 @pytest.mark.parametrize(("number", "to"), [(TERM, "job"), (HUP, "group")])
 def test_ray_outlives_the_checkpoints_of_its_trials(tmp_path: Path, number: int, to: str) -> None:
     with started(tmp_path, *submitted(tmp_path)) as process:
-        wait_for(lambda: training(tmp_path) or process.poll() is not None)
-        family = send(process, number, to)
-        said, _ = process.communicate(timeout=END_SECONDS)
+        said, family = told_to_stop(process, tmp_path, number, to)
     assert process.returncode == 128 + number, said
     assert "Traceback" not in said
     assert not psutil.wait_procs(family, timeout=30)[1]
@@ -198,9 +204,7 @@ def test_a_python_caller_ends_by_the_signal_once_its_trials_have_checkpoints(
     submitted(tmp_path)
     code = f"import sched_lab; sched_lab.submit('sweep.yaml', inline={inline}); print('went on')"
     with started(tmp_path, sys.executable, "-c", code) as process:
-        wait_for(lambda: training(tmp_path) or process.poll() is not None)
-        family = send(process, TERM, "job")
-        said, _ = process.communicate(timeout=END_SECONDS)
+        said, family = told_to_stop(process, tmp_path, TERM, "job")
     assert process.returncode == -TERM, said
     assert "went on" not in said
     assert not psutil.wait_procs(family, timeout=30)[1]
@@ -217,9 +221,7 @@ outcome = sched_lab.submit("sweep.yaml", inline=True)
 print(outcome.interrupted, outcome.signum)
 """
     with started(tmp_path, sys.executable, "-c", code) as process:
-        wait_for(lambda: training(tmp_path) or process.poll() is not None)
-        send(process, TERM, "process")
-        said, _ = process.communicate(timeout=END_SECONDS)
+        said, _ = told_to_stop(process, tmp_path, TERM, "process")
     assert process.returncode == 0, said
     assert said == "handled 15\nTrue 15\n"
     check_stopped(tmp_path)
@@ -252,9 +254,7 @@ def heeds(pid: int, number: int) -> bool:
 @pytest.mark.parametrize("number", [TERM, HUP])
 def test_the_dashboard_ends_at_a_signal(tmp_path: Path, number: int) -> None:
     with started(tmp_path, *submitted(tmp_path, "--inline")) as process:
-        wait_for(lambda: training(tmp_path) or process.poll() is not None)
-        send(process, TERM, "process")
-        process.communicate(timeout=END_SECONDS)
+        told_to_stop(process, tmp_path, TERM, "process")
     with started(tmp_path, PROGRAM, "dashboard", "--port", "5917") as process:
         assert process.stdout is not None
         while "dashboard:" not in process.stdout.readline():

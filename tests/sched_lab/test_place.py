@@ -329,21 +329,22 @@ def shared(
     yield f"sqlite:///{file}"
 
 
-def untagged(uri: str) -> None:
-    """Make the experiment one of an earlier version, which did not name its store."""
-    client = connect(uri)
-    found = client.get_experiment_by_name(SWEEP)
-    client.delete_experiment_tag(found.experiment_id, names.STORE)
+@pytest.fixture(params=["now", "earlier"])
+def sharing(store: Store, shared: str, request: pytest.FixtureRequest) -> Store:
+    """A store whose sweep lies in the shared database; earlier versions did not name the store."""
+    at = Store.at(store.root, shared)
+    submit(at, "a", "b")
+    if request.param == "earlier":
+        client = connect(shared)
+        found = client.get_experiment_by_name(SWEEP)
+        client.delete_experiment_tag(found.experiment_id, names.STORE)
+    return at
 
 
-@pytest.mark.parametrize("tagged", [True, False], ids=["now", "earlier"])
 def test_nothing_is_written_into_another_store_of_the_same_database(
-    store: Store, tmp_path: Path, shared: str, tagged: bool
+    sharing: Store, tmp_path: Path, shared: str
 ) -> None:
-    original = Store.at(store.root, shared)
-    submit(original, "a", "b")
-    if not tagged:
-        untagged(shared)
+    original = sharing
     before = contents(original.root)
     copy = Store.at(shutil.copytree(original.root, tmp_path / "copy"), shared)
     for other in (copy, Store.at(tmp_path / "independent", shared)):
@@ -363,22 +364,18 @@ def test_nothing_is_written_into_another_store_of_the_same_database(
     check(original, "a", "d")
 
 
-@pytest.mark.parametrize("tagged", [True, False], ids=["now", "earlier"])
 def test_a_moved_store_takes_its_artifacts_in_a_shared_database_along(
-    store: Store, tmp_path: Path, shared: str, tagged: bool
+    sharing: Store, tmp_path: Path, shared: str
 ) -> None:
-    old = Store.at(store.root, shared)
-    submit(old, "a", "b")
-    if not tagged:
-        untagged(shared)
     before = run_ids(shared)
-    moved = Store.at(shutil.move(old.root, tmp_path / PLACES[1]), shared)
+    old = sharing.root
+    moved = Store.at(shutil.move(old, tmp_path / PLACES[1]), shared)
     with pytest.raises(UnknownSweepError, match=r"not there\. Where their store was moved"):
         read_sweep_run(SWEEP, shared)
-    shutil.copytree(moved.root, old.root)  # which is not the store, but may become one
+    shutil.copytree(moved.root, old)  # which is not the store, but may become one
     with pytest.raises(OutOfReach, match="was submitted from another store"):
         submit(moved, "a", "b")
-    shutil.rmtree(old.root)
+    shutil.rmtree(old)
     submit(moved, "a", "b")
     check(moved, "a", "b")
     assert run_ids(shared) == before

@@ -291,6 +291,18 @@ def listening(plan: Plan) -> Iterator[tuple[Plan, Queue, SweepListener]]:
     delivery.finish({State.FINISHED}, 5.0)
 
 
+@pytest.fixture
+def begun(listening: tuple[Plan, Queue, SweepListener]) -> tuple[str, Path]:
+    """A trial that a worker has begun: its key, and where its result will be."""
+    plan, queue, told = listening
+    trial = queue.take()
+    assert trial is not None
+    told.started(trial.key)
+    file = plan.store.trial(trial.key) / RESULT_FILE
+    file.parent.mkdir(parents=True)
+    return trial.key, file
+
+
 def test_inline_ends_where_the_code_was_changed_meanwhile(
     listening: tuple[Plan, Queue, SweepListener],
 ) -> None:
@@ -315,21 +327,16 @@ def test_inline_ends_where_the_code_was_changed_meanwhile(
     ids=str,
 )
 def test_finished_without_a_result_in_the_store_is_a_lost_process(
-    listening: tuple[Plan, Queue, SweepListener], result: object
+    listening: tuple[Plan, Queue, SweepListener], begun: tuple[str, Path], result: object
 ) -> None:
-    plan, queue, told = listening
-    trial = queue.take()
-    assert trial is not None
-    file = plan.store.trial(trial.key) / RESULT_FILE
-    file.parent.mkdir(parents=True)
+    (plan, queue, told), (key, file) = listening, begun
     if result is not None:
-        content = {"key": trial.key} | result if isinstance(result, dict) else result
+        content = {"key": key} | result if isinstance(result, dict) else result
         file.write_text(
             content if isinstance(content, str) else json.dumps(content), encoding="utf-8"
         )
-    told.started(trial.key)
-    assert not told.reported(trial.key, Report(20, 1.0, State.FINISHED))
-    found = plan.store.result(trial.key)
+    assert not told.reported(key, Report(20, 1.0, State.FINISHED))
+    found = plan.store.result(key)
     assert found is not None
     assert (found.state, found.failure) == (State.FAILED, "lost_process")
     assert str(file.parent) in found.reason
@@ -338,18 +345,13 @@ def test_finished_without_a_result_in_the_store_is_a_lost_process(
 
 
 def test_a_result_that_the_store_shows_late_counts(
-    listening: tuple[Plan, Queue, SweepListener],
+    listening: tuple[Plan, Queue, SweepListener], begun: tuple[str, Path]
 ) -> None:
-    plan, queue, told = listening
-    trial = queue.take()
-    assert trial is not None
-    file = plan.store.trial(trial.key) / RESULT_FILE
-    file.parent.mkdir(parents=True)
-    told.started(trial.key)
-    text = json.dumps({"key": trial.key, "state": "finished", "scores": {"fd_random": 2.0}})
+    (_, _, told), (key, file) = listening, begun
+    text = json.dumps({"key": key, "state": "finished", "scores": {"fd_random": 2.0}})
     timer = threading.Timer(0.5, file.write_text, [text, "utf-8"])
     timer.start()
-    assert told.reported(trial.key, Report(20, math.nan, State.FINISHED))
+    assert told.reported(key, Report(20, math.nan, State.FINISHED))
     timer.join()
     assert told.board.count(State.FINISHED) == 1
 
