@@ -35,7 +35,7 @@ def retry(
       sched-lab retry quickstart
       sched-lab retry quickstart 3f2a --kind out_of_memory
     """
-    from sched_lab.run.worker import remove_result
+    from sched_lab.store.ends import remove_result
     from sched_lab.store.inspection import cell_states, find
 
     where = Store.at(store)

@@ -25,7 +25,8 @@ from sched_lab.run.progress import Board, shown
 from sched_lab.run.proof import evidence
 from sched_lab.run.queue import Queue
 from sched_lab.run.ray_needs import check_limits
-from sched_lab.run.worker import Orders, complete_journal
+from sched_lab.run.worker import Orders
+from sched_lab.store.ends import complete_journal
 from sched_lab.store.records import CellRow
 from sched_lab.sweep.grid import Trial
 from sched_lab.sweep.spec import Sweep

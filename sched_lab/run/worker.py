@@ -14,15 +14,16 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from sched_lab import names
 from sched_lab.errors import OutOfReach
 from sched_lab.redaction import Redacting, redacted
 from sched_lab.run.proof import Evidence, objection
+from sched_lab.store import ends
 from sched_lab.store.database import not_writable
 from sched_lab.store.folder import Store
-from sched_lab.store.journal import Journal, last_state, read
+from sched_lab.store.journal import Journal, read
 from sched_lab.trainers.cancellation import Cancelled, cancelled_where
 from sched_lab.trainers.failures import FailureKind, disk_is_full, gpu_is_lost, kind_of
 from sched_lab.trainers.files import PART, write_json
@@ -36,7 +37,6 @@ from sched_lab.trainers.results import (
     Failure,
     State,
     TrialResult,
-    write_result,
 )
 from sched_lab.trainers.spec import TrialSpec, trial_key
 
@@ -103,8 +103,10 @@ def work(key: str, spec: TrialSpec, orders: Orders) -> Generator[Report, None, N
                     last = _elsewhere()
                 elif failed:
                     last = _record_failure(store, key, failed)
+                elif ended := ends.final(store, key):  # another submit was faster
+                    last = _report(ended)
                 else:
-                    last = _final(store, key) or (yield from _attempt(key, spec, orders, store))
+                    last = yield from _attempt(key, spec, orders, store)
         except Exception as error:
             if gpu_is_lost(error):  # for this process; the next one may have it back
                 raise OutOfReach(f"the GPU failed: {error}") from error
@@ -125,43 +127,8 @@ def record_lost_process(store: Store, key: str, reason: str, failure: FailureKin
     with store.claimed(key) as mine:
         if not mine:
             return _elsewhere()
-        return _final(store, key) or record_end(store, key, State.FAILED, reason, failure)
-
-
-def remove_result(store: Store, key: str) -> bool:
-    """Take away a trial's result, so that it is run again; False when some process runs it now."""
-    with store.claimed(key, patience=0.5) as mine:
-        if mine:
-            (store.trial(key) / RESULT_FILE).unlink(missing_ok=True)
-            with Journal(store.trial(key) / JOURNAL_FILE) as journal:
-                journal.write(state=State.STOPPED, reason="to be run again")
-        return mine
-
-
-def complete_journal(store: Store, key: str) -> None:
-    """Add to the journal the end that the result tells of, where a process died between writing
-    the two.
-    """
-    result = store.result(key)
-    if result is not None and _lacks_end(store, result):
-        with store.claimed(key, patience=0) as mine:
-            if mine:
-                _write_end(store, result)
-
-
-def record_end(
-    store: Store,
-    key: str,
-    state: Literal[State.FAILED, State.STOPPED],
-    reason: str,
-    failure: Failure = "",
-    step: int = 0,
-) -> Report:
-    """Record an end that the trial did not come to by itself, in its result and in its journal."""
-    result = TrialResult(key=key, state=state, reason=reason, failure=failure, step=step, scores={})
-    write_result(store.trial(key), result)
-    _write_end(store, result)
-    return _report(result)
+        ended = ends.final(store, key)
+        return _report(ended or ends.record(store, key, State.FAILED, reason, failure))
 
 
 def _unfit(key: str, spec: TrialSpec, orders: Orders, store: Store) -> str:
@@ -201,39 +168,10 @@ def _report(result: TrialResult, score: float = math.nan) -> Report:
     return Report(result.step, score, result.state, result.reason, result.failure)
 
 
-def _final(store: Store, key: str) -> Report | None:
-    """The end of a trial that another submit was faster to run."""
-    result = store.result(key)
-    if result is None or not result.is_final:
-        return None
-    if _lacks_end(store, result):
-        _write_end(store, result)
-    return _report(result)
-
-
-def _lacks_end(store: Store, result: TrialResult) -> bool:
-    return last_state(store.trial(result.key) / JOURNAL_FILE) != result.state
-
-
-def _write_end(store: Store, result: TrialResult) -> None:
-    """Write what a result says to its trial's journal."""
-    scores = {name: math.nan if v is None else v for name, v in result.scores.items()}
-    baselines = {name: v for name, v in result.baselines.items() if v is not None}
-    seconds = {f"{names.SECONDS}{phase}": value for phase, value in result.seconds.items()}
-    with Journal(store.trial(result.key) / JOURNAL_FILE) as journal:
-        journal.write(
-            metrics=scores | baselines | seconds,
-            step=result.step,
-            state=result.state,
-            reason=result.reason,
-            failure=result.failure,
-        )
-
-
 def _record_failure(store: Store, key: str, error: Exception) -> Report:
     with (store.trial(key) / LOG_FILE).open("a", encoding="utf-8") as log:
         log.write(redacted("".join(traceback.format_exception(error))))
-    return record_end(store, key, State.FAILED, _told(error), kind_of(error))
+    return _report(ends.record(store, key, State.FAILED, _told(error), kind_of(error)))
 
 
 def _told(error: Exception) -> str:
@@ -289,10 +227,11 @@ def _attempt(
             journal.write(state=stopped.state, reason=stopped.reason)
             return stopped
     if result:
-        _write_end(store, result)
+        ends.tell(store, result)
         return _report(result, score)
     prune_file.unlink()
-    return record_end(store, key, State.STOPPED, f"stopped early at step {step}", step=step)
+    pruned = f"stopped early at step {step}"
+    return _report(ends.record(store, key, State.STOPPED, pruned, step=step))
 
 
 def _events(

@@ -23,8 +23,8 @@ from sched_lab.errors import OutOfReach
 from sched_lab.run.cost import measured
 from sched_lab.run.plan import make
 from sched_lab.run.progress import Board
-from sched_lab.run.worker import complete_journal
 from sched_lab.store import records
+from sched_lab.store.ends import complete_journal
 from sched_lab.store.folder import Store
 from sched_lab.store.inspection import cell_states
 from sched_lab.store.journal import Journal, last_state

@@ -24,7 +24,7 @@ from PIL import Image
 
 from sched_lab import names
 from sched_lab.errors import OutOfReach
-from sched_lab.run.worker import record_end
+from sched_lab.store import ends
 from sched_lab.store.folder import Store
 from sched_lab.store.journal import Journal, read
 from sched_lab.store.records import CellRow
@@ -176,7 +176,7 @@ def test_a_run_whose_process_was_killed_is_brought_to_an_end_unless_another_runs
     for key in "abc":
         write_steps(store, range(1, 3), key)
         tracker.deliver(trial(key))
-    record_end(store, "b", State.FAILED, "no", FailureKind.BUG)
+    ends.record(store, "b", State.FAILED, "no", FailureKind.BUG)
     write_json(store.trial("b") / names.SPEC_FILE, SPEC.model_dump(mode="json"))
     with store.claimed("c"):
         tracker.close(State.STOPPED)
