@@ -273,6 +273,26 @@ def _doubts(plan: Plan) -> Iterator[Problem]:
             yield problem(plan.source, trial, "train", FieldError(rule, "batch"))
 
 
+def _too_large(plan: Plan) -> Iterator[Problem]:
+    """What a trial holds at once, however its batches are cut, that this process may not."""
+    memory = allowance().memory
+    for trial in plan.to_run:
+        spec = trial.spec
+        values = spec.data.image_channels * spec.resolution**2
+        features = spec.score.detector.dimension or 0
+        held = {  # in bytes: uint8 samples and their features; images and noise, all float32
+            ("sample", "count"): spec.sample.count * (values + 4 * features),
+            ("train", "batch"): spec.train.batch * 2 * 4 * values,
+        }
+        for (part, name), needed in held.items():
+            if needed > memory:
+                rule = (
+                    f"takes {needed / 2**30:,.0f} GiB of memory or more, of which this process may"
+                    f" use {memory / 2**30:.3g}"
+                )
+                yield problem(plan.source, trial, part, FieldError(rule, name))
+
+
 def _emptiness(facts: DataFacts) -> str:
     """Why there is next to nothing to learn from the images; empty where there is something."""
     low, high = facts.span or (0, WHITE)
@@ -286,7 +306,7 @@ def warnings(plan: Plan) -> list[str]:
     """What the user should know before submitting, such as why submit would refuse on this
     machine.
     """
-    doubts = dict.fromkeys((*plan.grid.warnings, *_doubts(plan)))
+    doubts = dict.fromkeys((*plan.grid.warnings, *_doubts(plan), *_too_large(plan)))
     told = [str(warning) for warning in doubts]
     try:
         check_can_run(plan)

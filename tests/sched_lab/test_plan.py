@@ -146,6 +146,23 @@ def test_fewer_images_than_real_ones_need_for_a_score_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("sample: {count: 10000000}", "x.yaml:2:17: sample.count = 10000000: takes 9,768 GiB"),
+        ("train:\n  batch: 1000000", "x.yaml:3:10: train.batch = 1000000: takes 7,812 GiB"),
+        ("sample: {count: 1000}\ntrain: {batch: 1000}", None),
+    ],
+)
+def test_more_than_fits_into_memory_is_remarked_on(
+    tmp_path: Path, text: str, told: str | None
+) -> None:
+    text += "\ngrid: {resolution: [1024]}\nscore: {detector: random}"
+    said = [each for each in warnings(planned(tmp_path, text)) if "GiB" in each]
+    assert len(said) == (told is not None)
+    assert all(str(told) in each for each in said)
+
+
+@pytest.mark.parametrize(
     ("detector", "accuracies", "said"),
     [
         ("classifier", [0.97, 0.91], "right on 91% of held-out images"),
