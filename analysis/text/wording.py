@@ -175,12 +175,16 @@ def warnings(cells: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
     scored = cells[cells["n"] > 0]
     noted = {size: why for size, part in scored.groupby("resolution") if (why := none_ranks(part))}
     notes = [f"No cell is best at {size_text(size)}: {why}." for size, why in noted.items()]
-    if noted:
-        steps = runs.loc[runs["resolution"].isin(noted)].get("train.steps", pd.Series(dtype=float))
-        now = ", ".join(f"{value:g}" for value in sorted(steps.dropna().unique()))
+    blind = {size for size in noted if _all_blind(scored[scored["resolution"] == size])}
+    if blind:
         notes.append(
-            f"Train for more steps{f' (train.steps is {now})' if now else ''} or at another"
-            " train.lr, and look at the samples before anything else."
+            f"Draw more samples{_now(runs, blind, 'sample.count')}, give more real images or use"
+            " another detector (score.detector)."
+        )
+    if trained := noted.keys() - blind:
+        notes.append(
+            f"Train for more steps{_now(runs, trained, 'train.steps')} or at another train.lr, and"
+            " look at the samples before anything else."
         )
     accuracy = scored["detector_accuracy"].min()
     if accuracy < DOUBTFUL_ACCURACY:
@@ -195,6 +199,17 @@ def warnings(cells: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
             " measure it. What is called best may draw noise."
         )
     return notes
+
+
+def _all_blind(at_size: pd.DataFrame) -> bool:
+    return bool((at_size["shortfall"] == baselines.Shortfall.BLIND).all())
+
+
+def _now(runs: pd.DataFrame, sizes: Iterable[Any], setting: str) -> str:
+    """What a setting is in the runs of some sizes, in words."""
+    values = runs.loc[runs["resolution"].isin(list(sizes))].get(setting, pd.Series(dtype=float))
+    now = ", ".join(f"{value:g}" for value in sorted(values.dropna().unique()))
+    return f" ({setting} is {now})" if now else ""
 
 
 def percent(share: float) -> str:

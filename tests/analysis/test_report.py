@@ -614,6 +614,14 @@ def test_where_all_models_draw_noise_every_file_says_so_first(uri: str, tmp_path
     assert (cells["shortfall"].notna() == (cells["n"] > 0)).all()  # shown with their scores
 
 
+def test_where_scores_tell_nothing_more_samples_are_advised_and_no_longer_training(
+    uri: str,
+) -> None:
+    *sizes, advice = analyse(noisy(uri, 0.0, **{"sample.count": 40.0})).main.warnings
+    assert all("scores that do not tell untrained networks from real images" in s for s in sizes)
+    assert advice.startswith("Draw more samples (sample.count is 40)")
+
+
 def test_where_all_models_learn_scores_stand_between_those_of_noise_and_real_images(
     uri: str, tmp_path: Path
 ) -> None:
