@@ -178,7 +178,7 @@ def _warnings(
     if "stage" in whole:
         tried = ranking.summarize(whole.drop(columns="stage"), score, columns)
         cells = pd.concat([cells, tried[~tried["resolution"].isin(cells["resolution"])]])
-    return wording.warnings(cells, whole)
+    return wording.warnings(cells, whole, score)
 
 
 def report_tables(analysis: Analysis, limit: int) -> list[render.Table]:

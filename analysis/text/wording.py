@@ -22,6 +22,8 @@ from sched_lab.analysis.text.render import DASH, DOUBLE_DAGGER, TIMES
 from sched_lab.sweep import baselines
 from sched_lab.trainers import schedules
 from sched_lab.trainers.results import State
+from sched_lab.trainers.scoring.metrics import meaningful_samples
+from sched_lab.trainers.spec import DETECTORS
 
 TIES_NAMED = 6  # at most, of one answer
 NOT_CONFIRMED = "no cell came through the screening"
@@ -167,10 +169,10 @@ def none_ranks(at_size: pd.DataFrame) -> str:
     return baselines.in_words(scored["shortfall"]) if len(scored) else "no trial has a score"
 
 
-def warnings(cells: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
+def warnings(cells: pd.DataFrame, runs: pd.DataFrame, score: str) -> list[str]:
     """What a reader must know before all else: sizes where nothing is best, doubtful scores.
 
-    `cells` are the rows of `summarize` of these runs.
+    `cells` are the rows of `summarize` of these runs by this score.
     """
     scored = cells[cells["n"] > 0]
     noted = {size: why for size, part in scored.groupby("resolution") if (why := none_ranks(part))}
@@ -186,6 +188,14 @@ def warnings(cells: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
             f"Train for more steps{_now(runs, trained, 'train.steps')} or at another train.lr, and"
             " look at the samples before anything else."
         )
+    enough = enough_samples(score)
+    counts = runs.get("sample.count", pd.Series(math.nan, runs.index))
+    few = runs[counts < enough]
+    if len(scored) and len(few):
+        notes.append(
+            f"Scores of so few samples mean little{_now(few, few['resolution'], 'sample.count')}:"
+            f" draw {enough:,} or more for {score}."
+        )
     accuracy = scored["detector_accuracy"].min()
     if accuracy < DOUBTFUL_ACCURACY:
         notes.append(
@@ -199,6 +209,16 @@ def warnings(cells: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
             " measure it. What is called best may draw noise."
         )
     return notes
+
+
+def enough_samples(score: str) -> int:
+    """From how many samples a score means something; 0 for one of a plug-in not installed here."""
+    metric, _, detector = score.partition("_")
+    try:
+        dimension = DETECTORS.member(detector or "inception").dimension
+    except ValueError:
+        return 0
+    return meaningful_samples(metric, dimension)
 
 
 def _all_blind(at_size: pd.DataFrame) -> bool:

@@ -26,7 +26,7 @@ from sched_lab.trainers.allowance import allowance
 from sched_lab.trainers.errors import FieldError, WeightsMissing, part_of
 from sched_lab.trainers.images import DataFacts
 from sched_lab.trainers.results import DETECTOR_ACCURACY, State, TrialResult
-from sched_lab.trainers.scoring.options import least_samples, meaningful_samples
+from sched_lab.trainers.scoring.metrics import least_samples, meaningful_samples
 from sched_lab.trainers.spec import TrialSpec
 
 WHITE = 255

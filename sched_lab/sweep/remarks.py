@@ -15,7 +15,7 @@ from sched_lab.sweep.located_yaml import Located
 from sched_lab.sweep.settings import settings_text
 from sched_lab.trainers.errors import FieldError, counted
 from sched_lab.trainers.schedules import ScheduleError, check_visible
-from sched_lab.trainers.scoring.options import least_samples, meaningful_samples
+from sched_lab.trainers.scoring.metrics import least_samples, meaningful_samples
 from sched_lab.trainers.spec import TrainSpec, TrialSpec, idle_settings
 
 INITIAL_SHARE = 0.05

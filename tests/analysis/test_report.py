@@ -30,6 +30,7 @@ from sched_lab.analysis.report.findings import analyse
 from sched_lab.analysis.report.samples import fetch_samples
 from sched_lab.analysis.report.write import write, write_report
 from sched_lab.analysis.runs import SubmittedSweep, load_runs, load_sweep
+from sched_lab.analysis.text import wording
 from sched_lab.errors import OutOfReach
 from sched_lab.store.folder import Store
 from sched_lab.tracking.reader import UnknownSweepError, sample_grid
@@ -617,9 +618,9 @@ def test_where_all_models_draw_noise_every_file_says_so_first(uri: str, tmp_path
 def test_where_scores_tell_nothing_more_samples_are_advised_and_no_longer_training(
     uri: str,
 ) -> None:
-    *sizes, advice = analyse(noisy(uri, 0.0, **{"sample.count": 40.0})).main.warnings
+    *sizes, advice = analyse(noisy(uri, 0.0, **{"sample.count": 65.0})).main.warnings
     assert all("scores that do not tell untrained networks from real images" in s for s in sizes)
-    assert advice.startswith("Draw more samples (sample.count is 40)")
+    assert advice.startswith("Draw more samples (sample.count is 65)")
 
 
 def test_where_all_models_learn_scores_stand_between_those_of_noise_and_real_images(
@@ -640,6 +641,23 @@ def test_scores_by_a_detector_that_is_mostly_wrong_are_said_to_mean_little(uri: 
         right = f"right on {100 * accuracy:.0f} % of held-out images"
         assert right in analysis.answer.caption
         assert all(right in each and "mean little" in each for each in analysis.main.warnings)
+
+
+@pytest.mark.parametrize(("count", "doubtful"), [(2.0, True), (64.0, True), (65.0, False)])
+def test_scores_of_too_few_samples_are_said_to_mean_little(
+    uri: str, count: float, doubtful: bool
+) -> None:
+    told = analyse(noisy(uri, 130.5, **{"sample.count": count})).main.warnings
+    few = f"(sample.count is {count:g}): draw 65 or more for fd_classifier."
+    assert told == ((f"Scores of so few samples mean little {few}",) if doubtful else ())
+
+
+@pytest.mark.parametrize(
+    ("score", "enough"),
+    [("fid", 2049), ("fd_random", 65), ("kid_classifier", 1000), ("fd_not_installed", 0)],
+)
+def test_how_many_samples_are_enough_depends_on_the_score(score: str, enough: int) -> None:
+    assert wording.enough_samples(score) == enough
 
 
 def test_baselines_that_no_trial_measured_are_said_to_be_unknown(uri: str) -> None:

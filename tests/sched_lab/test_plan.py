@@ -20,7 +20,7 @@ from sched_lab.store.folder import Store
 from sched_lab.text import facts_text
 from sched_lab.trainers.images import DataFacts
 from sched_lab.trainers.results import DETECTOR_ACCURACY, State, TrialResult
-from sched_lab.trainers.scoring.options import METRICS, least_samples
+from sched_lab.trainers.scoring.metrics import METRICS, least_samples
 
 
 def planned(folder: Path, text: str) -> Plan:

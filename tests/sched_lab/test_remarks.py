@@ -15,7 +15,7 @@ from sched_lab.sweep.located_yaml import loads
 from sched_lab.sweep.remarks import initial_share
 from sched_lab.sweep.settings import settings_text
 from sched_lab.sweep.spec import Sweep, validated
-from sched_lab.trainers.scoring.options import METRICS, least_samples, meaningful_samples
+from sched_lab.trainers.scoring.metrics import METRICS, least_samples, meaningful_samples
 from sched_lab.trainers.spec import TrainSpec
 from sched_lab.trainers.training import ema_at
 

@@ -27,7 +27,7 @@ from sched_lab.trainers.data.prepare import prepare
 from sched_lab.trainers.images import ImageSet
 from sched_lab.trainers.scoring import scores
 from sched_lab.trainers.scoring.detectors import NetworkDetector
-from sched_lab.trainers.scoring.options import least_samples, meaningful_samples
+from sched_lab.trainers.scoring.metrics import least_samples, meaningful_samples
 from sched_lab.trainers.scoring.scores import (
     Matrix,
     Reference,

@@ -16,7 +16,7 @@ from sched_lab.trainers.caching import cached, digest, remembered
 from sched_lab.trainers.cancellation import check
 from sched_lab.trainers.data.prepare import content_key
 from sched_lab.trainers.images import ImageSet, Pixels
-from sched_lab.trainers.scoring.options import (
+from sched_lab.trainers.scoring.metrics import (
     KID_SUBSET_SIZE,
     METRICS,
     NEIGHBOURS,
