@@ -1,4 +1,4 @@
-"""What a Ray of our own needs of this machine: open files, processes, room for its files."""
+"""What a Ray of our own needs of this machine: open files, processes, memory, room on a disk."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sched_lab.text import counted
 OBJECT_STORE = 2**27  # bytes; trials pass nothing through it but their reports
 FILES, FILES_A_TRIAL = 512, 16  # open files that Ray's processes need
 PROCESSES, PROCESSES_A_TRIAL = 256, 64  # its threads count, too
+ADDRESSES = 5 * 2**30  # bytes of address space; a trial with PyTorch for CPUs reserves two thirds
 TEMPORARY = 2**28  # bytes that Ray writes into its folder, its logs above all
 SOCKET_PATH = 107  # bytes of a Unix socket's path
 SESSION = "/ray/session_2026-01-31_23-59-59_999999_9999999/sockets/plasma_store"  # Ray's longest
@@ -40,6 +41,12 @@ def lacks(trials: int) -> list[str]:
         told.append(
             f"you may have {soft} processes and threads, Ray needs {need:,} for"
             f" {counted(trials, 'trial')} at once: raise it with ulimit -u {need}"
+        )
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if 0 <= soft < ADDRESSES:
+        told.append(
+            f"a process may use {soft >> 20:,} MiB of address space, Ray and PyTorch need"
+            f" {ADDRESSES >> 20:,} MiB: raise it with ulimit -v unlimited"
         )
     folder = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
     instead = "set RAY_TMPDIR to another folder"
