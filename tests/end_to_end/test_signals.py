@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 
 from tests.conftest import ROOT
 from tests.end_to_end.test_survival import LONG_SWEEP, states, trained, training, wait_for
+from tests.servers import free_port
 
 PROGRAM = str(Path(sys.executable).with_name("sched-lab"))
 LONG = LONG_SWEEP.replace("steps: 160", "steps: 30000")
@@ -255,7 +256,7 @@ def heeds(pid: int, number: int) -> bool:
 def test_the_dashboard_ends_at_a_signal(tmp_path: Path, number: int) -> None:
     with started(tmp_path, *submitted(tmp_path, "--inline")) as process:
         told_to_stop(process, tmp_path, TERM, "process")
-    with started(tmp_path, PROGRAM, "dashboard", "--port", "5917") as process:
+    with started(tmp_path, PROGRAM, "dashboard", "--port", str(free_port())) as process:
         assert process.stdout is not None
         while "dashboard:" not in process.stdout.readline():
             assert process.poll() is None

@@ -23,16 +23,11 @@ import pytest
 
 from sched_lab.store.folder import Store
 from tests.conftest import Command
+from tests.servers import free_port
 
 PASSWORD = "open-sesame-open"
 SEARCH = "/ajax-api/2.0/mlflow/experiments/search"
 ASSISTANT = "/ajax-api/3.0/mlflow/assistant/config"  # of a model that may run commands
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture
