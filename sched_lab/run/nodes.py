@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.tune.experiment import Trial as TuneTrial
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sched_lab.errors import OutOfReach
@@ -16,6 +15,9 @@ from sched_lab.run.proof import objection
 from sched_lab.run.worker import Orders
 from sched_lab.store.folder import Store
 from sched_lab.sweep.spec import Resources
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial as TuneTrial
 
 LOOK_SECONDS = 2.0  # between looks at which nodes there are
 ANSWER_SECONDS = 60.0  # in which a node must prove that it is the same, before anything runs

@@ -166,9 +166,9 @@ def check_folders(
             left = {name for name in left if not name.endswith(".bad")}
         if left:
             yield f"{key}: {sorted(left)} left in its folder"
-        yield from (
-            f"{key}: journal: {what}" for what in _check_journal(folder / names.JOURNAL_FILE)
-        )
+        journal = folder / names.JOURNAL_FILE
+        wrong = _check_journal(journal) if journal.exists() else ["missing"]
+        yield from (f"{key}: journal: {what}" for what in wrong)
     partial = [str(path.relative_to(store)) for path in store.rglob("*.part*")]
     if partial:
         yield f"left in the store: {partial}"

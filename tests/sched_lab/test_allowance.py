@@ -214,16 +214,16 @@ def test_a_temporary_folder_that_ray_can_not_use_is_told(
 def test_a_ray_that_neither_starts_nor_fails_is_ended(tmp_path: Path) -> None:
     """With few open files it may wait for ever; here the time is shorter than any start takes."""
     script = (
-        "from sched_lab.run import on_ray, ray_watch\n"
+        "from sched_lab.run import ray_cluster, ray_watch\n"
         "ray_watch.START, ray_watch.GRACE = 0.25, 0.25\n"
         "import os\n"
         "def give_up(reason):\n"
         "    print(reason, flush=True)\n"
         "    os._exit(3)\n"
         "try:\n"
-        "    with on_ray.cluster(None, 1, give_up):\n"
+        "    with ray_cluster.cluster(None, 1, give_up):\n"
         "        print('it started')\n"
-        "except on_ray.OutOfReach as error:\n"
+        "except ray_cluster.OutOfReach as error:\n"
         "    print(error)\n"
     )
     told = subprocess.run(
