@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -15,9 +15,6 @@ from sched_lab.run.proof import objection
 from sched_lab.run.worker import Orders
 from sched_lab.store.folder import Store
 from sched_lab.sweep.spec import Resources
-
-if TYPE_CHECKING:
-    from ray.tune.experiment import Trial as TuneTrial
 
 LOOK_SECONDS = 2.0  # between looks at which nodes there are
 ANSWER_SECONDS = 60.0  # in which a node must prove that it is the same, before anything runs
@@ -107,15 +104,15 @@ class Nodes:
         address = next(each["NodeManagerAddress"] for each in _nodes() if each["NodeID"] == node)
         self.left_out[node] = f"node {address} ({node[:8]}) {why}"
 
-    def look(self, trials: Sequence[TuneTrial]) -> None:
-        """Set `lacking` where nothing runs and nothing will."""
+    def look(self, is_running: Callable[[], bool]) -> None:
+        """Set `lacking` where no trial `is_running` and none will be."""
         now = time.monotonic()
         if now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
         fit = {node["NodeID"] for node in self._trusted() if self._room(node)}
         self._were_fit |= fit
-        if fit or any(trial.status == TuneTrial.RUNNING for trial in trials):
+        if fit or is_running():
             self._last_fit = now
         gone = bool(self._were_fit - self.left_out.keys())  # and may come back
         if now - self._last_fit > RETURN_SECONDS * gone:

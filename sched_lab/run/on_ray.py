@@ -125,7 +125,7 @@ class _Relay(_Unsaved, tune.Callback):
         self._listener, self._nodes = listener, nodes
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        self._nodes.look(trials)
+        self._nodes.look(lambda: any(each.status == TuneTrial.RUNNING for each in trials))
 
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
