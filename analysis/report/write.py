@@ -30,6 +30,7 @@ from sched_lab.analysis.text import render, tables, wording
 from sched_lab.names import ENVIRONMENT_FILE, REPORT_FILE, SECONDS, SWEEP_FILE
 from sched_lab.text import counted, facts_text, no_longer_belong
 from sched_lab.tracking.reader import artifact_text, data_shown
+from sched_lab.trainers.files import replacing
 from sched_lab.trainers.results import State
 
 ROWS = 300  # of a table on the page or in Markdown; the files of values hold all
@@ -81,21 +82,19 @@ def write(
         **{f"{name}.svg": (f"figures/{name}.svg", text) for name, text in svg.items()},
         **{name: (f"{name}.csv", csv(frame)) for name, frame in frames.items()},
     }
-    (out / "figures").mkdir(parents=True, exist_ok=True)
+    contents = {name: (path, text.encode()) for name, (path, text) in texts.items()}
+    for name, ax in drawn.items():
+        ax.figure.set_layout_engine("none")  # type: ignore[union-attr]  # the SVG's layout stays
+        contents[f"{name}.png"] = f"figures/{name}.png", static.render(ax, "png")
+    for name, frame in frames.items():
+        contents[f"{name}.parquet"] = f"{name}.parquet", frame.to_parquet(index=False)
     for pattern in OWNED:  # an older report may have had more of them
         for file in out.glob(pattern):
             file.unlink()
-    files = {name: out / path for name, (path, _) in texts.items()}
-    for path, text in texts.values():
-        (out / path).write_text(text, encoding="utf-8")
-    for name, ax in drawn.items():
-        ax.figure.set_layout_engine("none")  # type: ignore[union-attr]  # the SVG's layout stays
-        files[f"{name}.png"] = out / f"figures/{name}.png"
-        files[f"{name}.png"].write_bytes(static.render(ax, "png"))
-    for name, frame in frames.items():
-        files[f"{name}.parquet"] = out / f"{name}.parquet"
-        frame.to_parquet(files[f"{name}.parquet"], index=False)
-    return files
+    for path, content in contents.values():
+        with replacing(out / path) as part:
+            part.write_bytes(content)
+    return {name: out / path for name, (path, _) in contents.items()}
 
 
 def _printed_tables(analysis: Analysis) -> list[render.Table]:
