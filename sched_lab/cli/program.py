@@ -7,7 +7,9 @@ import gc
 import os
 import signal
 import sys
+import threading
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import NoReturn
@@ -112,12 +114,14 @@ def run() -> NoReturn:
             args=[argument for argument in sys.argv[1:] if argument != "--debug"],
         )
         sys.stdout.flush()
+    except SystemExit as end:
+        _end(end.code)
     except (KeyboardInterrupt, click.Abort) as error:
         signum = getattr(error.__cause__ or error, "signum", signal.SIGINT)
         _fail(f"interrupted by {signal.Signals(signum).name}", 128 + signum, debug)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
-        sys.exit(ExitCode.WRONG_INPUT)
+        _end(ExitCode.WRONG_INPUT)
     except click.ClickException as error:
         where = getattr(error, "ctx", None) if _is_about_the_form(error) else None
         _fail(error.format_message(), ExitCode.WRONG_INPUT, debug, where)
@@ -135,7 +139,7 @@ def run() -> NoReturn:
             ExitCode.SOME_FAILED,
             debug,
         )
-    sys.exit(code or ExitCode.DONE)
+    _end(code)
 
 
 def _check_folder() -> None:
@@ -160,4 +164,22 @@ def _fail(message: str, code: int, debug: bool, ctx: click.Context | None = None
         click.echo(redacted(traceback.format_exc()), err=True, nl=False)
     help_hint = f" (see {ctx.command_path} --help)" if ctx is not None else ""
     click.echo(redacted(f"error: {message}{help_hint}"), err=True)
-    sys.exit(code)
+    _end(code)
+
+
+def _end(code: str | int | None) -> NoReturn:
+    """End this process with this code, whatever signal comes now.
+
+    Where other threads are there, they may be inside MLflow or Ray, and would crash the process
+    when the interpreter takes down what they use.
+    """
+    with suppress(KeyboardInterrupt):  # of a signal that came just before
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    if threading.active_count() == 1:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    os._exit(code if isinstance(code, int) else code is not None)

@@ -86,9 +86,6 @@ def submit(
     if outcome.undelivered:
         safe = "the results are safe in the store; submit again to deliver them"
         click.echo(redacted(f"error: {outcome.undelivered}: {safe}"), err=True)
-    if outcome.stuck:  # a thread inside MLflow's code would crash the interpreter at its end
-        sys.stdout.flush()
-        os._exit(_exit_code(outcome))
     sys.exit(_exit_code(outcome))
 
 

@@ -66,11 +66,6 @@ class Delivery:
         waiting = f"{self._courier.waiting} ended trials are still to be delivered"
         return f"MLflow: {self._courier.error}; {waiting}"
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether a request to MLflow is still unanswered, in a thread that cannot be ended."""
-        return self._courier.is_alive()
-
     def finish(self, states: set[State], patience: float) -> None:
         """Deliver what is left, and give the sweep's run the state that follows from these."""
         if self._courier.waiting > MANY:

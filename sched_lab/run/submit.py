@@ -63,8 +63,6 @@ class Outcome:
     """The signal that asked to stop; None where `stop` asked, or nobody."""
     undelivered: str
     """Why MLflow lacks results; empty when it has all. The store has them: submit again."""
-    stuck: bool
-    """Whether a request to MLflow is unanswered, in a thread that ends with the process only."""
     left_out: tuple[str, ...] = ()
     """The nodes of the cluster that got no trial any more, each with the reason."""
 
@@ -173,7 +171,6 @@ def _stage(
         interrupted=listener.stop.is_asked,
         signum=stopping.signum,
         undelivered=delivery.undelivered,
-        stuck=delivery.is_stuck,
         left_out=tuple(listener.nodes_left_out),
     )
 

@@ -7,10 +7,11 @@ round limits, and are drawn once for the many runs that share them; data are pai
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, ParamSpec
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,19 @@ Limits = tuple[float, float]
 DPI = 100
 FINE = 2  # data are painted so many times larger, and then reduced: smooth edges
 OPACITY = 153  # of bars, of 255: what lies behind them shows
+P = ParamSpec("P")
+_drawing = threading.Lock()
+
+
+def _one_at_a_time(draw: Callable[P, bytes]) -> Callable[P, bytes]:
+    """Matplotlib is not made for threads. Of two that import it at once, one may see half of it."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> bytes:
+        with _drawing:
+            return draw(*args, **kwargs)
+
+    return drawn
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,7 @@ def schedule_figure(schedule: Schedule, b: float) -> Figure:
     return figure
 
 
+@_one_at_a_time
 def schedule_png(schedule: Schedule, b: float) -> bytes:
     """The same as `schedule_figure` in a moment, as a PNG of 1000 × 300 pixels."""
     axes, lines = [], []
@@ -79,6 +94,7 @@ def schedule_png(schedule: Schedule, b: float) -> bytes:
     return _finished(picture, _title(schedule, b))
 
 
+@_one_at_a_time
 def loss_png(schedule: Schedule, b: float, losses: Mapping[float, float]) -> bytes:
     """The loss in each bin of log-SNR, by the bin's centre, with the density that uniform t puts on
     log-SNR; a PNG of 600 × 340 pixels.

@@ -9,6 +9,9 @@ import math
 import os
 import shlex
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -359,3 +362,17 @@ def test_no_password_of_a_server_is_shown(sched_lab: Command, tmp_path: Path) ->
         done = sched_lab(*command, "--tracking-uri", uri, cwd=tmp_path)
         assert done.returncode == 3
         assert "sesame" not in done.stdout + done.stderr
+
+
+def test_a_process_ends_with_its_code_and_words_though_a_thread_is_at_work() -> None:
+    script = """
+import threading, time
+from sched_lab.cli.program import _end
+threading.Thread(target=time.sleep, args=(60,)).start()
+print("its last words", end="")
+_end(3)
+"""
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "its last words", "")
+    assert time.monotonic() - begun < 60

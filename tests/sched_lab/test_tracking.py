@@ -926,3 +926,23 @@ def test_a_server_that_hangs_keeps_no_driver_from_its_end(tmp_path: Path) -> Non
         assert tracker.deliver(trial())
         tracker.close(State.FINISHED)
         assert points(store) == once("a", range(1, 4))
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.02])
+def test_pictures_are_drawn_for_threads_that_need_matplotlib_for_the_first_time(
+    apart: float,
+) -> None:
+    """Two imports at once may wait for each other; Python then shows one of them half a module."""
+    script = f"""
+import threading, time
+from sched_lab.tracking.plots import loss_png, schedule_png
+from sched_lab.trainers.schedules import parse
+def draw(i):
+    time.sleep(i * {apart})
+    loss_png(parse("linear"), 1.0, {{0.0: 1.0}}) if i % 2 else schedule_png(parse("cosine"), 0.5)
+    print("drawn")
+for i in range(8):
+    threading.Thread(target=draw, args=(i,)).start()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8")
+    assert (done.stdout.split(), done.stderr) == (["drawn"] * 8, "")
