@@ -1,7 +1,6 @@
 """Ray itself: started on this machine or joined elsewhere, and ended.
 
-Ray reads the environment when it is imported: see `sched_lab.run.executors.ray_environment`. Ray
-Tune, which takes as long to import as Ray to start, is not needed here.
+Ray reads the environment when it is imported: see `sched_lab.run.executors.ray_environment`.
 """
 
 from __future__ import annotations

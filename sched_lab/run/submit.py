@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TextIO
@@ -135,12 +134,10 @@ def _stage(
         store.write_sweep(sweep.name, plan.source.text, sheet)
         stopping = _Stopping(store.stop_file(sweep.name))
         stack.enter_context(heard(stopping.ask, GRACE))
-        meanwhile = stack.enter_context(ThreadPoolExecutor(1))  # while Ray starts
-        connecting = meanwhile.submit(Tracker, store, sweep.name)
+        executor = stack.enter_context(ThreadPoolExecutor(1))
+        connecting = executor.submit(Tracker, store, sweep.name)  # while Ray starts
         orders = _orders(plan)
         if to_run and not inline:
-            os.environ |= ray_environment(address)
-            meanwhile.submit(import_module, "sched_lab.run.on_ray")
             nodes = stack.enter_context(_ray(plan, orders, address, console, give_up))
             orders = replace(orders, device="cuda" if nodes.takes["GPU"] else "cpu")
         stopping.check()
@@ -190,6 +187,7 @@ def _ray(
         cores = max(1, min(here.cores, math.ceil(at_most * cpu)))
         check_limits(max(1, int(cores / cpu)))
         console.print(f"starting Ray on {cores} of {here} …", highlight=False)
+    os.environ |= ray_environment(address)
     from sched_lab.run.nodes import Nodes
     from sched_lab.run.ray_cluster import cluster
 
