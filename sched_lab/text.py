@@ -83,3 +83,9 @@ def flat_params(spec: TrialSpec) -> dict[str, str]:
     return {
         name: value if isinstance(value, str) else json.dumps(value) for name, value in flat.items()
     }
+
+
+def meant(name: str) -> str:
+    """The tail of an error message where a file is named instead of the sweep in it."""
+    is_file = name.endswith((".yaml", ".yml"))
+    return "; a sweep is named as in its file's `name`, not as the file" if is_file else ""

@@ -57,9 +57,12 @@ def _is_on_path(called: str) -> bool:
 
 def unknown(what: str, name: str, options: Any, store: Store) -> NoReturn:
     """Raise a usage error that names the nearest option."""
+    from sched_lab.text import meant
     from sched_lab.trainers.plugins import nearest
 
-    raise click.UsageError(f"no {what} {name!r} in {store.root}{nearest(name, options)}")
+    raise click.UsageError(
+        f"no {what} {name!r} in {store.root}{meant(name)}{nearest(name, options)}"
+    )
 
 
 def the_one(keys: list[str], key: str, store: Store) -> str:

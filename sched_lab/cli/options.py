@@ -46,4 +46,6 @@ class Picture(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if Path(value).suffix not in FORMATS:
             self.fail(f"must end in {', '.join(FORMATS)}, got {str(value)!r}")
+        if not (folder := Path(value).absolute().parent).is_dir():
+            self.fail(f"there is no folder {str(folder)!r} to write it to")
         return super().convert(value, param, ctx)

@@ -49,6 +49,15 @@ def database_file(uri: str) -> Path | None:
     return Path(unquote(uri.removeprefix(_SQLITE))).absolute() if uri.startswith(_SQLITE) else None
 
 
+def missing(file: Path) -> str:
+    """Why nothing can be read from a database that is not there or empty, and what to do."""
+    if not (file.parent / "trials").is_dir():
+        return (
+            f"{file.parent} holds no runs yet: submit a sweep first, or name the store with --store"
+        )
+    return f"{file} {'is empty' if file.exists() else 'does not exist'}: {REBUILT}"
+
+
 def location(*parts: str) -> str:
     """Where these parts of a path lie within a store's folder of artifacts, as MLflow holds it."""
     return f"{RELATIVE}/{'/'.join(map(quote, parts))}"
@@ -182,16 +191,16 @@ _copies: list[TemporaryDirectory[str]] = []  # until the process ends
 def not_writable(path: Path) -> str:
     """Why this process may not write a file or folder, and what to do."""
     if os.statvfs(path).f_flag & os.ST_RDONLY:
-        return f"{path} is on a disk that is read-only: copy the store, or choose another --store"
+        return f"{path} is on a disk that is read-only: write to another folder, or copy the store"
     if path.stat().st_uid == os.getuid():
-        return f"{path} is read-only: `chmod -R u+w` it, or choose another --store"
+        return f"{path} is read-only: `chmod -R u+w` it, or write to another folder"
     try:
         owner = path.owner()
     except KeyError:  # a user without a name
         owner = f"user {path.stat().st_uid}"
     return (
         f"{path} belongs to {owner} and can't be written by this user: ask {owner} to `chmod -R"
-        f" g+rwX` it for a group that both are in, or choose another --store"
+        f" g+rwX` it for a group that both are in, or write to another folder"
     )
 
 

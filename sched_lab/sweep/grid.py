@@ -140,7 +140,11 @@ def expand(sweep: Located, broken: frozenset[KeyPath] = frozenset()) -> Grid:
 def _axes(assembly: Assembly, grid: Mapping[str, Value]) -> _Axes:
     axes: _Axes = {}
     for name, values in grid.items():
-        if not isinstance(values, list) or not values:
+        if parts := _parts(name):
+            named = [part for part in parts if part.removeprefix(f"{name}.") in (values or ())]
+            rule = f"has settings, each of which is an axis of its own: {(named or parts)[0]}: [x]"
+            assembly.refuse(("grid", name), rule, at_key=True)
+        elif not isinstance(values, list) or not values:
             assembly.refuse(("grid", name), "must be a list of values, as in [x]")
         elif _known(assembly, name, ("grid", name)):
             choices: list[Choice] = []
@@ -178,6 +182,12 @@ def _entries(
 ) -> list[tuple[KeyPath, dict[str, Any]]]:
     entries = enumerate(data.get(key, []))
     return [((key, i), entry) for i, entry in entries if (key, i) not in broken]
+
+
+def _parts(name: str) -> list[str]:
+    """The settings of a group such as `train`; none where the name is a setting itself."""
+    known = settings()
+    return [] if name in known else [each for each in known if each.startswith(f"{name}.")]
 
 
 def _known(assembly: Assembly, name: str, path: KeyPath, *further: str) -> bool:

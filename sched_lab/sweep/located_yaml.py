@@ -29,6 +29,9 @@ _CONSTANTS = {word: value for name, value in (("true", True), ("false", False), 
               for word in (name, name.title(), name.upper())} | {"~": None, "": None}  # fmt: skip
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_FORBIDDEN = re.compile(
+    "[^\\t\\n\\r -~\\x85\\xa0-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]|\\ufeff"
+)
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
@@ -116,13 +119,36 @@ def loads(text: str, file: str = "<text>") -> Located:
         data = reading.document(iter(yaml.parse(text, Loader=_LOADER)))
     except yaml.MarkedYAMLError as error:
         raise SweepError([*reading.problems, _syntax(file, text, error)]) from None
-    except yaml.YAMLError as error:
-        # A character that YAML forbids, of which the parser gives no line.
-        rule = f"is not valid YAML: {' '.join(str(error).split())}"
-        raise SweepError([Problem(file, None, None, "", None, rule)]) from None
+    except yaml.YAMLError:  # the parser gives no line of it
+        raise SweepError([_forbidden(file, text)]) from None
     if not isinstance(data, dict):
         raise SweepError(reading.problems)
     return Located(file, text, data, reading.values, reading.keys, tuple(reading.problems))
+
+
+def _forbidden(file: str, text: str) -> Problem:
+    """The first character of the text that YAML has no place for."""
+    found = _FORBIDDEN.search(text)
+    if found is None:
+        return Problem(file, None, None, "", None, "is not YAML")
+    before = text[: found.start()]
+    line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+    rule = f"the character {found[0]!a}, which YAML does not allow: delete it"
+    return Problem(file, line, column, "", None, rule)
+
+
+_CONSTRUCTS = {
+    "directive": "directives are not allowed: text that begins with % needs quotes",
+    "anchor": "anchors are not allowed: text that begins with & needs quotes",
+    "alias": "aliases are not allowed: text that begins with * needs quotes",
+    "tag": "tags are not allowed: text that begins with ! needs quotes",
+    "block scalar": "after | or > the text begins on the next line, indented",
+    "quoted scalar": (
+        "not an escape of double quotes: there a backslash is written twice; in single quotes it"
+        " is itself"
+    ),
+}
+"""By what libyaml calls what it reads: what is wrong where it can't."""
 
 
 def _syntax(file: str, text: str, error: yaml.MarkedYAMLError) -> Problem:
@@ -152,11 +178,26 @@ def _syntax(file: str, text: str, error: yaml.MarkedYAMLError) -> Problem:
             rule = f"not an item, with a dash, of the list that begins{at}: its indentation differs"
         case "mapping values are not allowed in this context":
             rule = "a key can't stand here: text with a colon needs quotes, or a line is indented"
-        case "did not find expected node content" | "did not find expected <document start>":
-            ends = "the text ends inside a list or a mapping: its closing ] or } is missing"
-            rule = f"a {character} that closes nothing" if character else ends
+        case "did not find expected node content" | "did not find expected <document start>" if (
+            character in {"]", "}"}
+        ):
+            rule = f"a {character} that closes nothing"
+        case "did not find expected node content" if not character:
+            rule = "the text ends inside a list or a mapping: its closing ] or } is missing"
+        case "did not find expected node content":
+            rule = f"{character} can't stand here: a value is missing before it"
+        case "did not find expected <document start>":
+            rule = "text after the end of the document"
+        case "found a tab character that violates indentation":
+            rule = "a tab: YAML is indented with spaces"
+        case "found incompatible YAML document":
+            rule = _CONSTRUCTS["directive"]
         case _:
-            rule = f"is not valid YAML: {' '.join(filter(None, (error.context, problem)))}"
+            within = (error.context or "").removeprefix("while ")
+            rule = next(
+                (rule for construct, rule in _CONSTRUCTS.items() if within.endswith(construct)),
+                "is not YAML: look for a quote, bracket or indentation that is wrong",
+            )
     line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
     return Problem(file, line, column, "", None, rule)
 
@@ -220,8 +261,8 @@ class _Reading:
                 self.refuse(
                     event,
                     at,
-                    f"keys must be text, got {_short(key)} (inside braces, a value with commas"
-                    " needs quotes)",
+                    f"keys must be text, got {_short(key) or 'nothing'} (inside braces, a value"
+                    " with commas needs quotes)",
                 )
             elif key == "<<" and event.implicit[0]:
                 self.refuse(event, at, "merge keys are not allowed: write the values out")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -200,13 +201,20 @@ def relocate(client: MlflowClient, experiment: Experiment, location: str) -> Non
     _connected.cache_clear()  # its clients remember where a run's artifacts lie
 
 
+_UNANSWERED = re.compile("NewConnectionError|NameResolutionError|ConnectTimeoutError")
+
+
 def in_words(error: BaseException, uri: str) -> str:
     """What keeps MLflow from its work at this address: without SQL, and with what to do."""
     if isinstance(error, OSError) and error.filename is not None:
         return redacted(database.in_words(error))
-    without_sql = str(error).partition("\n[SQL:")[0]
+    told = str(error).partition("\n[SQL:")[0]
+    if _UNANSWERED.search(told):
+        told = "nothing answers there"
+    elif isinstance(error, ImportError):
+        told += "; PostgreSQL's drivers come with pip install 'sched-lab[postgresql]'"
     return of_sqlite(error, uri) or redacted(
-        f"the MLflow tracking server {uri} can't be used: {without_sql}"
+        f"the MLflow tracking server {uri} can't be used: {told}"
     )
 
 

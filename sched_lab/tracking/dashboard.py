@@ -52,10 +52,8 @@ def serve(
             elsewhere += f"/{entry_page(sweep, store.tracking_uri) if sweep else LIST}"
         click.echo(f"the runs are on another server: open {elsewhere}")
         return
-    if store.local_tracking and not (store.root / "mlflow.db").exists():
-        raise OutOfReach(
-            f"{store.root} holds no runs yet: submit a sweep first, or name the store with --store"
-        )
+    if store.local_tracking and not (file := store.root / database.DATABASE).exists():
+        raise OutOfReach(database.missing(file))
     _check_free(host, port)
     served, addresses = _served(store), _addresses(host, port)
     # Not in the arguments, which every user of the machine can read.

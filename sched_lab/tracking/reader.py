@@ -36,6 +36,7 @@ from sched_lab.redaction import redacted
 from sched_lab.store import database
 from sched_lab.store.database import database_file
 from sched_lab.store.records import CellRow, SubmittedCells, first_rule
+from sched_lab.text import meant
 from sched_lab.tracking import pages
 from sched_lab.tracking.client import (
     connect_to_read,
@@ -134,7 +135,7 @@ def _sweep_run(client: MlflowClient, name: str, tracking_uri: str) -> Run:
     found = _search(client, [experiment.experiment_id], ROLE_SWEEP) if experiment else []
     if not found:
         others = nearest(name, sweep_names(tracking_uri))
-        raise UnknownSweepError(f"no sweep {name!r} in {where}{others}")
+        raise UnknownSweepError(f"no sweep {name!r} in {where}{meant(name)}{others}")
     return found[-1]
 
 
@@ -215,12 +216,9 @@ def artifact_text(run_id: str, path: str, tracking_uri: str) -> str:
 def _client(tracking_uri: str) -> tuple[MlflowClient, str]:
     try:
         return connect_to_read(tracking_uri)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         file = database.database_file(tracking_uri)
-        why = "is empty" if file and file.exists() else "does not exist"
-        raise UnknownSweepError(
-            f"no sweep in {redacted(tracking_uri)}: the database {why}; {database.REBUILT}"
-        ) from None
+        raise UnknownSweepError(database.missing(file) if file else str(error)) from None
 
 
 def _text(client: MlflowClient, run_id: str, path: str) -> str:

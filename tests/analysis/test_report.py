@@ -287,12 +287,16 @@ def test_runs_are_read_from_a_store_or_its_folder(store: Path, frame: pd.DataFra
 
 
 def test_reading_a_store_that_is_not_there_does_not_create_it(tmp_path: Path) -> None:
-    with pytest.raises(UnknownSweepError, match="does not exist"):
-        load_runs("scale", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with pytest.raises(UnknownSweepError, match="holds no runs yet: submit a sweep first"):
+        load_runs("scale", uri)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "trials").mkdir()
+    with pytest.raises(UnknownSweepError, match="does not exist: submitting a sweep again"):
+        load_runs("scale", uri)
     (tmp_path / "mlflow.db").touch()
-    with pytest.raises(UnknownSweepError, match="the database is empty; submitting"):
-        load_runs("scale", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with pytest.raises(UnknownSweepError, match="is empty: submitting a sweep again"):
+        load_runs("scale", uri)
 
 
 def test_the_last_grid_of_samples_is_fetched(uri: str, frame: pd.DataFrame, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ diff -r lab before && ls
         env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    lab, advice = tmp_path / "lab", "copy the store, or choose another --store"
+    lab, advice = tmp_path / "lab", "write to another folder, or copy the store"
     read_only = f"{lab} is on a disk that is read-only: {advice}"
     said = dict(line.split(": ", 1) for line in done.stdout.splitlines()[:-4])
     assert said == {

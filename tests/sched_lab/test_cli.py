@@ -24,6 +24,7 @@ from sched_lab.errors import SweepError
 from sched_lab.run.api import plan
 from sched_lab.store.folder import Store
 from sched_lab.tracking.client import connect
+from sched_lab.tracking.tracker import Tracker
 from tests.conftest import ROOT, SMALL_SWEEP, Command
 
 
@@ -62,6 +63,7 @@ def test_schedule_writes_a_picture(sched_lab: Command, tmp_path: Path) -> None:
         (["schedule", "linear", "--t", "0,2"], "t must lie in [0, 1], got 2"),
         (["schedule", "linear", "--t", "a"], "numbers with commas"),
         (["schedule", "linear", "--plot", "x.foo"], "must end in .png, .svg, .pdf"),
+        (["schedule", "linear", "--plot", "/none/x.png"], "no folder '/none' to write it to"),
         (["submt", "x.yaml"], "did you mean 'submit'?"),
         (["submit", "missing.yaml"], "missing.yaml"),
         (["plan"], "Missing argument 'FILE'"),
@@ -110,7 +112,7 @@ def test_a_tracking_server_that_is_down_is_exit_3_before_anything_is_spent(
         uri = f"http://127.0.0.1:{free.getsockname()[1]}"
     result = sched_lab("submit", "small.yaml", "--inline", "--tracking-uri", uri, cwd=tmp_path)
     assert result.returncode == 3, result.stderr
-    assert uri in result.stderr
+    assert f"{uri} can't be used: nothing answers there" in result.stderr
     assert not (tmp_path / "lab" / "trials").exists()
 
 
@@ -376,3 +378,13 @@ _end(3)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8")
     assert (done.returncode, done.stdout, done.stderr) == (3, "its last words", "")
     assert time.monotonic() - begun < 60
+
+
+@pytest.mark.parametrize("command", ["status", "report"])
+def test_a_file_in_place_of_a_sweep_is_told(
+    sched_lab: Command, tmp_path: Path, command: str
+) -> None:
+    Tracker(Store.at(tmp_path / "lab"), "mine").open("", "name: mine", [], "fd_random")
+    done = sched_lab(command, "mine.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "a sweep is named as in its file's `name`, not as the file" in done.stderr

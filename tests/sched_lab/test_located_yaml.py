@@ -5,9 +5,12 @@ line.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sched_lab.errors import SweepError
 from sched_lab.sweep.located_yaml import MAX_BYTES, MAX_DEPTH, Place, load, loads
@@ -116,15 +119,45 @@ def test_a_problem_with_what_is_not_written_stands_at_what_holds_it() -> None:
         ("a:\n  - b\n c: 1", ["x.yaml:3:2: not a key of the mapping that begins on line 1"]),
         ("a: ]", ["x.yaml:1:4: a ] that closes nothing"]),
         ("{a: 1}}", ["x.yaml:1:7: a } that closes nothing"]),
-        ("a: >2x", ["x.yaml:1:6: is not valid YAML: while scanning a block scalar did not find"]),
+        ("a: >2x", ["x.yaml:1:6: after | or > the text begins on the next line, indented"]),
+        ("a: |0\n b", ["x.yaml:1:5: after | or > the text begins on the next line, indented"]),
+        ('a: {b: "C:\\pics"}', ["x.yaml:1:11: not an escape of double quotes: there a backslash"]),
+        ('a: "\\uZZZZ"', ["x.yaml:1:7: not an escape of double quotes"]),
+        ("%FOO bar\n---\na: x", ["x.yaml:1:5: directives are not allowed"]),
+        ("%YAML 9.9\n---\na: x", ["x.yaml:1:1: directives are not allowed"]),
+        ("a: & x", ["x.yaml:1:5: anchors are not allowed: text that begins with & needs quotes"]),
+        ("a: *\n", ["x.yaml:1:5: aliases are not allowed"]),
+        ("a: !<\n", ["x.yaml:1:6: tags are not allowed: text that begins with ! needs quotes"]),
+        ("a: x\r\tb: y", ["x.yaml:2:1: a tab: YAML is indented with spaces"]),
+        ("a: 1\n...\nfoo", ["x.yaml:3:1: text after the end of the document"]),
+        ("a: [1],, b: 2", ["x.yaml:1:7: not a key of the mapping that begins on line 1"]),
+        ("{a: [1],, b: 2}", ["x.yaml:1:9: , can't stand here: a value is missing before it"]),
         ("a: .nan\nb: [", ["x.yaml:1:4: a: must be finite", "x.yaml:3:1: the text ends inside"]),
-        ("a: \x07", ["x.yaml: is not valid YAML: unacceptable character #x0007"]),
+        ("a: 1\nb: \x07", ["x.yaml:2:4: the character '\\x07', which YAML does not allow"]),
     ],
 )
 def test_what_could_surprise_is_refused_at_its_line(text: str, told: list[str]) -> None:
     found = refusals(text)
     assert len(found) == len(told)
     assert all(line.startswith(start) for line, start in zip(found, told, strict=True))
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [*"abc1:,-?#&*!|>'\"%@`[]{}\\\n\n \t\r\x00\x1b\x85\ufeff", ": ", "\n  ", "..."]
+        ),
+        max_size=30,
+    ).map("".join)
+)
+def test_no_text_is_refused_without_its_line_or_in_the_words_of_a_parser(text: str) -> None:
+    try:
+        problems = loads(text, "x.yaml").problems
+    except SweepError as error:
+        problems = error.problems
+    for problem in problems:
+        assert problem.line or problem.rule == "is empty"
+        assert not re.search("while |did not find|unicode string|could not|got$", problem.rule)
 
 
 def test_all_problems_of_a_text_are_told_at_once() -> None:

@@ -121,6 +121,14 @@ def test_a_sweep_is_read_with_all_that_it_says() -> None:
         ("name: x\ngrid: {b: []}", "x.yaml:2:11: grid.b = []: must be a list of values, as in [x]"),
         ("name: x\ngrid: {b: 2}", "x.yaml:2:11: grid.b = 2: must be a list of values, as in [x]"),
         (
+            "name: x\ngrid: {train: {lr: [1e-3]}}",
+            "x.yaml:2:8: grid.train: has settings, each of which is an axis of its own: train.lr:",
+        ),
+        (
+            "name: x\ngrid: {sample: [{steps: 3}]}",
+            "x.yaml:2:8: grid.sample: has settings, each of which is an axis of its own: sample.",
+        ),
+        (
             "name: x\ngrid: {b: [1]}\nexclude: [{b: 1}]",
             "x.yaml:3:10: exclude = [{b: 1}]: leaves no cell of the grid",
         ),

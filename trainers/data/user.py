@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import threading
 import zipfile
 import zlib
@@ -122,7 +123,9 @@ class Folder(DataSpec):
     def _found(self) -> _Found:
         """What the folder holds, in a fixed order."""
         if not os.path.isdir(self.path):
-            raise BadData(f"{self.path} is not a folder; expected a folder of images", "path")
+            taken = "; it is taken as written" if re.search(r"\$|://", self.path) else ""
+            rule = f"{self.path} is not a folder; expected a folder of images on this machine"
+            raise BadData(rule + taken, "path")
         found = _Found()
         files = sorted(
             Path(folder, name).relative_to(self.path)
