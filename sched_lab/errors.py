@@ -38,6 +38,18 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
+def visible(text: str, keep: str = "") -> str:
+    """The text with escapes, as in Python, for characters that would steer a terminal.
+
+    Those are all that are not printable: control characters, line ends, and what reverses or hides
+    text. `keep` names those that stay.
+    """
+    return "".join(
+        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
 class OutOfReach(Exception):
     """Something that a sweep needs is not there: a resource, a server, a cluster, a store."""
 
@@ -64,7 +76,9 @@ class Problem:
             str(part) for part in (self.file, self.line, self.column) if part is not None
         )
         given = self.key if self.value is None else f"{self.key} = {self.value}"
-        return ": ".join(part for part in (place, given, self.rule) if part)
+        # A rule may list what it is about, on lines of their own.
+        parts = (visible(place), visible(given), visible(self.rule, keep="\n"))
+        return ": ".join(part for part in parts if part)
 
 
 class SweepError(Exception):

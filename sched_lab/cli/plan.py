@@ -8,6 +8,7 @@ import click
 
 from sched_lab.cli.answers import print_json
 from sched_lab.cli.options import file_argument, json_option, store_option
+from sched_lab.errors import visible
 from sched_lab.store.folder import Store
 
 
@@ -48,7 +49,7 @@ def print_plan(file: Path, store: Store, cells: bool, measure: bool, as_json: bo
     if as_json:
         return print_json(plan_text.record(plan, seconds))
     for warning in warnings(plan):
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(visible(f"warning: {warning}", keep="\n"), err=True)
     for line in plan_text.lines(plan, seconds, cells):
         click.echo(line)
     return None

@@ -17,7 +17,7 @@ from typing import NoReturn
 import click
 
 from sched_lab import __version__, streams
-from sched_lab.errors import STOPPING, ExitCode, OutOfReach, StoreError, SweepError
+from sched_lab.errors import STOPPING, ExitCode, OutOfReach, StoreError, SweepError, visible
 from sched_lab.redaction import redacted
 from sched_lab.run.interrupts import unwind
 
@@ -163,7 +163,7 @@ def _fail(message: str, code: int, debug: bool, ctx: click.Context | None = None
     if debug:
         click.echo(redacted(traceback.format_exc()), err=True, nl=False)
     help_hint = f" (see {ctx.command_path} --help)" if ctx is not None else ""
-    click.echo(redacted(f"error: {message}{help_hint}"), err=True)
+    click.echo(visible(redacted(f"error: {message}{help_hint}"), keep="\n"), err=True)
     _end(code)
 
 

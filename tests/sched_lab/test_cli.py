@@ -388,3 +388,15 @@ def test_a_file_in_place_of_a_sweep_is_told(
     done = sched_lab(command, "mine.yaml", cwd=tmp_path)
     assert done.returncode == 2
     assert "a sweep is named as in its file's `name`, not as the file" in done.stderr
+
+
+def test_what_a_file_holds_does_not_steer_the_terminal(sched_lab: Command, tmp_path: Path) -> None:
+    key, path = r"\e[31mred\n\u202e", r"a\e[31mb\nc"
+    (tmp_path / "x.yaml").write_text(f'name: x\n"{key}": 1\n', "utf-8")
+    (tmp_path / "y.yaml").write_text(
+        f'name: y\ndata: {{source: folder, path: "{path}"}}\n', "utf-8"
+    )
+    for name in ("x", "y"):
+        said = sched_lab("plan", f"{name}.yaml", cwd=tmp_path).stderr
+        assert r"\x1b[31m" in said
+        assert not {"\x1b", "\u202e"} & set(said)

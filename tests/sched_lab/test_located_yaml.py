@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sched_lab.errors import SweepError
+from sched_lab.errors import Problem, SweepError, visible
 from sched_lab.sweep.located_yaml import MAX_BYTES, MAX_DEPTH, Place, load, loads
 
 
@@ -158,6 +158,15 @@ def test_no_text_is_refused_without_its_line_or_in_the_words_of_a_parser(text: s
     for problem in problems:
         assert problem.line or problem.rule == "is empty"
         assert not re.search("while |did not find|unicode string|could not|got$", problem.rule)
+
+
+@given(st.text(), st.text(), st.text())
+def test_no_message_steers_a_terminal(file: str, key: str, value: str) -> None:
+    told = str(Problem(file, 1, 1, key, value, "must be a name"))
+    assert told.isprintable()
+    for part in (file, key, value):
+        assert not part.isprintable() or part in told
+    assert visible("\x1b[31m\u202e", "") == r"\x1b[31m\u202e"
 
 
 def test_all_problems_of_a_text_are_told_at_once() -> None:
