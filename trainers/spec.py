@@ -287,7 +287,7 @@ class TrainSpec(Part):
     and gamma alone, or the state itself (Algorithm 3 of 2301.10972 as printed).
     """
     weight: Annotated[str, BeforeValidator(_loss_weight)] = "none"
-    """Loss weight: none, or min_snr@G with the SNR taken at this b."""
+    """Loss weight: none, or min_snr@G with the SNR taken at this b; bare min_snr has G = 5."""
     class_conditional: bool = False
     """Give the network the image's label, in training and in sampling."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -332,7 +332,7 @@ class ScoreSpec(Part):
     there.
     """
     every: Positive | None = None
-    """Evaluate each time this many training steps are done; null for once, at the end."""
+    """Evaluate each time this many training steps are done, and at the end; null for that alone."""
     weights: str | None = None
     """Path of the inception detector's weights; null for SCHED_LAB_INCEPTION, or torch-fidelity's
     download.
@@ -381,7 +381,7 @@ class TrialSpec(Part):
     data: AnyData = Field(default_factory=SOURCES.fresh)
     """The images."""
     resolution: Annotated[int, Field(ge=4, le=1024)] = 8
-    """Height and width in pixels that images are resized to."""
+    """Height and width in pixels that images are resized to; smaller ones are enlarged."""
     schedule: Notation = "linear"
     """The noise schedule trained on, in the authors' notation."""
     b: Annotated[float, Field(gt=0)] = 1.0
